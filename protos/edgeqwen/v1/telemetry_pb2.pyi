@@ -1,0 +1,133 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetSnapshotRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("time_unix_ms", "uptime_s", "model", "engine", "process", "machine")
+    TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    time_unix_ms: int
+    uptime_s: float
+    model: ModelInfo
+    engine: EngineInfo
+    process: ProcessInfo
+    machine: MachineInfo
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ...) -> None: ...
+
+class ModelInfo(_message.Message):
+    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    PROVIDER_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BUILD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    variant: str
+    precision: str
+    provider_requested: str
+    provider: str
+    context_tokens: int
+    weights_bytes: int
+    build_digest: str
+    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ...) -> None: ...
+
+class EngineInfo(_message.Message):
+    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "completion_tokens_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining")
+    QUEUE_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    KV_USED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_RESERVED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_BUDGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FINISHED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_CANCELLED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_REJECTED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    STEPS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_S_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_FIRST_TOKEN_P50_MS_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_FIRST_TOKEN_P95_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    queue_depth: int
+    queue_limit: int
+    running: int
+    slots: int
+    kv_used_tokens: int
+    kv_reserved_tokens: int
+    kv_budget_tokens: int
+    kv_bytes_per_token: int
+    requests_total: int
+    requests_finished_total: int
+    requests_cancelled_total: int
+    requests_rejected_total: int
+    prompt_tokens_total: int
+    completion_tokens_total: int
+    steps_total: int
+    window_s: float
+    completion_tokens_per_second: float
+    prompt_tokens_per_second: float
+    time_to_first_token_p50_ms: float
+    time_to_first_token_p95_ms: float
+    last_step_age_ms: float
+    draining: bool
+    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
+
+class ProcessInfo(_message.Message):
+    __slots__ = ("pid", "rss_bytes", "cpu_cores", "threads", "open_files")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CPU_CORES_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    rss_bytes: int
+    cpu_cores: float
+    threads: int
+    open_files: int
+    def __init__(self, pid: _Optional[int] = ..., rss_bytes: _Optional[int] = ..., cpu_cores: _Optional[float] = ..., threads: _Optional[int] = ..., open_files: _Optional[int] = ...) -> None: ...
+
+class MachineInfo(_message.Message):
+    __slots__ = ("cores", "cpu_busy", "memory_total_bytes", "memory_available_bytes", "temperatures", "load_1m")
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    CPU_BUSY_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_1M_FIELD_NUMBER: _ClassVar[int]
+    cores: int
+    cpu_busy: float
+    memory_total_bytes: int
+    memory_available_bytes: int
+    temperatures: _containers.RepeatedCompositeFieldContainer[Temperature]
+    load_1m: float
+    def __init__(self, cores: _Optional[int] = ..., cpu_busy: _Optional[float] = ..., memory_total_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., temperatures: _Optional[_Iterable[_Union[Temperature, _Mapping]]] = ..., load_1m: _Optional[float] = ...) -> None: ...
+
+class Temperature(_message.Message):
+    __slots__ = ("sensor", "celsius")
+    SENSOR_FIELD_NUMBER: _ClassVar[int]
+    CELSIUS_FIELD_NUMBER: _ClassVar[int]
+    sensor: str
+    celsius: float
+    def __init__(self, sensor: _Optional[str] = ..., celsius: _Optional[float] = ...) -> None: ...

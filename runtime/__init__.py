@@ -1,0 +1,1 @@
+"""The device side: loads a package and serves it over gRPC."""

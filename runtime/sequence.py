@@ -1,0 +1,126 @@
+"""A request on its way through the engine: what was asked, and how far it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to pick tokens. The defaults are greedy decoding."""
+
+    temperature: float = 0.0
+    """0 is greedy; otherwise logits are divided by it."""
+    top_k: int = 0
+    """Keep the k most likely; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the fewest whose probabilities reach this; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep those at least this fraction as likely as the most likely; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens already seen; 1 changes nothing."""
+    seed: int | None = None
+    """The same seed draws the same numbers; None draws a fresh one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for, checked and tokenized."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class FinishReason(Enum):
+    """Why a generation ended."""
+
+    EOS = auto()
+    STOP = auto()
+    LENGTH = auto()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens in and out."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of one request went, on the engine's monotonic clock."""
+
+    queue_ms: float
+    time_to_first_token_ms: float
+    total_ms: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """More of the completion; `text` never splits a UTF-8 character."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The completion has ended."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    stop: str | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The engine could not go on with the request; the service answers with an error."""
+
+    message: str
+
+
+Event = Delta | Finished | Failed
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request with its progress. Compared by identity; only the engine's thread changes it.
+
+    Tokens `[0, computed)` of `prompt + output` are in the KV cache of `slot`. A sequence is in prefill until its whole
+    prompt is computed; then every decode step computes its last output token and appends the next.
+    """
+
+    id: int
+    request: Request
+    output: list[int] = field(default_factory=list)
+    computed: int = 0
+    slot: int | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def in_prefill(self) -> bool:
+        return self.computed < self.prompt_tokens
+
+    @property
+    def kv_tokens_needed(self) -> int:
+        """The most tokens its KV can grow to: the last sampled token is never written."""
+        return self.prompt_tokens + self.request.max_tokens - 1
+
+    def __repr__(self) -> str:
+        where = "queued" if self.slot is None else f"slot {self.slot}"
+        phase = "prefill" if self.in_prefill else "decode"
+        return (
+            f"<Sequence {self.id} {where} {phase} {self.computed}/{self.prompt_tokens}"
+            f" +{len(self.output)}/{self.request.max_tokens}>"
+        )

@@ -1,0 +1,1 @@
+"""The build host side: checkpoint in, quantized and evaluated package out."""
