@@ -113,6 +113,12 @@ class Sequence:
         return self.computed < self.prompt_tokens
 
     @property
+    def slot_in_use(self) -> int:
+        """The slot of a running sequence."""
+        assert self.slot is not None
+        return self.slot
+
+    @property
     def kv_tokens_needed(self) -> int:
         """The most tokens its KV can grow to: the last sampled token is never written."""
         return self.prompt_tokens + self.request.max_tokens - 1

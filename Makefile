@@ -1,0 +1,76 @@
+# Everything that a fresh clone needs; the same commands here and in CI. `make` alone prints the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?= reference
+TORCH_INDEX_URL ?=
+
+BIN := $(VENV)/bin
+# The environment is current while its stamp carries this key.
+KEY := $(shell sha256sum pyproject.toml | cut -c1-16)
+STAMP := $(VENV)/.edgeqwen
+DEV_ENV := $(STAMP)-dev-$(KEY)
+# What [dev] has contains what the demo needs.
+DEMO_ENV := $(firstword $(wildcard $(DEV_ENV)) $(STAMP)-toolchain-$(KEY))
+
+STUBS := protos/edgeqwen/v1
+PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format stubs bench clean distclean
+
+help:
+	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
+	@echo 'make test       lint, then all tests: the fast ones first'
+	@echo 'make lint       ruff and mypy only'
+	@echo 'make format     let ruff rewrite the sources'
+	@echo 'make stubs      write the protobuf stubs again'
+	@echo 'make bench      measure tokens per second here (some minutes)'
+	@echo 'make clean      remove what was built; distclean removes $(VENV) too'
+	@echo
+	@echo 'The first run makes the environment in $(VENV); later runs install nothing until pyproject.toml changes.'
+	@echo 'Variables, as in `make demo MODEL=Qwen/Qwen2.5-0.5B-Instruct`:'
+	@echo '  MODEL            hub id, local folder, GGUF file, or "reference" (the default)'
+	@echo '  PYTHON           interpreter to make the environment with, 3.11 or later (python3)'
+	@echo '  VENV             where the environment is (.venv)'
+	@echo '  TORCH_INDEX_URL  where else pip may find torch; https://download.pytorch.org/whl/cpu saves some GB on x86'
+
+demo: $(DEMO_ENV)
+	@$(BIN)/python scripts/demo.py --model '$(MODEL)'
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(DEV_ENV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy scripts
+
+format: $(DEV_ENV)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+stubs: $(DEV_ENV)
+	$(PROTOC) $(STUBS)/*.proto
+
+bench: $(DEV_ENV)
+	$(BIN)/python benchmarks/decode.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf '$(VENV)'
+
+# An environment that a killed run left half made has no working pip: it is made again.
+$(STAMP)-%-$(KEY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo 'edgeqwen needs Python 3.11 or later: name one with PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear '$(VENV)' || \
+		{ echo 'cannot make $(VENV): is the venv module of $(PYTHON) there (Debian: apt install python3-venv)?' >&2; exit 1; }
+	$(BIN)/python -m pip install --no-input --disable-pip-version-check \
+		$(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)') -e '.[$*]'
+	@rm -f $(STAMP)-*
+	@touch '$@'

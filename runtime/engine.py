@@ -1,0 +1,279 @@
+"""The engine: one thread that admits, schedules, runs, samples and commits, step after step.
+
+`submit` and `cancel` may be called from any thread. Everything they share with the engine's thread is changed under one
+lock; the model runs, and events are delivered, outside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .completion import Completion
+from .errors import Fault, QueueFull, RequestError, Unavailable
+from .kvcache import KVCache
+from .scheduler import Scheduler, Step
+from .sequence import Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
+from .session import Logits, Session
+from .stats import EngineStats, Meter
+from .tokenizer import Tokenizer
+
+Sink = Callable[[Event], None]
+
+
+@dataclass(eq=False)
+class _Live:
+    """A request that has not ended: its text side, where its events go, and when things happened (seconds)."""
+
+    completion: Completion
+    sink: Sink
+    arrived_s: float
+    started_s: float | None = None
+    first_token_s: float | None = None
+
+
+class Engine:
+    """Serves many requests on one session, batched continuously.
+
+    Args:
+        session: the loaded model; from `start` on, only the engine's thread touches it.
+        tokenizer: turns tokens into text.
+        eos_token_ids: tokens that end a turn.
+        queue_limit: requests that may wait beyond those that free slots take at once.
+        prefill_chunk_tokens: the most prompt tokens computed in one step.
+        kv_budget_tokens: the most KV tokens promised to running requests together.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        *,
+        eos_token_ids: frozenset[int],
+        queue_limit: int,
+        prefill_chunk_tokens: int,
+        kv_budget_tokens: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._clock = clock
+        self._scheduler = Scheduler(
+            KVCache(session.spec.slots, kv_budget_tokens),
+            queue_limit=queue_limit,
+            prefill_chunk_tokens=prefill_chunk_tokens,
+        )
+        self._live: dict[Sequence, _Live] = {}
+        self._ids = itertools.count(1)
+        self._meter = Meter()
+        self._draining = False
+        self._stopping = False
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens of a prompt and its completion together: of the context, and of the KV budget."""
+        return min(self._session.spec.context_tokens, self._scheduler.kv.budget_tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._session.spec.vocab_size
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or running."""
+        with self._wake:
+            return not self._live
+
+    def start(self) -> None:
+        """Starts the engine's thread."""
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Refuses new requests from now on; those accepted go on to their end."""
+        with self._wake:
+            self._draining = True
+
+    def stop(self) -> None:
+        """Ends the thread after its current step. Requests that had not ended get `Failed`."""
+        with self._wake:
+            self._draining = self._stopping = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._fail_all("the daemon stopped before the request had ended")
+
+    def submit(self, request: Request, sink: Sink) -> Sequence:
+        """Queues `request`. `sink` gets its events on the engine's thread and must not block.
+
+        Raises RequestError if it can never fit, QueueFull, or Unavailable while draining.
+        """
+        self._check(request)
+        completion = Completion(request, self._tokenizer, self._eos_token_ids, self.vocab_size)
+        with self._wake:
+            if self._draining:
+                raise Unavailable("the daemon is shutting down; send the request to another one")
+            if self._scheduler.full:
+                self._meter.rejected()
+                raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
+            sequence = Sequence(next(self._ids), request)
+            self._live[sequence] = _Live(completion, sink, arrived_s=self._clock())
+            self._scheduler.add(sequence)
+            self._meter.request_arrived()
+            self._wake.notify()
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Forgets `sequence` wherever it is; a second call, or one after its end, does nothing."""
+        with self._wake:
+            if self._live.pop(sequence, None) is not None:
+                self._scheduler.remove(sequence)
+                self._meter.cancelled()
+                self._wake.notify()  # its slot is cleared by a step, also if nothing else is to do
+
+    def step(self) -> None:
+        """One turn of the loop."""
+        step = self._schedule()
+        logits = self._run(step)
+        tokens = self._sample(logits)
+        self._commit(step, tokens)
+
+    def stats(self) -> EngineStats:
+        """A consistent reading."""
+        with self._wake:
+            scheduler, kv = self._scheduler, self._scheduler.kv
+            return self._meter.stats(
+                self._clock(),
+                queue_depth=len(scheduler.waiting),
+                queue_limit=scheduler.queue_limit,
+                running=kv.slots - kv.free_slots,
+                slots=kv.slots,
+                kv_used_tokens=kv.used_tokens,
+                kv_reserved_tokens=kv.reserved_tokens,
+                kv_budget_tokens=kv.budget_tokens,
+                kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
+                draining=self._draining,
+            )
+
+    def _schedule(self) -> Step:
+        with self._wake:
+            step = self._scheduler.schedule()
+            if step.prefill and step.prefill.start == 0:
+                self._live[step.prefill.sequence].started_s = self._clock()
+            return step
+
+    def _run(self, step: Step) -> list[tuple[Sequence, Logits]]:
+        """Runs the model; returns a row of logits for each sequence that gets a token now."""
+        session = self._session
+        for slot in step.freed:
+            session.clear(slot)
+        if step.move:
+            session.move(step.move.source, step.move.target, step.move.sequence.computed)
+        ready: list[tuple[Sequence, Logits]] = []
+        if chunk := step.prefill:
+            slot, end = chunk.sequence.slot_in_use, chunk.start + chunk.tokens
+            logits = session.prefill(slot, chunk.sequence.request.prompt[chunk.start : end], chunk.start)
+            if chunk.last:
+                ready.append((chunk.sequence, logits[0].copy()))  # the decode may reuse the buffer
+        if step.decode:
+            logits = session.decode(
+                [sequence.slot_in_use for sequence in step.decode],
+                [sequence.output[-1] for sequence in step.decode],
+                [sequence.computed for sequence in step.decode],
+            )
+            ready.extend(zip(step.decode, logits, strict=True))
+        return ready
+
+    def _sample(self, ready: list[tuple[Sequence, Logits]]) -> list[tuple[Sequence, int]]:
+        live = ((sequence, self._live.get(sequence), logits) for sequence, logits in ready)
+        return [(sequence, its.completion.pick(logits)) for sequence, its, logits in live if its]
+
+    def _commit(self, step: Step, tokens: list[tuple[Sequence, int]]) -> None:
+        """Notes what was computed, and delivers what came of it."""
+        events: list[tuple[Sink, Event]] = []
+        with self._wake:
+            now_s = self._clock()
+            if step.prefill:
+                step.prefill.sequence.computed += step.prefill.tokens
+            for sequence in step.decode:
+                sequence.computed += 1
+            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, len(tokens))
+            for sequence, token in tokens:
+                if live := self._live.get(sequence):
+                    events += ((live.sink, event) for event in self._accept(sequence, live, token, now_s))
+        for sink, event in events:
+            sink(event)
+
+    def _accept(self, sequence: Sequence, live: _Live, token: int, now_s: float) -> list[Event]:
+        sequence.output.append(token)
+        if live.first_token_s is None:
+            live.first_token_s = now_s
+            self._meter.first_token(now_s, now_s - live.arrived_s)
+        delta, reason = live.completion.accept(token, len(sequence.output))
+        if reason is None:
+            return [delta]
+        self._scheduler.remove(sequence)
+        del self._live[sequence]
+        self._meter.finished(now_s - live.arrived_s)
+        return [delta, _finished(sequence, live, reason, now_s)]
+
+    def _loop(self) -> None:
+        while self._wait_for_work():
+            try:
+                self.step()
+            except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
+                self._fail_all(f"the engine failed: {error}")
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
+            return not self._stopping
+
+    def _fail_all(self, message: str) -> None:
+        with self._wake:
+            failed, self._live = self._live, {}
+            for sequence in failed:
+                self._scheduler.remove(sequence)
+        for live in failed.values():
+            live.sink(Failed(message))
+
+    def _check(self, request: Request) -> None:
+        prompt, limit = len(request.prompt), self.context_tokens
+        assert prompt > 0
+        assert request.max_tokens > 0
+        if prompt >= limit:
+            fault = Fault("prompt", f"has {prompt} tokens, but at most {limit - 1} leave room for an answer")
+            raise RequestError([fault])
+        if prompt + request.max_tokens > limit:
+            message = f"must be at most {limit - prompt}: the prompt's {prompt} tokens and the answer share {limit}"
+            raise RequestError([Fault("max_tokens", f"{message} (got {request.max_tokens})")])
+
+    def _retry_after_s(self) -> float:
+        """When a slot is likely to be free: the recent mean duration over the rows that share it."""
+        return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.slots))
+
+
+def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:
+    assert live.started_s is not None
+    assert live.first_token_s is not None
+    prefill_s = max(live.first_token_s - live.started_s, 1e-9)
+    decode_s = max(now_s - live.first_token_s, 1e-9)
+    return Finished(
+        reason=reason,
+        usage=Usage(sequence.prompt_tokens, len(sequence.output)),
+        timings=Timings(
+            queue_ms=(live.started_s - live.arrived_s) * 1e3,
+            time_to_first_token_ms=(live.first_token_s - live.arrived_s) * 1e3,
+            total_ms=(now_s - live.arrived_s) * 1e3,
+            prefill_tokens_per_second=sequence.prompt_tokens / prefill_s,
+            decode_tokens_per_second=(len(sequence.output) - 1) / decode_s,
+        ),
+        stop=live.completion.stop if reason is FinishReason.STOP else None,
+    )
+

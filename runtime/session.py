@@ -1,0 +1,250 @@
+"""Runs the serving graph (see toolchain.surgery) on ONNX Runtime. The only door to onnxruntime.
+
+Every layer's keys and values live in one array `[slots, kv_heads, capacity, head_dim]`, and slot i is row i of it. A
+run binds a range of rows by pointer, so no step copies a cache, and rows of different lengths share a batch. Bindings
+are made once per range of rows and kept; a step changes numbers in bound arrays.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from .errors import SessionError
+
+Logits = NDArray[np.float32]
+
+_PAGE_BYTES = mmap.PAGESIZE
+_MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it. Pages are committed when written, not before.
+
+
+@dataclass(frozen=True)
+class SessionSpec:
+    """What a loaded session can do. `provider` is what runs, never something else than was asked for."""
+
+    vocab_size: int
+    context_tokens: int
+    slots: int
+    kv_bytes_per_token: int
+    provider: str
+
+
+class Session(Protocol):
+    """A model with a KV cache of `spec.slots` rows. Calls come from one thread; a result is valid until the next."""
+
+    @property
+    def spec(self) -> SessionSpec: ...
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+    ) -> Logits:
+        """Computes `tokens` at positions `[start, start + len(tokens))` of `slot`, whose first `start` are there.
+
+        Returns float32 logits `[1, vocab]` of the last token, or `[len(tokens), vocab]` of all.
+        """
+        ...
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
+        """Computes one token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`."""
+        ...
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copies the first `tokens` positions of slot `source` to `target`, then clears `source`."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Gives the memory of `slot` back to the system; what was in it is gone."""
+        ...
+
+
+@dataclass
+class _Binding:
+    """Arrays bound to a run over `rows` slots from `first` on. `tokens` and `logits` may be replaced for one run."""
+
+    io: ort.IOBinding
+    seqlens_k: NDArray[np.int32]
+    query_seqlens: NDArray[np.int32]
+    total_sequence_length: NDArray[np.int32]
+    tokens: NDArray[np.int64]
+    logit_rows: NDArray[np.int64]
+    logits: Logits
+
+
+class OrtSession:
+    """`Session` on an ONNX Runtime execution provider with shared float32 KV buffers."""
+
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        slots: int,
+        context_tokens: int,
+        threads: int,
+        provider: str = "CPUExecutionProvider",
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it."""
+        self._ort = _load(graph, threads, provider, provider_options or {})
+        self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
+        shape = self._kv_shape(graph)
+        vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
+        # Rows start on a page, so that clearing one gives back whole pages of its own.
+        capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (shape[1] * 4)))
+        self._memory, self._kv = _allocate(len(self._caches), slots, shape[0], capacity, shape[1])
+        self._bindings: dict[tuple[int, int, int], _Binding] = {}
+        self._spec = SessionSpec(
+            vocab_size=vocab_size,
+            context_tokens=context_tokens,
+            slots=slots,
+            kv_bytes_per_token=len(self._caches) * shape[0] * shape[1] * 4,
+            provider=provider,
+        )
+
+    @property
+    def spec(self) -> SessionSpec:
+        return self._spec
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+    ) -> Logits:
+        chunk = np.asarray(tokens, np.int64).reshape(1, -1)
+        count = chunk.shape[1]
+        assert 0 < count <= self._spec.context_tokens - start
+        binding = self._binding(slot, 1, 1)
+        binding.seqlens_k[0] = start + count - 1
+        binding.query_seqlens[0] = count
+        binding.total_sequence_length[()] = start + count
+        rows = np.arange(count) if logits == "all" else np.array([count - 1])
+        result = binding.logits if rows.size == 1 else np.empty((count, self._spec.vocab_size), np.float32)
+        _bind_input(binding.io, "input_ids", chunk)
+        _bind_input(binding.io, "logit_rows", rows)
+        _bind_output(binding.io, "logits", result)
+        try:
+            self._run(binding)
+        finally:
+            _bind_input(binding.io, "input_ids", binding.tokens)
+            _bind_input(binding.io, "logit_rows", binding.logit_rows)
+            _bind_output(binding.io, "logits", binding.logits)
+        return result
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
+        first, rows = slots[0], slots[-1] - slots[0] + 1
+        binding = self._binding(first, rows, len(slots))
+        at = np.asarray(slots) - first
+        binding.tokens[at, 0] = tokens
+        binding.seqlens_k[at] = lengths
+        binding.query_seqlens[:] = 0
+        binding.query_seqlens[at] = 1
+        binding.total_sequence_length[()] = max(lengths) + 1
+        binding.logit_rows[:] = at
+        if len(slots) < rows:  # an idle row still has to name a length that is inside the cache
+            binding.seqlens_k[binding.query_seqlens == 0] = 0
+        self._run(binding)
+        return binding.logits
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        for cache in self._kv:
+            cache[target, :, :tokens] = cache[source, :, :tokens]
+        self.clear(source)
+
+    def clear(self, slot: int) -> None:
+        row_bytes = self._kv[0][0].nbytes
+        for layer in range(len(self._caches)):
+            start = (layer * self._spec.slots + slot) * row_bytes
+            self._memory.madvise(mmap.MADV_DONTNEED, start, row_bytes)
+
+    def _kv_shape(self, graph: Path) -> tuple[int, int]:
+        """(kv_heads, head_dim) of the graph."""
+        wanted = {"input_ids", "seqlens_k", "total_sequence_length", "query_seqlens", "logit_rows"}
+        inputs = {i.name: i for i in self._ort.get_inputs()}
+        if missing := wanted - inputs.keys():
+            raise SessionError(f"{graph.name} is not a serving graph: it lacks {', '.join(sorted(missing))}")
+        _, kv_heads, _, head_dim = inputs[self._caches[0]].shape
+        return kv_heads, head_dim
+
+    def _binding(self, first: int, rows: int, logits: int) -> _Binding:
+        key = (first, rows, logits)
+        if key not in self._bindings:
+            self._bindings[key] = self._bind(first, rows, logits)
+        return self._bindings[key]
+
+    def _bind(self, first: int, rows: int, logits: int) -> _Binding:
+        binding = _Binding(
+            io=self._ort.io_binding(),
+            seqlens_k=np.zeros(rows, np.int32),
+            query_seqlens=np.zeros(rows, np.int32),
+            total_sequence_length=np.array(1, np.int32),
+            tokens=np.zeros((rows, 1), np.int64),
+            logit_rows=np.zeros(logits, np.int64),
+            logits=np.zeros((logits, self._spec.vocab_size), np.float32),
+        )
+        _bind_input(binding.io, "input_ids", binding.tokens)
+        _bind_input(binding.io, "seqlens_k", binding.seqlens_k)
+        _bind_input(binding.io, "query_seqlens", binding.query_seqlens)
+        _bind_input(binding.io, "total_sequence_length", binding.total_sequence_length)
+        _bind_input(binding.io, "logit_rows", binding.logit_rows)
+        _bind_output(binding.io, "logits", binding.logits)
+        for name, cache in zip(self._caches, self._kv, strict=True):
+            view = cache[first : first + rows]
+            _bind_input(binding.io, name, view)
+            _bind_output(binding.io, name.replace("past_key_values.", "present."), view)
+        return binding
+
+    def _run(self, binding: _Binding) -> None:
+        try:
+            self._ort.run_with_iobinding(binding.io)
+        except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
+            raise SessionError(f"the model failed to run: {_first_line(error)}") from error
+
+
+def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) -> ort.InferenceSession:
+    if provider not in ort.get_available_providers():
+        have = ", ".join(ort.get_available_providers())
+        raise SessionError(f"{provider} was asked for, but this onnxruntime {ort.__version__} has only {have}")
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    # Spin inside a run, where work follows in microseconds; never between runs, where others need the cores.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    if provider != "CPUExecutionProvider":
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        return ort.InferenceSession(
+            str(graph), settings, providers=[provider], provider_options=[dict(options)]
+        )
+    except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
+        raise SessionError(f"cannot load {graph.name}: {_first_line(error)}") from error
+
+
+def _allocate(
+    caches: int, slots: int, kv_heads: int, capacity: int, head_dim: int
+) -> tuple[mmap.mmap, list[NDArray[np.float32]]]:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    memory = mmap.mmap(-1, caches * slots * kv_heads * capacity * head_dim * 4, flags=flags)
+    arrays = np.frombuffer(memory, np.float32).reshape(caches, slots, kv_heads, capacity, head_dim)
+    return memory, list(arrays)
+
+
+def _bind_input(io: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:
+    io.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _bind_output(io: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:
+    io.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,209 @@
+"""The rules of docs/architecture.md as data, and a checker that reads sources with `ast`.
+
+A module that is in no rule is a violation: whoever adds one decides where it stands and what it may open.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+# Each row may import the rows below it, in the same package; modules of one row do not know each other.
+LAYERS = {
+    "runtime": (
+        "daemon",
+        "service health telemetry",
+        "engine",
+        "completion",
+        "scheduler session sampler tokenizer stop chat",
+        "kvcache",
+        "sequence stats",
+        "config",
+        "package",
+        "profile",
+        "logs",
+        "errors",
+    ),
+    "toolchain": (
+        "cli",
+        "evaluate",
+        "package",
+        "compile",
+        "surgery",
+        "calibrate",
+        "sources",
+        "recipe",
+        "progress",
+    ),
+    "edgeqwen": ("cli", "client"),
+}
+
+# What else of this project a module may import: dotted prefixes, by pattern of the importing module.
+ACROSS = {
+    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.errors"),
+    "toolchain.evaluate": ("runtime.session",),
+    "runtime.service": ("edgeqwen.v1",),
+    "runtime.health": ("edgeqwen.v1",),
+    "runtime.telemetry": ("edgeqwen.v1",),
+    "runtime.daemon": ("edgeqwen.v1",),
+    "edgeqwen.*": ("edgeqwen.v1",),
+}
+
+_GRPC = "runtime.service runtime.health runtime.telemetry runtime.daemon edgeqwen.client"
+
+# Third-party libraries by import name, and the modules (patterns) that may open each. Any other is refused.
+DOORS = {
+    "click": "runtime.daemon toolchain.cli edgeqwen.cli",
+    "datasets": "toolchain.calibrate toolchain.compile",
+    "gguf": "toolchain.sources",
+    "google.protobuf": _GRPC,
+    "google.rpc": _GRPC,
+    "grpc": _GRPC,
+    "grpc_health": _GRPC,
+    "grpc_reflection": _GRPC,
+    "grpc_status": _GRPC,
+    "huggingface_hub": "toolchain.sources",
+    "jinja2": "runtime.chat",
+    "numpy": "runtime.session runtime.sampler toolchain.*",
+    "olive": "toolchain.compile toolchain.package",
+    "onnx": "toolchain.surgery",
+    "onnxruntime": "runtime.session",
+    "psutil": "runtime.telemetry",
+    "pydantic": "runtime.config runtime.package runtime.profile",
+    "rich": "toolchain.cli toolchain.progress edgeqwen.cli",
+    "structlog": "runtime.logs runtime.daemon",
+    "tokenizers": "runtime.tokenizer",
+    "torch": "toolchain.calibrate toolchain.evaluate toolchain.sources",
+    "transformers": "toolchain.calibrate toolchain.evaluate toolchain.sources",
+    "yaml": "runtime.config runtime.profile",
+}
+
+# No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
+PURE = frozenset(
+    {"runtime.errors", "runtime.sequence", "runtime.kvcache", "runtime.scheduler", "runtime.sampler"}
+)
+PURE_MAY_IMPORT = frozenset(
+    {"__future__", "abc", "bisect", "collections", "dataclasses", "enum"}
+    | {"functools", "heapq", "itertools", "math", "numpy", "operator", "typing"}
+)
+IMPURE_BUILTINS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"})
+HIDDEN_IMPORTS = frozenset({"__import__", "import_module"})
+
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 80
+
+
+@dataclass(frozen=True)
+class Import:
+    """`name` is absolute: `from .errors import Fault` in runtime/engine.py is `runtime.errors.Fault`."""
+
+    line: int
+    name: str
+    relative: bool
+
+    @property
+    def top(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def violations(sources: Mapping[str, str], standard_library: frozenset[str]) -> list[str]:
+    """Everything wrong in `sources` (dotted module name to its text), one line each."""
+    found = []
+    for module, source in sorted(sources.items()):
+        tree = ast.parse(source, module)
+        if "." not in module:
+            found += [f"{module}: __init__ holds more than a docstring"] if len(tree.body) > 1 else []
+            continue
+        if _layer(module) is None:
+            found.append(f"{module}: has no place in LAYERS")
+        for imported in _imports(module, tree):
+            fault = _own_fault(module, imported) if imported.top in LAYERS else None
+            if imported.top not in LAYERS and imported.top not in standard_library:
+                fault = _door_fault(module, imported.name)
+            if fault is None and module in PURE:
+                fault = _purity_fault(imported)
+            if fault is not None:
+                found.append(f"{module}:{imported.line}: {fault}")
+        found += [f"{module}:{line}: {fault}" for line, fault in _call_faults(module, tree)]
+    return found
+
+
+def size_violations(path: str, source: str) -> list[str]:
+    """Files and functions that are too long to read at once."""
+    lines = len(source.splitlines())
+    found = [f"{path}: {lines} lines, at most {MAX_FILE_LINES}"] if lines > MAX_FILE_LINES else []
+    for node in ast.walk(ast.parse(source, path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                found.append(
+                    f"{path}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
+                )
+    return found
+
+
+def _imports(module: str, tree: ast.Module) -> Iterator[Import]:
+    """Every import, those inside functions and under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name, relative=False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = module.split(".")[: -node.level] if node.level else []
+            base = [*parents, *([node.module] if node.module else [])]
+            for alias in node.names:
+                yield Import(node.lineno, ".".join([*base, alias.name]), relative=node.level > 0)
+
+
+def _own_fault(module: str, imported: Import) -> str | None:
+    allowed = [prefix for pattern, row in ACROSS.items() if fnmatchcase(module, pattern) for prefix in row]
+    if any(_within(imported.name, prefix) for prefix in allowed):
+        return None
+    if imported.top != module.partition(".")[0]:
+        return f"may not import {imported.name}"
+    if not imported.relative:
+        return f"imports {imported.name} of its own package; make it relative"
+    above, below = _layer(module), _layer(imported.name)
+    if below is None:
+        return f"imports {imported.name}, which has no place in LAYERS"
+    if above is not None and below <= above:
+        return f"imports {imported.name}, which does not stand below it"
+    return None
+
+
+def _layer(name: str) -> int | None:
+    """Row of `package.module[.attribute]`, counted from the top."""
+    package, _, rest = name.partition(".")
+    module = rest.partition(".")[0]
+    return next((i for i, row in enumerate(LAYERS[package]) if module in row.split()), None)
+
+
+def _door_fault(module: str, name: str) -> str | None:
+    library = next((library for library in DOORS if _within(name, library)), None)
+    if library is None:
+        return f"imports {name}, which DOORS does not list"
+    if not any(fnmatchcase(module, door) for door in DOORS[library].split()):
+        return f"imports {name}; {library} is opened only by {DOORS[library]}"
+    return None
+
+
+def _purity_fault(imported: Import) -> str | None:
+    if imported.top in PURE_MAY_IMPORT or any(_within(imported.name, module) for module in PURE):
+        return None
+    return f"imports {imported.name}, but does no I/O, reads no clock, starts no thread"
+
+
+def _call_faults(module: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called in HIDDEN_IMPORTS:
+            yield node.lineno, f"calls {called}, which hides an import"
+        if module in PURE and isinstance(node.func, ast.Name) and called in IMPURE_BUILTINS:
+            yield node.lineno, f"calls {called}, but does no I/O"
+
+
+def _within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")

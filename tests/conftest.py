@@ -1,0 +1,36 @@
+"""What all tests share. Set before any library reads it: no hub, no telemetry, no tokenizer threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+REPO = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests run after all fast ones, so that a broken unit is reported before a package is built."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the checkout with real tokenizers and configurations; a test skips without it."""
+    folder = REPO.parent / "shared"
+    if not (folder / "models").is_dir():
+        pytest.skip("needs real tokenizers and configurations in ../shared/models")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def build_cache() -> Path:
+    """A folder that outlives the run, for what is slow to make; what goes in is keyed by its content."""
+    folder = REPO / "build" / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

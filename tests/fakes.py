@@ -1,0 +1,86 @@
+"""Fakes that implement the real interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from runtime.errors import SessionError
+from runtime.session import Logits, SessionSpec
+
+Script = Callable[[tuple[int, ...]], int]
+"""The token that follows a history of tokens."""
+
+
+def count_up(history: tuple[int, ...]) -> int:
+    """A model whose every next token is the sum of those before, modulo 251: any lost or foreign token shows."""
+    return (sum(history) + len(history)) % 251
+
+
+class ScriptedSession:
+    """A `Session` whose KV cache holds the tokens themselves, and whose model is a function of them.
+
+    It checks what a real cache cannot: that every position is written once, in order, in a slot that was cleared.
+    """
+
+    def __init__(
+        self,
+        script: Script = count_up,
+        *,
+        vocab_size: int = 256,
+        context_tokens: int = 256,
+        slots: int = 4,
+    ) -> None:
+        self.spec = SessionSpec(
+            vocab_size=vocab_size,
+            context_tokens=context_tokens,
+            slots=slots,
+            kv_bytes_per_token=1,
+            provider="CPUExecutionProvider",
+        )
+        self.cache: list[list[int]] = [[] for _ in range(slots)]
+        self.longest_prefill = 0
+        self.fail_next: str | None = None
+        self._script = script
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+    ) -> Logits:
+        self._maybe_fail()
+        assert len(self.cache[slot]) == start, (
+            f"slot {slot} holds {len(self.cache[slot])} tokens, not {start}"
+        )
+        rows = []
+        for token in tokens:
+            self.cache[slot].append(int(token))
+            rows.append(self._logits(slot))
+        self.longest_prefill = max(self.longest_prefill, len(tokens))
+        return np.stack(rows if logits == "all" else rows[-1:])
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
+        self._maybe_fail()
+        assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
+        for slot, token, length in zip(slots, tokens, lengths, strict=True):
+            assert len(self.cache[slot]) == length, f"slot {slot} holds {len(self.cache[slot])}, not {length}"
+            self.cache[slot].append(token)
+        return np.stack([self._logits(slot) for slot in slots])
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        assert not self.cache[target], f"slot {target} was not cleared"
+        self.cache[target] = self.cache[source][:tokens]
+        self.clear(source)
+
+    def clear(self, slot: int) -> None:
+        self.cache[slot] = []
+
+    def _logits(self, slot: int) -> Logits:
+        row = np.zeros(self.spec.vocab_size, np.float32)
+        row[self._script(tuple(self.cache[slot]))] = 10.0
+        return row
+
+    def _maybe_fail(self) -> None:
+        if self.fail_next is not None:
+            message, self.fail_next = self.fail_next, None
+            raise SessionError(message)

@@ -1,0 +1,128 @@
+"""The layers, doors and sizes hold in this tree, and the checker sees it when they do not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from architecture import DOORS, LAYERS, PURE, size_violations, violations
+
+REPO = Path(__file__).parents[1]
+PACKAGES = {
+    "runtime": REPO / "runtime",
+    "toolchain": REPO / "toolchain",
+    "edgeqwen": REPO / "protos" / "edgeqwen",
+}
+STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
+
+
+def _module_sources() -> dict[str, str]:
+    """Our modules by dotted name; the generated stubs in edgeqwen/v1 are not ours."""
+    return {
+        package if path.stem == "__init__" else f"{package}.{path.stem}": path.read_text("utf-8")
+        for package, folder in PACKAGES.items()
+        for path in folder.glob("*.py")
+    }
+
+
+def _python_files() -> list[Path]:
+    folders = [*PACKAGES.values(), *(REPO / name for name in ("tests", "scripts", "benchmarks"))]
+    return sorted(path for folder in folders for path in folder.rglob("*.py") if "v1" not in path.parts)
+
+
+def check(module: str, source: str) -> list[str]:
+    return violations({module: source}, STANDARD_LIBRARY)
+
+
+def test_every_import_follows_the_rules() -> None:
+    """Layers, doors and purity hold in all three packages, for imports inside functions too."""
+    assert violations(_module_sources(), STANDARD_LIBRARY) == []
+
+
+def test_files_and_functions_can_be_read_at_once() -> None:
+    """No file has more than 500 lines, no function more than 80, tests included."""
+    found = [
+        v
+        for path in _python_files()
+        for v in size_violations(str(path.relative_to(REPO)), path.read_text("utf-8"))
+    ]
+    assert found == []
+
+
+def test_packages_have_no_packages_inside() -> None:
+    """The rules name modules by one name, so a folder with code in it would escape them."""
+    nested = [
+        str(path.relative_to(REPO))
+        for folder in PACKAGES.values()
+        for path in folder.rglob("*.py")
+        if path.parent != folder and path.parent != PACKAGES["edgeqwen"] / "v1"
+    ]
+    assert nested == []
+
+
+def test_rules_name_only_modules_that_exist() -> None:
+    """A rule for a module that is gone, or misspelt, would allow nothing and forbid nothing."""
+    sources = set(_module_sources())
+    placed = {f"{package}.{name}" for package, rows in LAYERS.items() for row in rows for name in row.split()}
+    doors = {door for modules in DOORS.values() for door in modules.split() if "*" not in door}
+    assert sorted((placed | doors | PURE) - sources) == []
+
+
+BAD = {
+    "upwards": ("runtime.kvcache", "from .scheduler import Step"),
+    "sideways": ("runtime.tokenizer", "from .chat import ChatTemplate"),
+    "upwards by module": ("runtime.sequence", "from . import engine"),
+    "inside a function": ("runtime.kvcache", "def f():\n    from .engine import Engine"),
+    "only for types": ("runtime.kvcache", "if TYPE_CHECKING:\n    from .engine import Engine"),
+    "absolute in its own package": ("runtime.engine", "from runtime.errors import Fault"),
+    "runtime to toolchain": ("runtime.package", "import toolchain.recipe"),
+    "client to runtime": ("edgeqwen.client", "from runtime.errors import EdgeQwenError"),
+    "client to toolchain": ("edgeqwen.cli", "import toolchain"),
+    "toolchain to the session": ("toolchain.compile", "from runtime.session import Session"),
+    "engine to protobuf": ("runtime.engine", "from edgeqwen.v1 import generation_pb2"),
+    "heavy library elsewhere": ("runtime.engine", "import onnxruntime as ort"),
+    "part of a heavy library": ("runtime.engine", "from grpc.aio import server"),
+    "torch on the device": ("runtime.session", "import torch"),
+    "olive elsewhere": ("toolchain.evaluate", "from olive.workflows import run"),
+    "unknown library": ("runtime.daemon", "import requests"),
+    "our folder that looks like a library": ("runtime.daemon", "from systemd import daemon"),
+    "unknown module": ("runtime.helpers", ""),
+    "import of an unknown module": ("runtime.engine", "from .helpers import f"),
+    "hidden import": ("toolchain.cli", "importlib.import_module('olive')"),
+    "other hidden import": ("toolchain.cli", "__import__('olive')"),
+    "clock in a pure module": ("runtime.scheduler", "import time"),
+    "thread in a pure module": ("runtime.scheduler", "from threading import Lock"),
+    "path in a pure module": ("runtime.errors", "from pathlib import Path"),
+    "file in a pure module": ("runtime.sampler", "open('x')"),
+    "pure through another": ("runtime.scheduler", "from .package import Package"),
+    "code in __init__": ("runtime", '"""Docstring."""\nfrom .errors import Fault'),
+}
+
+
+@pytest.mark.parametrize(("module", "source"), BAD.values(), ids=BAD)
+def test_checker_sees(module: str, source: str) -> None:
+    """Each of these breaks exactly one rule, and is reported once, with the module's name."""
+    [found] = check(module, source)
+    assert found.startswith(module)
+
+
+def test_checker_accepts_what_the_rules_allow() -> None:
+    """No false alarm for downward, pure, standard-library and door imports."""
+    assert check("runtime.scheduler", "from collections import deque\nfrom .kvcache import KVCache") == []
+    assert check("runtime.sampler", "import numpy as np\nfrom .sequence import SamplingParams") == []
+    assert check("runtime.engine", "import threading, time\nfrom .errors import Fault") == []
+    assert check("runtime.service", "import grpc\nfrom edgeqwen.v1 import generation_pb2") == []
+    assert (
+        check("toolchain.evaluate", "from runtime.session import Session\nfrom .recipe import Recipe") == []
+    )
+    assert check("edgeqwen.client", "from .v1 import generation_pb2") == []
+    assert check("runtime", '"""Docstring."""') == []
+
+
+def test_checker_sees_sizes() -> None:
+    """One line above a limit is reported, the limit itself is not."""
+    assert size_violations("a.py", "x = 1\n" * 500) == []
+    assert size_violations("a.py", "x = 1\n" * 501) == ["a.py: 501 lines, at most 500"]
+    function = "async def f():\n" + "    pass\n" * 80
+    assert size_violations("a.py", function) == ["a.py:1: f has 81 lines, at most 80"]

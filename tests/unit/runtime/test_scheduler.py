@@ -1,0 +1,125 @@
+"""Continuous batching, without a model."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.kvcache import KVCache
+from runtime.scheduler import Scheduler, Step
+from runtime.sequence import Request, Sequence
+
+
+def make(slots: int = 2, budget: int = 1000, queue: int = 4, chunk: int = 4) -> Scheduler:
+    return Scheduler(KVCache(slots, budget), queue_limit=queue, prefill_chunk_tokens=chunk)
+
+
+def sequence(number: int, prompt: int = 3, max_tokens: int = 4) -> Sequence:
+    return Sequence(number, Request(prompt=(1,) * prompt, max_tokens=max_tokens))
+
+
+def commit(step: Step) -> None:
+    """What the engine does after a run."""
+    if step.prefill:
+        step.prefill.sequence.computed += step.prefill.tokens
+        if step.prefill.last:
+            step.prefill.sequence.output.append(0)
+    for each in step.decode:
+        each.computed += 1
+        each.output.append(0)
+
+
+def test_a_long_prompt_comes_in_chunks_between_which_the_others_decode() -> None:
+    """A running stream gets a token in every step while another prompt is prefilled."""
+    scheduler = make(chunk=4)
+    short, long = sequence(1, prompt=2), sequence(2, prompt=10)
+    scheduler.add(short)
+    commit(scheduler.schedule())
+    scheduler.add(long)
+    chunks = []
+    for _ in range(3):
+        step = scheduler.schedule()
+        assert step.decode == (short,)
+        assert step.prefill is not None
+        chunks.append((step.prefill.start, step.prefill.tokens, step.prefill.last))
+        commit(step)
+    assert chunks == [(0, 4, False), (4, 4, False), (8, 2, True)]
+    assert scheduler.schedule().decode == (short, long)
+
+
+def test_a_sequence_that_does_not_fit_waits_and_those_behind_it_too() -> None:
+    """First come, first served: no small request overtakes a big one for ever."""
+    scheduler = make(slots=4, budget=20)
+    running, big, small = sequence(1, 3, 4), sequence(2, 10, 8), sequence(3, 1, 1)
+    for each in (running, big, small):
+        scheduler.add(each)
+    scheduler.schedule()
+    assert list(scheduler.waiting) == [big, small]
+    scheduler.remove(running)
+    scheduler.schedule()
+    assert not scheduler.waiting
+
+
+def test_full_counts_only_those_that_no_free_slot_takes() -> None:
+    scheduler = make(slots=2, queue=3)
+    for number in range(5):
+        assert not scheduler.full
+        scheduler.add(sequence(number))
+    assert scheduler.full
+    scheduler.schedule()
+    assert len(scheduler.waiting) == 3
+    assert scheduler.full
+
+
+def test_a_removed_sequence_is_gone_wherever_it_was_and_its_slot_is_cleared_once() -> None:
+    scheduler = make(slots=2, chunk=2)
+    prefilling, decoding, waiting = sequence(1, prompt=8), sequence(2), sequence(3)
+    scheduler.add(decoding)
+    while decoding.in_prefill:
+        commit(scheduler.schedule())
+    for each in (prefilling, waiting):
+        scheduler.add(each)
+    commit(scheduler.schedule())
+    assert repr(scheduler) == (
+        "<Scheduler 1/4 waiting, <KVCache 2/2 slots, 6 used + 11 promised of 1000 tokens>>"
+    )
+    for each in (waiting, prefilling, decoding):
+        scheduler.remove(each)
+    assert not scheduler.idle
+    assert scheduler.schedule() == Step(freed=(1, 0))
+    assert scheduler.idle
+    assert scheduler.schedule().empty
+
+
+@given(st.data())
+def test_every_sequence_ends_with_what_it_asked_for(data: st.DataObject) -> None:
+    """Any arrivals and cancellations: prefill covers each prompt once and in order, every decode has a token to
+    compute, no slot is shared, and the scheduler comes to rest."""
+    scheduler = make(
+        slots=data.draw(st.integers(1, 4)), budget=30, queue=50, chunk=data.draw(st.integers(1, 5))
+    )
+    live: list[Sequence] = []
+    to_come = data.draw(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 8)), max_size=8))
+    for number in range(400):
+        if to_come and (not live or data.draw(st.booleans())):
+            prompt, max_tokens = to_come.pop()
+            live.append(sequence(number, prompt, max_tokens))
+            scheduler.add(live[-1])
+        step = scheduler.schedule()
+        slots = [each.slot_in_use for each in step.decode]
+        assert slots == sorted(set(slots))
+        if step.prefill:
+            assert step.prefill.start == step.prefill.sequence.computed
+            assert step.prefill.sequence not in step.decode
+        commit(step)
+        for each in [s for s in live if len(s.output) == s.request.max_tokens]:
+            assert each.computed == each.kv_tokens_needed
+            scheduler.remove(each)
+            live.remove(each)
+        if live and data.draw(st.integers(0, 9)) == 0:
+            scheduler.remove(live.pop())
+        if not live and not to_come:
+            break
+    scheduler.schedule()
+    assert scheduler.idle
+    assert scheduler.kv.reserved_tokens == 0

@@ -1,0 +1,120 @@
+"""What quantization cost: the package's logits against the float checkpoint's, on text it was not calibrated on.
+
+The measure is the one llama.cpp's `--kl-divergence` made common: the mean over positions of
+KL(float || quantized), beside perplexity and how often both would pick the same token. The quantized side runs through
+`runtime.session`, so what is measured is what ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from runtime.package import Fidelity, Golden
+from runtime.session import OrtSession, Session
+
+WINDOW_TOKENS = 512
+CHUNK_TOKENS = 128
+MAX_WINDOWS = 8
+
+OnWindow = Callable[[int, int], None]
+"""Called with the number of windows done and how many there are."""
+
+
+class FloatReference:
+    """The float32 checkpoint, in transformers."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """float32 `[len(tokens), vocab]`."""
+        result: NDArray[np.float32] = self._model(torch.tensor([list(tokens)])).logits[0].numpy()
+        return result
+
+
+def held_out_text() -> str:
+    """Text of ours that no calibration uses."""
+    return resources.files("toolchain").joinpath("data", "heldout.txt").read_text(encoding="utf-8")
+
+
+def windows_of(text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS) -> list[list[int]]:
+    """The first `limit` windows of `text`, of 512 tokens each; a shorter last one counts if it is half that."""
+    ids = Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids
+    windows = [ids[at : at + WINDOW_TOKENS] for at in range(0, len(ids), WINDOW_TOKENS)]
+    return [w for w in windows[:limit] if len(w) >= WINDOW_TOKENS // 2]
+
+
+def open_session(graph: Path, *, threads: int, context_tokens: int = WINDOW_TOKENS) -> Session:
+    """The graph in a session of one row, as the daemon would run it."""
+    return OrtSession(graph, slots=1, context_tokens=context_tokens, threads=threads)
+
+
+def measure(
+    reference: FloatReference,
+    session: Session,
+    windows: Sequence[Sequence[int]],
+    *,
+    text: str,
+    on_window: OnWindow = lambda done, total: None,
+) -> Fidelity:
+    """Compares `session` with `reference` on `windows`; `text` names where they come from."""
+    klds: list[NDArray[np.float64]] = []
+    same: list[NDArray[np.bool_]] = []
+    losses: list[NDArray[np.float64]] = []
+    losses_float: list[NDArray[np.float64]] = []
+    for number, window in enumerate(windows, 1):
+        expected = _log_softmax(reference.logits(window))
+        got = _log_softmax(_all_logits(session, window))
+        klds.append(np.sum(np.exp(expected) * (expected - got), axis=1))
+        same.append(expected.argmax(axis=1) == got.argmax(axis=1))
+        following = np.arange(len(window) - 1), np.asarray(window[1:])
+        losses.append(-got[following])
+        losses_float.append(-expected[following])
+        on_window(number, len(windows))
+    kld = np.concatenate(klds)
+    return Fidelity(
+        text=text,
+        tokens=kld.size,
+        windows=len(windows),
+        mean_kld=float(kld.mean()),
+        p99_kld=float(np.quantile(kld, 0.99)),
+        perplexity=float(np.exp(np.concatenate(losses).mean())),
+        perplexity_float=float(np.exp(np.concatenate(losses_float).mean())),
+        top1_agreement=float(np.concatenate(same).mean()),
+    )
+
+
+def golden_transcript(
+    session: Session, prompt: Sequence[int], *, eos_token_ids: frozenset[int], max_tokens: int = 32
+) -> Golden:
+    """What `session` answers greedily: a device that answers otherwise has another numeric path or broken weights."""
+    logits = session.prefill(0, prompt, 0)
+    output: list[int] = []
+    while True:
+        output.append(int(logits[0].argmax()))
+        if output[-1] in eos_token_ids or len(output) == max_tokens:
+            return Golden(prompt_ids=list(prompt), greedy_ids=output)
+        logits = session.decode([0], output[-1:], [len(prompt) + len(output) - 1])
+
+
+def _all_logits(session: Session, window: Sequence[int]) -> NDArray[np.float32]:
+    chunks = range(0, len(window), CHUNK_TOKENS)
+    return np.concatenate(
+        [session.prefill(0, window[at : at + CHUNK_TOKENS], at, logits="all").copy() for at in chunks]
+    )
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    wide -= np.log(np.sum(np.exp(wide), axis=1, keepdims=True))
+    return wide

@@ -1,0 +1,114 @@
+"""What Olive is to do for a profile at a precision. Pure: the same input gives the same recipe.
+
+INT4 quantizes the decoder layers with GPTQ (Frantar et al., arXiv:2210.17323) on calibration text and keeps what
+hurts most at 8 bits: the tied head and embedding always, and the layers that Olive's SelectiveMixedPrecision names.
+INT8 rounds to nearest. ModelBuilder then writes the graph; given quantized weights it keeps their bits, whatever
+precision it is asked for, and asking for `int8` fails in this version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from runtime.profile import Int4, Int8, Profile
+
+Precision = Literal["int4", "int8", "float32"]
+Pass = dict[str, object]
+
+CALIBRATION = "calibration"
+"""The name under which a recipe's passes find the calibration data."""
+
+CALIBRATION_WINDOW_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Olive passes in the order they run, as Olive's configuration spells them."""
+
+    passes: dict[str, Pass]
+    provider: str
+
+    @property
+    def needs_calibration(self) -> bool:
+        return any(step.get("data_config") == CALIBRATION for step in self.passes.values())
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of everything that decides what Olive writes, checkpoint and calibration text aside."""
+        return hashlib.sha256(json.dumps([self.provider, self.passes], sort_keys=True).encode()).hexdigest()
+
+
+def plan(profile: Profile, precision: Precision, hidden_size: int) -> Recipe:
+    """The recipe for `profile` at `precision`, for a model of `hidden_size`.
+
+    Blocks must divide a row of weights. Every other row length of these architectures is a multiple of `hidden_size`
+    or of a larger power of two than any block.
+    """
+    quantization = profile.quantization
+    if precision == "int4":
+        passes = _int4(quantization.int4, hidden_size)
+    elif precision == "int8":
+        passes = _int8(quantization.int8, hidden_size)
+    else:
+        passes = {"model_builder": {"type": "ModelBuilder", "precision": "fp32"}}
+    passes["tie"] = {
+        "type": "GraphSurgeries",
+        "surgeries": [{"surgeon": "TieWordEmbeddings"}],
+        "save_as_external_data": True,
+    }
+    return Recipe(passes, profile.execution.provider)
+
+
+def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
+    block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
+    layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
+    if knobs.algorithm == "gptq":
+        layers |= {"type": "Gptq", "data_config": CALIBRATION}
+    else:
+        layers |= {"type": "Rtn"}
+    return {
+        "mixed_precision": {"type": "SelectiveMixedPrecision", "algorithm": knobs.mixed_precision},
+        "layers": layers,
+        "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric),
+        "model_builder": _model_builder(block, knobs.accuracy_level),
+    }
+
+
+def _int8(knobs: Int8, hidden_size: int) -> dict[str, Pass]:
+    block = _fitting(knobs.block_size, hidden_size)
+    return {
+        "layers": _round_to_nearest(8, block, knobs.symmetric),
+        "model_builder": _model_builder(block, knobs.accuracy_level),
+    }
+
+
+def _fitting(block_size: int, row: int) -> int:
+    """The largest block up to `block_size`, by halves, that divides a row of weights."""
+    while row % block_size:
+        block_size //= 2
+    return block_size
+
+
+def _round_to_nearest(bits: int, block_size: int, symmetric: bool) -> Pass:
+    """Everything not quantized yet, head and embedding included."""
+    return {
+        "type": "Rtn",
+        "bits": bits,
+        "group_size": block_size,
+        "sym": symmetric,
+        "lm_head": True,
+        "embeds": True,
+    }
+
+
+def _model_builder(block_size: int, accuracy_level: int) -> Pass:
+    return {
+        "type": "ModelBuilder",
+        "precision": "int4",
+        "int4_block_size": block_size,
+        "int4_accuracy_level": accuracy_level,
+    }

@@ -1,0 +1,136 @@
+"""The serving graph: ModelBuilder's decoder, rewired to the contract that `runtime.session` runs.
+
+ModelBuilder's graph takes one attention mask for rows of one length and computes logits for every position. The
+serving graph takes rows of different lengths, each with a chunk of its own size, and computes logits only where asked:
+
+    input_ids              int64 [rows, tokens]   right-padded chunks
+    seqlens_k              int32 [rows]           tokens in the cache after the step, minus one
+    total_sequence_length  int32 []               the longest of them, not minus one
+    query_seqlens          int32 [rows]           valid tokens of each chunk; 0 leaves a row as it is
+    logit_rows             int64 [logits]         positions in [0, rows * tokens) to compute logits for
+    past/present           float32 [rows, kv_heads, capacity, head_dim], one shared buffer each
+    logits                 float32 [logits, vocabulary]
+
+Both graphs stay small and share one weights file, so nothing is stored twice and the stock graph stays usable.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, NodeProto, TensorProto, helper
+
+from runtime.errors import BuildError
+
+STOCK_GRAPH = "model.onnx"
+SERVING_GRAPH = "serving.onnx"
+
+# GroupQueryAttention's inputs, by position (com.microsoft, onnxruntime >= 1.32).
+_SEQLENS_K, _TOTAL_SEQUENCE_LENGTH, _QUERY_SEQLENS = 5, 6, 16
+
+
+def make_serving_graph(model_dir: Path) -> Path:
+    """Writes `serving.onnx` beside `model.onnx` in `model_dir`, over the same weights file; returns its path.
+
+    Raises BuildError if the graph is not a decoder as ModelBuilder writes them.
+    """
+    model = onnx.load(str(model_dir / STOCK_GRAPH), load_external_data=False)
+    rewire(model.graph)
+    target = model_dir / SERVING_GRAPH
+    temporary = target.with_suffix(".tmp")
+    onnx.save(model, str(temporary))
+    os.replace(temporary, target)
+    return target
+
+
+def rewire(graph: GraphProto) -> None:
+    """Changes `graph` in place to the serving contract."""
+    _take_lengths_instead_of_a_mask(graph)
+    _share_the_kv_cache(graph)
+    _pick_logits(graph)
+    _drop_unused(graph)
+    del graph.value_info[:]  # the shapes noted there are those of the old contract
+
+
+def _take_lengths_instead_of_a_mask(graph: GraphProto) -> None:
+    attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    if not attention:
+        raise BuildError("the graph has no GroupQueryAttention; was it written by ModelBuilder for a CPU?")
+    for node in attention:
+        node.input.extend([""] * (_QUERY_SEQLENS + 1 - len(node.input)))
+        node.input[_SEQLENS_K] = "seqlens_k"
+        node.input[_TOTAL_SEQUENCE_LENGTH] = "total_sequence_length"
+        node.input[_QUERY_SEQLENS] = "query_seqlens"
+    graph.input.remove(_value(graph.input, "attention_mask"))
+    graph.input.extend(
+        [
+            helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["rows"]),
+            helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, []),
+            helper.make_tensor_value_info("query_seqlens", TensorProto.INT32, ["rows"]),
+            helper.make_tensor_value_info("logit_rows", TensorProto.INT64, ["logits"]),
+        ]
+    )
+
+
+def _share_the_kv_cache(graph: GraphProto) -> None:
+    for value in [*graph.input, *graph.output]:
+        if value.name.startswith(("past_key_values.", "present.")):
+            rows, _, capacity, _ = value.type.tensor_type.shape.dim
+            rows.dim_param = "rows"
+            capacity.dim_param = "capacity"
+
+
+def _pick_logits(graph: GraphProto) -> None:
+    """Puts a gather of `logit_rows` between the final norm and the head."""
+    head = _head(graph)
+    logits = _value(graph.output, "logits")
+    vocabulary = logits.type.tensor_type.shape.dim[2].dim_value
+    norm = next((n for n in graph.node if "final_norm" in n.name), None)
+    if norm is None:
+        raise BuildError("the graph has no final norm; was it written by ModelBuilder?")
+    weight = next(w for w in graph.initializer if w.name == norm.input[2 if "Skip" in norm.op_type else 1])
+
+    graph.initializer.append(helper.make_tensor("serving.hidden_shape", TensorProto.INT64, [2], [-1, weight.dims[0]]))
+    flatten = helper.make_node(
+        "Reshape", [norm.output[0], "serving.hidden_shape"], ["serving.hidden"], name="/serving/Reshape"
+    )
+    pick = helper.make_node(
+        "Gather", ["serving.hidden", "logit_rows"], ["serving.picked"], name="/serving/Gather", axis=0
+    )
+    head.input[0] = "serving.picked"
+    head.output[0] = "logits"
+    others = [n for n in graph.node if n is not head and "logits" in n.output]
+    for node in others:  # a reshape back to three dimensions behind an unquantized tied head
+        graph.node.remove(node)
+    at = list(graph.node).index(head)
+    graph.node.insert(at, pick)
+    graph.node.insert(at, flatten)
+    logits.CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["logits", vocabulary]))
+
+
+def _head(graph: GraphProto) -> NodeProto:
+    for node in graph.node:
+        if node.name.startswith("/lm_head") and node.op_type in ("MatMulNBits", "Gemm", "MatMul"):
+            return node
+    raise BuildError("the graph has no language model head; was it written by ModelBuilder?")
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    """Removes nodes, from the end to the start, that nothing reads any more."""
+    read = {value.name for value in graph.output}
+    keep: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if read.intersection(node.output):
+            keep.append(node)
+            read.update(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(keep))
+
+
+def _value(values: object, name: str) -> onnx.ValueInfoProto:
+    for value in values:  # type: ignore[attr-defined]
+        if value.name == name:
+            return value  # type: ignore[no-any-return]
+    raise BuildError(f"the graph has no {name!r}; was it written by ModelBuilder?")
