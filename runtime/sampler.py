@@ -1,0 +1,108 @@
+"""Picks the next token from a row of logits.
+
+The filters and their order are those of transformers: repetition penalty, temperature, top-k, top-p, min-p. None sorts
+the vocabulary (151,936 entries for Qwen): a threshold leaves few candidates, and the exact filter runs on those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .sequence import SamplingParams
+
+Logits = NDArray[np.float32]
+
+
+class Sampler:
+    """The sampler of one sequence: its random numbers, and which tokens it has seen.
+
+    Args:
+        params: how to pick.
+        prompt: token ids that the repetition penalty counts as seen.
+        vocab_size: length of the rows of logits.
+    """
+
+    def __init__(self, params: SamplingParams, prompt: Iterable[int], vocab_size: int) -> None:
+        self._params = params
+        self._random = np.random.Generator(np.random.Philox(params.seed))
+        self._seen: NDArray[np.bool_] | None = None
+        if params.repetition_penalty != 1.0:
+            self._seen = np.zeros(vocab_size, np.bool_)
+            self._seen[np.fromiter(prompt, np.int64)] = True
+
+    def pick(self, logits: Logits) -> int:
+        """Samples from float32 `[vocab]`, which may be changed in place. Raises ValueError if no logit is finite."""
+        if self._seen is not None:
+            self._penalize(logits, self._seen)
+        best = int(logits.argmax())
+        if not np.isfinite(logits[best]):
+            raise ValueError("the model's logits are not finite")
+        token = best if self._params.temperature == 0 else self._draw(logits, float(logits[best]))
+        if self._seen is not None:
+            self._seen[token] = True
+        return token
+
+    def _penalize(self, logits: Logits, seen: NDArray[np.bool_]) -> None:
+        at = np.flatnonzero(seen)
+        some, penalty = logits[at], np.float32(self._params.repetition_penalty)
+        logits[at] = np.where(some > 0, some / penalty, some * penalty)
+
+    def _draw(self, logits: Logits, best: float) -> int:
+        ids, probabilities = self._kept(logits, best)
+        cumulative = np.cumsum(probabilities)
+        place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        return int(ids[min(int(place), len(ids) - 1)])
+
+    def _kept(self, logits: Logits, best: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The token ids that the filters keep, most likely first, and their probabilities before renormalizing."""
+        params = self._params
+        if params.top_k:
+            ids = _largest(logits, best, min(params.top_k, logits.size))
+            scaled = (logits[ids].astype(np.float64) - best) / params.temperature
+            weights = np.exp(scaled)
+            total = float(weights.sum())
+        else:
+            ids, weights, total = _likely(logits, best, params.temperature, params.top_p)
+        order = np.lexsort((ids, -weights))
+        ids, probabilities = ids[order], weights[order] / total
+        if params.top_p < 1:
+            before = np.cumsum(probabilities) - probabilities
+            keep = max(1, int(np.count_nonzero(before < params.top_p)))
+            ids, probabilities = ids[:keep], probabilities[:keep]
+        if params.min_p > 0:
+            keep = int(np.count_nonzero(probabilities >= params.min_p * probabilities[0]))
+            ids, probabilities = ids[:keep], probabilities[:keep]
+        return ids, probabilities
+
+
+def _largest(logits: Logits, best: float, count: int) -> NDArray[np.int64]:
+    """The places of the `count` largest, in no order; of equal ones, the first."""
+    margin = 8.0
+    candidates = np.flatnonzero(logits >= best - margin)
+    while candidates.size < count:
+        margin *= 2
+        candidates = np.flatnonzero(logits >= best - margin) if margin < 1e4 else np.arange(logits.size)
+    order = np.argsort(-logits[candidates], kind="stable")
+    kept: NDArray[np.int64] = candidates[order[:count]]
+    return kept
+
+
+def _likely(
+    logits: Logits, best: float, temperature: float, mass: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
+    """The most likely tokens that hold at least `mass` of the probability: places, weights, and all weights' sum."""
+    weights = np.exp((logits - np.float32(best)) / np.float32(temperature))
+    total = float(weights.sum(dtype=np.float64))
+    floor = 1e-2
+    while mass < 1:
+        candidates = np.flatnonzero(weights >= floor)
+        some = weights[candidates].astype(np.float64)
+        if some.sum() >= mass * total:
+            return candidates, some, total
+        if floor < 1e-12:
+            break
+        floor /= 16
+    return np.arange(logits.size), weights.astype(np.float64), total

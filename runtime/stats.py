@@ -1,0 +1,139 @@
+"""Counts what the engine does. Pure: the caller tells the time."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+WINDOW_S = 60.0
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """One consistent reading; the fields are those of `EngineInfo` in telemetry.proto."""
+
+    queue_depth: int
+    queue_limit: int
+    running: int
+    slots: int
+    kv_used_tokens: int
+    kv_reserved_tokens: int
+    kv_budget_tokens: int
+    kv_bytes_per_token: int
+    requests_total: int
+    requests_finished_total: int
+    requests_cancelled_total: int
+    requests_rejected_total: int
+    prompt_tokens_total: int
+    completion_tokens_total: int
+    steps_total: int
+    window_s: float
+    completion_tokens_per_second: float
+    prompt_tokens_per_second: float
+    time_to_first_token_p50_ms: float | None
+    time_to_first_token_p95_ms: float | None
+    last_step_age_ms: float | None
+    draining: bool
+
+
+class Meter:
+    """Totals since the start, and what happened in the last `window_s` seconds, by the second."""
+
+    def __init__(self, window_s: float = WINDOW_S) -> None:
+        self._window_s = window_s
+        self._requests = self._finished = self._cancelled = self._rejected = 0
+        self._prompt_tokens = self._completion_tokens = self._steps = 0
+        self._last_step_s: float | None = None
+        self._mean_duration_s = 1.0
+        self._seconds: deque[tuple[int, int, int]] = deque()  # (second, prompt tokens, completion tokens)
+        self._first_tokens: deque[tuple[float, float]] = deque(maxlen=4096)  # (when, time to first token), seconds
+
+    @property
+    def mean_duration_s(self) -> float:
+        """The recent mean duration of a request, recent ones counting most; 1 before the first has ended."""
+        return self._mean_duration_s
+
+    def request_arrived(self) -> None:
+        self._requests += 1
+
+    def rejected(self) -> None:
+        self._rejected += 1
+
+    def cancelled(self) -> None:
+        self._cancelled += 1
+
+    def finished(self, duration_s: float) -> None:
+        self._finished += 1
+        self._mean_duration_s += 0.2 * (duration_s - self._mean_duration_s)
+
+    def first_token(self, now_s: float, time_to_first_token_s: float) -> None:
+        self._first_tokens.append((now_s, time_to_first_token_s))
+
+    def step(self, now_s: float, prompt_tokens: int, completion_tokens: int) -> None:
+        """A step of the engine has ended."""
+        self._steps += 1
+        self._last_step_s = now_s
+        self._prompt_tokens += prompt_tokens
+        self._completion_tokens += completion_tokens
+        second = int(now_s)
+        if self._seconds and self._seconds[-1][0] == second:
+            _, before_prompt, before_completion = self._seconds.pop()
+            prompt_tokens += before_prompt
+            completion_tokens += before_completion
+        self._seconds.append((second, prompt_tokens, completion_tokens))
+        self._forget(now_s)
+
+    def stats(
+        self,
+        now_s: float,
+        *,
+        queue_depth: int,
+        queue_limit: int,
+        running: int,
+        slots: int,
+        kv_used_tokens: int,
+        kv_reserved_tokens: int,
+        kv_budget_tokens: int,
+        kv_bytes_per_token: int,
+        draining: bool,
+    ) -> EngineStats:
+        """The counters, with what only the engine knows."""
+        self._forget(now_s)
+        waits_s = sorted(wait_s for _, wait_s in self._first_tokens)
+        return EngineStats(
+            queue_depth=queue_depth,
+            queue_limit=queue_limit,
+            running=running,
+            slots=slots,
+            kv_used_tokens=kv_used_tokens,
+            kv_reserved_tokens=kv_reserved_tokens,
+            kv_budget_tokens=kv_budget_tokens,
+            kv_bytes_per_token=kv_bytes_per_token,
+            requests_total=self._requests,
+            requests_finished_total=self._finished,
+            requests_cancelled_total=self._cancelled,
+            requests_rejected_total=self._rejected,
+            prompt_tokens_total=self._prompt_tokens,
+            completion_tokens_total=self._completion_tokens,
+            steps_total=self._steps,
+            window_s=self._window_s,
+            completion_tokens_per_second=sum(c for _, _, c in self._seconds) / self._window_s,
+            prompt_tokens_per_second=sum(p for _, p, _ in self._seconds) / self._window_s,
+            time_to_first_token_p50_ms=_quantile_ms(waits_s, 0.50),
+            time_to_first_token_p95_ms=_quantile_ms(waits_s, 0.95),
+            last_step_age_ms=None if self._last_step_s is None else (now_s - self._last_step_s) * 1e3,
+            draining=draining,
+        )
+
+    def _forget(self, now_s: float) -> None:
+        while self._seconds and self._seconds[0][0] < now_s - self._window_s:
+            self._seconds.popleft()
+        while self._first_tokens and self._first_tokens[0][0] < now_s - self._window_s:
+            self._first_tokens.popleft()
+
+
+def _quantile_ms(ordered_s: list[float], share: float) -> float | None:
+    """The smallest value that at least `share` of them do not exceed."""
+    if not ordered_s:
+        return None
+    return ordered_s[min(len(ordered_s) - 1, int(share * len(ordered_s)))] * 1e3

@@ -1,0 +1,198 @@
+"""The engine on a scripted session: whatever happens around a request, its answer is its own."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+
+import pytest
+from fakes import ScriptedSession, count_up
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+
+from runtime.engine import Engine
+from runtime.errors import QueueFull, RequestError, Unavailable
+from runtime.sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence
+from runtime.tokenizer import Tokenizer
+
+TIMEOUT_S = 20
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Token i is the byte that stands at place i of the byte-level alphabet."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = RawTokenizer(models.BPE(vocab={symbol: at for at, symbol in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return Tokenizer(raw)
+
+
+class Inbox:
+    """A sink that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def __call__(self, event: Event) -> None:
+        self._events.put(event)
+
+    def next(self) -> Event:
+        return self._events.get(timeout=TIMEOUT_S)
+
+    def all(self) -> list[Event]:
+        """Everything up to the end of the request."""
+        events = [self.next()]
+        while isinstance(events[-1], Delta):
+            events.append(self.next())
+        return events
+
+    def tokens(self) -> list[int]:
+        return [token for event in self.all() if isinstance(event, Delta) for token in event.token_ids]
+
+
+def make_engine(session: ScriptedSession, **changes: int) -> Engine:
+    limits = {"queue_limit": 64, "prefill_chunk_tokens": 8, "kv_budget_tokens": 1000} | changes
+    return Engine(session, byte_tokenizer(), eos_token_ids=frozenset({0}), **limits)
+
+
+@pytest.fixture
+def session() -> ScriptedSession:
+    return ScriptedSession()
+
+
+@pytest.fixture
+def engine(session: ScriptedSession) -> Iterator[Engine]:
+    engine = make_engine(session)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
+def expected(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
+    """What the script says to `prompt`, alone."""
+    history = list(prompt)
+    for _ in range(max_tokens):
+        history.append(count_up(tuple(history)))
+        if history[-1] == 0:
+            break
+    return history[len(prompt) :]
+
+
+def run_to_rest(engine: Engine) -> None:
+    """Steps an engine that was not started, until nothing is left to do."""
+    while not engine.idle:
+        engine.step()
+    engine.step()  # clears the last slot
+
+
+def test_an_answer_ends_with_finished_and_counts_its_tokens(engine: Engine) -> None:
+    inbox = Inbox()
+    engine.submit(Request(prompt=(5, 6, 7), max_tokens=6), inbox)
+    *deltas, end = inbox.all()
+    assert [t for d in deltas if isinstance(d, Delta) for t in d.token_ids] == expected((5, 6, 7), 6)
+    assert isinstance(end, Finished)
+    assert (end.reason, end.usage.prompt_tokens, end.usage.completion_tokens) == (FinishReason.LENGTH, 3, 6)
+    assert 0 <= end.timings.queue_ms <= end.timings.time_to_first_token_ms <= end.timings.total_ms
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataObject) -> None:
+    """Any mix of requests, arriving and cancelled at any step: each that is left gets its own answer, a cancelled one
+    hears nothing more, and at rest every slot is free and empty."""
+    session = ScriptedSession(slots=data.draw(st.integers(1, 4)))
+    engine = make_engine(session, prefill_chunk_tokens=data.draw(st.integers(1, 9)))
+    asked = data.draw(
+        st.lists(st.tuples(st.lists(st.integers(1, 250), min_size=1, max_size=20), st.integers(1, 12)), max_size=9)
+    )
+    running: list[tuple[Request, Inbox, Sequence]] = []
+    for prompt, max_tokens in asked:
+        request, inbox = Request(tuple(prompt), max_tokens), Inbox()
+        running.append((request, inbox, engine.submit(request, inbox)))
+        for _ in range(data.draw(st.integers(0, 4))):
+            engine.step()
+        if data.draw(st.integers(0, 3)) == 0:
+            _, _, sequence = running.pop(data.draw(st.integers(0, len(running) - 1)))
+            engine.cancel(sequence)
+            engine.cancel(sequence)
+    run_to_rest(engine)
+    for request, inbox, _ in running:
+        assert inbox.tokens() == expected(request.prompt, request.max_tokens)
+    assert session.cache == [[]] * session.spec.slots
+    stats = engine.stats()
+    assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens, stats.kv_used_tokens) == (0, 0, 0, 0)
+
+
+def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
+    """The text ends before the stop string; the tokens that spelled it are reported."""
+    text = byte_tokenizer().decode(expected((9,), 10))
+    inbox = Inbox()
+    engine.submit(Request(prompt=(9,), max_tokens=10, stop=(text[4:6],)), inbox)
+    *deltas, end = inbox.all()
+    assert isinstance(end, Finished)
+    assert (end.reason, end.stop) == (FinishReason.STOP, text[4:6])
+    assert "".join(d.text for d in deltas if isinstance(d, Delta)) == text[: text.index(text[4:6])]
+
+
+def test_a_long_prompt_never_takes_more_than_a_chunk_at_once(engine: Engine, session: ScriptedSession) -> None:
+    inbox = Inbox()
+    engine.submit(Request(prompt=tuple(range(1, 100)), max_tokens=1), inbox)
+    assert inbox.tokens() == expected(tuple(range(1, 100)), 1)
+    assert session.longest_prefill == 8
+
+
+def test_more_requests_than_places_are_refused_with_a_time_to_try_again() -> None:
+    engine = make_engine(ScriptedSession(slots=1), queue_limit=2)
+    for _ in range(3):
+        engine.submit(Request((1,), 1), Inbox())
+    with pytest.raises(QueueFull, match="2 requests wait") as refusal:
+        engine.submit(Request((1,), 1), Inbox())
+    assert 0 < refusal.value.retry_after_s <= 60
+    assert engine.stats().requests_rejected_total == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "fault"),
+    [
+        (256, 1, "prompt: has 256 tokens, but at most 255 leave room for an answer"),
+        (200, 57, "max_tokens: must be at most 56: the prompt's 200 tokens and the answer share 256 (got 57)"),
+    ],
+)
+def test_what_can_never_fit_is_refused_with_the_limit(
+    engine: Engine, prompt: int, max_tokens: int, fault: str
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        engine.submit(Request((1,) * prompt, max_tokens), Inbox())
+    assert str(refusal.value) == fault
+
+
+def test_a_failure_is_told_to_those_it_hits_and_the_next_request_works(
+    engine: Engine, session: ScriptedSession
+) -> None:
+    session.fail_next = "out of memory"
+    inbox, next_inbox = Inbox(), Inbox()
+    engine.submit(Request((1, 2), 3), inbox)
+    assert inbox.next() == Failed("the engine failed: out of memory")
+    engine.submit(Request((1, 2), 3), next_inbox)
+    assert next_inbox.tokens() == expected((1, 2), 3)
+
+
+def test_draining_refuses_new_requests_and_finishes_the_old() -> None:
+    engine = make_engine(ScriptedSession())
+    inbox = Inbox()
+    engine.submit(Request((4,), 5), inbox)
+    engine.drain()
+    with pytest.raises(Unavailable, match="shutting down"):
+        engine.submit(Request((4,), 5), Inbox())
+    run_to_rest(engine)
+    assert inbox.tokens() == expected((4,), 5)
+
+
+def test_stopping_tells_those_who_still_wait() -> None:
+    engine = make_engine(ScriptedSession())
+    inbox = Inbox()
+    engine.submit(Request((4,), 5), inbox)
+    engine.stop()
+    assert isinstance(inbox.next(), Failed)
