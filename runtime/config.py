@@ -1,0 +1,116 @@
+"""The daemon's configuration: defaults, then a YAML file, then the environment, then flags."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import Field
+
+from .errors import ConfigError, Fault
+from .validation import StrictModel, parse
+
+ENVIRONMENT_PREFIX = "EDGEQWEN_"
+DEFAULT_LISTEN = "unix:/run/edgeqwen/edgeqwend.sock"
+
+
+class Config(StrictModel):
+    """Everything that an operator can set. The profile in the package decides what is left unset."""
+
+    package: Annotated[Path, Field(strict=False, description="The package to serve.")]
+    variant: str | None = Field(default=None, description="Its variant; needed if it has several.")
+    listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] = Field(
+        default=DEFAULT_LISTEN, description="unix:PATH, or HOST:PORT."
+    )
+    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=64, description="Requests that may wait; more are refused."
+    )
+    drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=30.0, description="How long running requests may go on after SIGTERM, in seconds."
+    )
+    verify: bool = Field(default=True, description="Compare every file with its digest before loading it.")
+    threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None, description="Threads of the model; unset: the profile's, at most the cores there are."
+    )
+    slots: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="Requests that decode together; unset: the profile's."
+    )
+    context_tokens: Annotated[int, Field(ge=64, le=131_072)] | None = Field(
+        default=None, description="Tokens of a prompt and its answer together; unset: the profile's."
+    )
+    max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = Field(
+        default=4 << 20, description="The largest request accepted."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+
+
+def load_config(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Config:
+    """The layers put together; a flag that is None was not given. Raises ConfigError with every fault.
+
+    Args:
+        file: YAML mapping of the fields of `Config`.
+        environ: `EDGEQWEN_QUEUE_LIMIT` and the like; others are not looked at.
+    """
+    origin: dict[str, str] = {}
+    merged: dict[str, object] = {}
+    for source, layer in (
+        (str(file), _read(file)),
+        ("environment", _from_environment(environ)),
+        ("flag", {key: value for key, value in flags.items() if value is not None}),
+    ):
+        merged |= layer
+        origin |= dict.fromkeys(layer, source)
+    try:
+        return parse(Config, merged, subject="configuration", error=ConfigError)
+    except ConfigError as error:
+        faults = [_with_origin(fault, origin) for fault in error.faults]
+        raise ConfigError(faults, error.subject) from error
+
+
+def _with_origin(fault: Fault, origin: Mapping[str, str]) -> Fault:
+    source = origin.get(fault.path.split(".")[0])
+    return Fault(f"{fault.path} (from {source})", fault.message) if source else fault
+
+
+def _read(file: Path | None) -> dict[str, object]:
+    if file is None:
+        return {}
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([Fault("", " ".join(str(error).split()))], f"{file} cannot be read") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError([Fault("", "must be a mapping of settings")], str(file))
+    return {str(key): value for key, value in data.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, field in Config.model_fields.items():
+        value = environ.get(ENVIRONMENT_PREFIX + key.upper())
+        if value is not None:
+            found[key] = _typed(value, field.annotation)
+    return found
+
+
+def _typed(value: str, annotation: Any) -> object:
+    """A number or truth value where the field wants one and the text is one; else the text, to be refused as such."""
+    wanted = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
+    wanted |= {get_args(each)[0] for each in wanted if get_origin(each) is Annotated}
+    if bool in wanted:
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
+    for kind in (int, float):
+        if kind in wanted:
+            try:
+                return kind(value)
+            except ValueError:
+                return value
+    return value

@@ -1,0 +1,252 @@
+"""A package as the device sees it: found, checked against its digests, and described.
+
+The layout is ONNX Runtime's model package, as Olive writes it, with `serving.onnx` and `build.json` in each variant:
+
+    NAME.ortpackage/manifest.json
+    NAME.ortpackage/configs/{tokenizer.json, tokenizer_config.json, chat_template.jinja, ...}
+    NAME.ortpackage/models/decoder/metadata.json
+    NAME.ortpackage/models/decoder/VARIANT/{model.onnx, model.onnx.data, serving.onnx, build.json, ...}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from .errors import PackageCorrupt, PackageError
+from .profile import Profile
+from .validation import StrictModel, faults_of
+
+SUFFIX = ".ortpackage"
+VARIANTS = PurePosixPath("models/decoder")
+CONFIGS = PurePosixPath("configs")
+BUILD_FILE = "build.json"
+SERVING_GRAPH = "serving.onnx"
+FORMAT = 1
+
+_CHUNK_BYTES = 1 << 20
+
+
+class Source(StrictModel):
+    """The checkpoint that a package was made of."""
+
+    kind: Literal["hub", "folder", "gguf", "reference"]
+    id: str
+    revision: str | None
+    digest: str = Field(description="SHA-256 over the checkpoint's files.")
+
+
+class File(StrictModel):
+    """What a file of the package must be."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class Geometry(StrictModel):
+    """The model's shape."""
+
+    architecture: str
+    layers: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    context_tokens: int = Field(description="The longest context that the checkpoint was trained for.")
+    eos_token_ids: list[int]
+    bos_token_id: int | None
+
+
+class SamplingDefaults(StrictModel):
+    """The model's own recommendation; greedy where it makes none."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+class Fidelity(StrictModel):
+    """What quantization cost, against the float32 checkpoint, on text that calibration did not see."""
+
+    text: str
+    tokens: int
+    windows: int
+    mean_kld: float
+    p99_kld: float
+    perplexity: float
+    perplexity_float: float
+    top1_agreement: float
+
+
+class Golden(StrictModel):
+    """A prompt and its greedy answer, as the build host computed it."""
+
+    prompt_ids: list[int]
+    greedy_ids: list[int]
+
+
+class Needs(StrictModel):
+    """What a device must have."""
+
+    provider: str
+    arch: str
+    isa: list[str]
+    contrib_ops: list[str]
+    onnxruntime_min: str
+
+
+class Memory(StrictModel):
+    """What the package takes on the device."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+
+
+class Build(StrictModel):
+    """`build.json`: everything about a variant, and the digest of each of its files."""
+
+    format: Literal[1] = FORMAT
+    name: str
+    variant: str
+    precision: Literal["int4", "int8", "float32"]
+    source: Source
+    profile: Profile
+    recipe: dict[str, dict[str, object]]
+    tools: dict[str, str]
+    model: Geometry
+    sampling: SamplingDefaults
+    fidelity: Fidelity | None
+    golden: Golden
+    needs: Needs
+    memory: Memory
+    files: dict[str, File] = Field(description="By path from the package's root, with forward slashes.")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One variant of a package on disk."""
+
+    root: Path
+    variant_dir: Path
+    build: Build
+    build_digest: str
+
+    @classmethod
+    def open(cls, root: Path, variant: str | None = None, *, verify: bool = True) -> Package:
+        """Opens `variant` of the package at `root`; a package of one variant needs no name.
+
+        With `verify`, reads every file and compares its digest. Raises PackageError or PackageCorrupt.
+        """
+        variant_dir = _variant_dir(root, variant)
+        content = (variant_dir / BUILD_FILE).read_bytes()
+        package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
+        package._check_files(digests=verify)
+        return package
+
+    @property
+    def serving_graph(self) -> Path:
+        return self.variant_dir / SERVING_GRAPH
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.root / CONFIGS / "tokenizer.json"
+
+    @property
+    def chat_template(self) -> str:
+        """The source of the chat template. Raises PackageError if the package has none."""
+        path = self.root / CONFIGS / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        config = self._tokenizer_config()
+        template = config.get("chat_template")
+        if not isinstance(template, str):
+            raise PackageError(f"{self.root} has no chat template; send a raw prompt, or build it from a chat model")
+        return template
+
+    def special_token(self, name: str) -> str:
+        """The text of `bos_token` or `eos_token`; empty if the model has none."""
+        token = self._tokenizer_config().get(name)
+        if isinstance(token, dict):
+            token = token.get("content")
+        return token if isinstance(token, str) else ""
+
+    def require_this_machine(self) -> None:
+        """Raises PackageError if the package is for another architecture than this machine's."""
+        wanted, have = self.build.needs.arch, platform.machine()
+        if wanted != have:
+            raise PackageError(
+                f"{self.root.name} variant {self.build.variant} is for {wanted}, but this machine is {have}:"
+                f" build one with a profile for {have}"
+            )
+
+    def _tokenizer_config(self) -> dict[str, object]:
+        path = self.root / CONFIGS / "tokenizer_config.json"
+        config: dict[str, object] = json.loads(path.read_bytes()) if path.is_file() else {}
+        return config
+
+    def _check_files(self, *, digests: bool) -> None:
+        for name, expected in self.build.files.items():
+            path = self.root / _inside(name)
+            if path.is_symlink() or not path.is_file():
+                raise PackageCorrupt(f"{name} is missing from {self.root}: copy the package again")
+            if path.stat().st_size != expected.size_bytes:
+                raise PackageCorrupt(
+                    f"{name} has {path.stat().st_size} bytes, not {expected.size_bytes}: copy the package again"
+                )
+            if digests and (got := file_digest(path)) != expected.sha256:
+                raise PackageCorrupt(
+                    f"{name} is corrupt: its SHA-256 is {got[:12]}..., not {expected.sha256[:12]}...;"
+                    " copy the package again"
+                )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex, in bounded memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def variants_of(root: Path) -> list[str]:
+    """Names of the variants of the package at `root`, sorted."""
+    return sorted(path.parent.name for path in (root / VARIANTS).glob(f"*/{BUILD_FILE}"))
+
+
+def _variant_dir(root: Path, variant: str | None) -> Path:
+    if not root.is_dir():
+        raise PackageError(f"there is no package at {root}: build one with `edgeqwen-compile build`")
+    have = variants_of(root)
+    if not have:
+        raise PackageError(f"{root} is not a package: it has no {VARIANTS}/VARIANT/{BUILD_FILE}")
+    if variant is None:
+        if len(have) > 1:
+            raise PackageError(f"{root} has several variants, name one with --variant: {', '.join(have)}")
+        variant = have[0]
+    if variant not in have:
+        raise PackageError(f"{root} has no variant {variant!r}; it has {', '.join(have)}")
+    return root / VARIANTS / variant
+
+
+def _parse_build(content: bytes, variant_dir: Path) -> Build:
+    try:
+        return Build.model_validate_json(content)
+    except ValidationError as error:
+        faults = sorted(map(str, faults_of(error)))
+        raise PackageCorrupt(f"{variant_dir / BUILD_FILE} cannot be used: {'; '.join(faults[:5])}") from error
+
+
+def _inside(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise PackageCorrupt(f"build.json names a file outside the package: {name!r}")
+    return path

@@ -1,0 +1,182 @@
+"""Device profiles: what a board is and how a package for it is built and run. One YAML file each."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from .errors import Fault, ProfileError
+from .validation import StrictModel, parse
+
+Block = Literal[16, 32, 64, 128, 256]
+AccuracyLevel = Literal[0, 1, 4]
+
+
+class Device(StrictModel):
+    """The board."""
+
+    arch: Literal["x86_64", "aarch64"] = Field(description="Machine architecture, as `uname -m` says it.")
+    isa: list[str] = Field(description="Instruction sets that packages may assume, as /proc/cpuinfo names them.")
+    cores: Annotated[int, Field(ge=1, le=1024, description="Processor cores.")]
+    memory_mb: Annotated[int, Field(ge=256, description="Main memory in MiB.")]
+
+
+class Execution(StrictModel):
+    """Where the model runs."""
+
+    provider: str = Field(description="ONNX Runtime execution provider; there is no silent fall-back to another.")
+    options: dict[str, str] = Field(default={}, description="Options of the execution provider.")
+
+
+class Int4(StrictModel):
+    """The INT4 recipe."""
+
+    algorithm: Literal["gptq", "rtn"] = Field(
+        default="gptq", description="How layers are rounded: gptq needs calibration text, rtn is fast and coarse."
+    )
+    block_size: Block = Field(default=32, description="Weights that share a scale in a decoder layer.")
+    symmetric: bool = Field(default=False, description="No zero points: smaller, and what some kernels want.")
+    mixed_precision: Literal[
+        "k_quant_last", "k_quant_down", "k_quant_mixed"
+    ] = Field(
+        default="k_quant_mixed",
+        description="Which layers keep 8 bits: only the head; also some down projections; also some QKV.",
+    )
+    head_bits: Literal[4, 8] = Field(default=8, description="Bits of the tied head and embedding.")
+    head_block_size: Block = Field(default=128, description="Weights that share a scale in the head.")
+    accuracy_level: AccuracyLevel = Field(
+        default=4, description="Activations in matrix products: 4 is int8 (fast), 1 is float32."
+    )
+
+
+class Int8(StrictModel):
+    """The INT8 recipe: round to nearest."""
+
+    block_size: Block = Field(default=32, description="Weights that share a scale.")
+    symmetric: bool = Field(default=False, description="No zero points: smaller, a little less faithful.")
+    accuracy_level: AccuracyLevel = Field(
+        default=4, description="Activations in matrix products: 4 is int8 (fast), 1 is float32."
+    )
+
+
+class Quantization(StrictModel):
+    """How weights are stored."""
+
+    precision: Literal["int4", "int8", "float32"] = Field(
+        default="int4", description="What `build` makes unless --precision says otherwise."
+    )
+    int4: Int4 = Int4()
+    int8: Int8 = Int8()
+
+
+class KVCache(StrictModel):
+    """Memory of what was read and written so far."""
+
+    dtype: Literal["float32"] = Field(default="float32", description="Type of its numbers.")
+    budget_mb: Annotated[int, Field(gt=0, description="The most that all requests together may use, in MiB.")]
+
+
+class Runtime(StrictModel):
+    """How the daemon runs the model, unless its own configuration says otherwise."""
+
+    context_tokens: Annotated[
+        int, Field(ge=64, le=131_072, description="The most tokens of a prompt and its answer together.")
+    ]
+    kv_cache: KVCache
+    slots: Annotated[int, Field(ge=1, le=64, description="Requests that decode together (batch rows).")]
+    prefill_chunk_tokens: Annotated[
+        int, Field(ge=1, le=4096, description="The most prompt tokens computed between two tokens of a stream.")
+    ]
+    threads: Annotated[int, Field(ge=1, le=256, description="Threads that one step of the model runs on.")]
+
+
+class Limits(StrictModel):
+    """What the board must not exceed."""
+
+    temperature_c: Annotated[
+        float, Field(gt=0, le=125, description="Hotter than this is too hot, in degrees Celsius.")
+    ]
+
+
+class Sensors(StrictModel):
+    """What to read."""
+
+    thermal_zones: list[str] = Field(
+        default=[], description="Names of the sensors that count, * allowed; empty counts all there are."
+    )
+
+
+class Profile(StrictModel):
+    """A device profile."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="Also the file's name.")]
+    description: Annotated[str, Field(min_length=1, max_length=200, description="One line.")]
+    device: Device
+    execution: Execution
+    quantization: Quantization = Quantization()
+    runtime: Runtime
+    limits: Limits
+    sensors: Sensors = Sensors()
+
+    @model_validator(mode="after")
+    def _fits_the_board(self) -> Profile:
+        if self.runtime.threads > self.device.cores:
+            raise ValueError(
+                f"runtime.threads: must be <= device.cores, {self.device.cores} (got {self.runtime.threads})"
+            )
+        if self.runtime.kv_cache.budget_mb >= self.device.memory_mb:
+            raise ValueError(
+                f"runtime.kv_cache.budget_mb: must be < device.memory_mb, {self.device.memory_mb}"
+                f" (got {self.runtime.kv_cache.budget_mb})"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the profile's content, in hex; comments and order do not count."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Reads a profile file. Raises ProfileError with every fault."""
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ProfileError([Fault("", f"cannot be read: {reason}")], str(path)) from error
+        profile = parse_profile(data, str(path))
+        if profile.name != path.stem:
+            fault = Fault("name", f"must be the file's name, {path.stem!r} (got {profile.name!r})")
+            raise ProfileError([fault], str(path))
+        return profile
+
+
+def parse_profile(data: object, subject: str) -> Profile:
+    """A profile from parsed YAML or JSON. Raises ProfileError with every fault; `subject` says where it came from."""
+    return parse(Profile, data, subject=subject, error=ProfileError)
+
+
+def builtin_profiles() -> dict[str, Path]:
+    """The profiles that come with edgeqwen, by name."""
+    installed = Path(str(resources.files("runtime"))) / "device_profiles"
+    folder = installed if installed.is_dir() else installed.parent.parent / "device_profiles"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_profile(name_or_path: str) -> Profile:
+    """A profile by its name, or from a file. Raises ProfileError; for an unknown name it lists those there are."""
+    known = builtin_profiles()
+    if name_or_path in known:
+        return Profile.load(known[name_or_path])
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return Profile.load(Path(name_or_path))
+    near = difflib.get_close_matches(name_or_path, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ProfileError([Fault("", f"{hint}known profiles: {', '.join(known)}")], f"no profile {name_or_path!r}")
