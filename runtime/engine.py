@@ -91,6 +91,11 @@ class Engine:
         with self._wake:
             return not self._live
 
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not self._live, timeout_s)
+
     def start(self) -> None:
         """Starts the engine's thread."""
         self._thread.start()
@@ -126,7 +131,7 @@ class Engine:
             self._live[sequence] = _Live(completion, sink, arrived_s=self._clock())
             self._scheduler.add(sequence)
             self._meter.request_arrived()
-            self._wake.notify()
+            self._wake.notify_all()
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
@@ -135,7 +140,7 @@ class Engine:
             if self._live.pop(sequence, None) is not None:
                 self._scheduler.remove(sequence)
                 self._meter.cancelled()
-                self._wake.notify()  # its slot is cleared by a step, also if nothing else is to do
+                self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
     def step(self) -> None:
         """One turn of the loop."""
@@ -207,6 +212,8 @@ class Engine:
             for sequence, token in tokens:
                 if live := self._live.get(sequence):
                     events += ((live.sink, event) for event in self._accept(sequence, live, token, now_s))
+            if not self._live:
+                self._wake.notify_all()
         for sink, event in events:
             sink(event)
 
@@ -240,6 +247,7 @@ class Engine:
             failed, self._live = self._live, {}
             for sequence in failed:
                 self._scheduler.remove(sequence)
+            self._wake.notify_all()
         for live in failed.values():
             live.sink(Failed(message))
 

@@ -1,0 +1,129 @@
+"""From a GenerateRequest on the wire to a Request for the engine: everything checked, every fault at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgeqwen.v1 import generation_pb2 as pb
+
+from .chat import ChatMessage, ChatTemplate
+from .errors import Fault, RequestError
+from .package import SamplingDefaults
+from .sequence import Request, SamplingParams
+from .tokenizer import Tokenizer
+
+MAX_STOPS = 16
+MAX_STOP_BYTES = 256
+
+
+@dataclass(frozen=True)
+class RequestReader:
+    """What it takes to read a request: the model's tokenizer and template, its limits and its defaults.
+
+    Args:
+        template: None if the package has none; conversations are refused then.
+        vocab_size: token ids must be below it.
+        context_tokens: the most tokens of a prompt and its answer together.
+    """
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    defaults: SamplingDefaults
+    vocab_size: int
+    context_tokens: int
+
+    def read(self, message: pb.GenerateRequest) -> Request:
+        """Raises RequestError with every fault that can be seen without the model."""
+        faults: list[Fault] = []
+        faults += self._sampling_faults(message.sampling)
+        faults += _stop_faults(message)
+        if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
+            faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
+        prompt: list[int] = []
+        try:
+            prompt = self._prompt(message)
+        except RequestError as error:
+            faults += error.faults
+        else:
+            faults += self._length_faults(prompt)
+        if faults:
+            raise RequestError(faults)
+        return Request(
+            prompt=tuple(prompt),
+            max_tokens=message.max_tokens or self.context_tokens - len(prompt),
+            sampling=self._sampling(message.sampling),
+            stop=tuple(message.stop),
+            ignore_eos=message.ignore_eos,
+        )
+
+    def _prompt(self, message: pb.GenerateRequest) -> list[int]:
+        kind = message.WhichOneof("input")
+        if kind == "chat":
+            if self.template is None:
+                raise RequestError([Fault("chat", "this model has no chat template; send a raw prompt")])
+            messages = [ChatMessage(each.role, each.content) for each in message.chat.messages]
+            return self.tokenizer.encode(self.template.render(messages))
+        if kind == "prompt":
+            return self.tokenizer.encode(message.prompt)
+        if kind == "token_ids":
+            ids = list(message.token_ids.ids)
+            bad = next((at for at, token in enumerate(ids) if token >= self.vocab_size), None)
+            if bad is not None:
+                raise RequestError([_range(f"token_ids.ids[{bad}]", f"below {self.vocab_size}", ids[bad])])
+            return ids
+        raise RequestError([Fault("input", "is required: set chat, prompt or token_ids")])
+
+    def _length_faults(self, prompt: list[int]) -> list[Fault]:
+        if not prompt:
+            return [Fault("input", "must hold at least one token")]
+        room = self.context_tokens - 1
+        if len(prompt) > room:
+            return [Fault("input", f"has {len(prompt)} tokens; at most {room} leave room for an answer: shorten it")]
+        return []
+
+    def _sampling_faults(self, sampling: pb.Sampling) -> list[Fault]:
+        """Written so that NaN is out of every range."""
+        checks = (
+            ("temperature", "0 to 10", 0 <= sampling.temperature <= 10),
+            ("top_k", f"0 to {self.vocab_size}", sampling.top_k <= self.vocab_size),
+            ("top_p", "more than 0, up to 1", 0 < sampling.top_p <= 1),
+            ("min_p", "0 to 1", 0 <= sampling.min_p <= 1),
+            ("repetition_penalty", "more than 0, up to 10", 0 < sampling.repetition_penalty <= 10),
+        )
+        return [
+            _range(f"sampling.{name}", wanted, getattr(sampling, name))
+            for name, wanted, good in checks
+            if sampling.HasField(name) and not good  # type: ignore[arg-type]
+        ]
+
+    def _sampling(self, sampling: pb.Sampling) -> SamplingParams:
+        defaults = self.defaults
+
+        def pick(name: str, default: float) -> float:
+            return getattr(sampling, name) if sampling.HasField(name) else default  # type: ignore[arg-type,no-any-return]
+
+        return SamplingParams(
+            temperature=pick("temperature", defaults.temperature),
+            top_k=int(pick("top_k", defaults.top_k)),
+            top_p=pick("top_p", defaults.top_p),
+            min_p=pick("min_p", defaults.min_p),
+            repetition_penalty=pick("repetition_penalty", defaults.repetition_penalty),
+            seed=sampling.seed if sampling.HasField("seed") else None,
+        )
+
+
+def _stop_faults(message: pb.GenerateRequest) -> list[Fault]:
+    if len(message.stop) > MAX_STOPS:
+        return [Fault("stop", f"must hold at most {MAX_STOPS} strings (got {len(message.stop)})")]
+    sizes = [len(stop.encode()) for stop in message.stop]
+    return [
+        _range(f"stop[{at}]", f"1 to {MAX_STOP_BYTES} bytes", size)
+        for at, size in enumerate(sizes)
+        if not 1 <= size <= MAX_STOP_BYTES
+    ]
+
+
+def _range(path: str, wanted: str, got: float) -> Fault:
+    shown = f"{got:g}" if isinstance(got, float) and math.isfinite(got) else str(got)
+    return Fault(path, f"must be {wanted} (got {shown})")

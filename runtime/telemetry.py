@@ -1,0 +1,99 @@
+"""`edgeqwen.v1.Telemetry` on gRPC: the engine's counters, this process, and the machine, read when asked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+import psutil
+
+from edgeqwen.v1 import telemetry_pb2 as pb
+from edgeqwen.v1 import telemetry_pb2_grpc
+
+from .engine import Engine
+from .sensors import SYSFS, read_temperatures
+
+
+class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
+    """Answers with snapshots.
+
+    Args:
+        model: what is loaded.
+        sensors: patterns of the temperature sensors that count; none counts all.
+        sysfs: where to look for them.
+    """
+
+    def __init__(
+        self, engine: Engine, model: pb.ModelInfo, *, sensors: Sequence[str] = (), sysfs: Path = SYSFS
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._sensors = sensors
+        self._sysfs = sysfs
+        self._started_s = time.monotonic()
+        self._process = psutil.Process()
+        self._last_cpu = _CpuReading.now(self._process)
+
+    async def GetSnapshot(  # noqa: N802 - the name is the contract's
+        self, request: pb.GetSnapshotRequest, context: grpc.aio.ServicerContext
+    ) -> pb.Snapshot:
+        return self.snapshot()
+
+    def snapshot(self) -> pb.Snapshot:
+        """One reading."""
+        cpu, before = _CpuReading.now(self._process), self._last_cpu
+        self._last_cpu = cpu
+        return pb.Snapshot(
+            time_unix_ms=time.time_ns() // 1_000_000,
+            uptime_s=time.monotonic() - self._started_s,
+            model=self._model,
+            engine=pb.EngineInfo(**dataclasses.asdict(self._engine.stats())),
+            process=self._process_info(cpu, before),
+            machine=self._machine_info(cpu, before),
+        )
+
+    def _process_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.ProcessInfo:
+        with self._process.oneshot():
+            return pb.ProcessInfo(
+                pid=self._process.pid,
+                rss_bytes=self._process.memory_info().rss,
+                cpu_cores=_share(cpu.process_s - before.process_s, cpu.wall_s - before.wall_s),
+                threads=self._process.num_threads(),
+                open_files=self._process.num_fds(),
+            )
+
+    def _machine_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.MachineInfo:
+        memory = psutil.virtual_memory()
+        temperatures = read_temperatures(self._sensors, self._sysfs)
+        return pb.MachineInfo(
+            cores=os.cpu_count() or 1,
+            cpu_busy=_share(cpu.busy_s - before.busy_s, cpu.machine_s - before.machine_s),
+            memory_total_bytes=memory.total,
+            memory_available_bytes=memory.available,
+            temperatures=[pb.Temperature(sensor=r.sensor, celsius=r.celsius) for r in temperatures],
+            load_1m=os.getloadavg()[0],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _CpuReading:
+    """Processor times in seconds: of this process, of all cores busy, of all cores, and the clock's."""
+
+    process_s: float
+    busy_s: float
+    machine_s: float
+    wall_s: float
+
+    @classmethod
+    def now(cls, process: psutil.Process) -> _CpuReading:
+        own, machine = process.cpu_times(), psutil.cpu_times()
+        total = sum(machine) - machine.guest - machine.guest_nice  # the kernel counts guests in user and nice too
+        return cls(own.user + own.system, total - machine.idle - machine.iowait, total, time.monotonic())
+
+
+def _share(part: float, whole: float) -> float:
+    return max(0.0, part / whole) if whole > 0 else 0.0
