@@ -15,6 +15,7 @@ LAYERS = {
     "runtime": (
         "daemon",
         "service health telemetry",
+        "requests",
         "engine",
         "completion",
         "scheduler session sampler tokenizer stop chat",
@@ -23,11 +24,13 @@ LAYERS = {
         "config",
         "package",
         "profile",
-        "logs",
+        "validation",
+        "logs notify sensors",
         "errors",
     ),
     "toolchain": (
         "cli",
+        "build",
         "evaluate",
         "package",
         "compile",
@@ -44,8 +47,8 @@ LAYERS = {
 ACROSS = {
     "toolchain.*": ("runtime.profile", "runtime.package", "runtime.errors"),
     "toolchain.evaluate": ("runtime.session",),
+    "runtime.requests": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
-    "runtime.health": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
     "runtime.daemon": ("edgeqwen.v1",),
     "edgeqwen.*": ("edgeqwen.v1",),

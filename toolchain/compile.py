@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime.errors import BuildError
@@ -25,6 +26,8 @@ OnProgress = Callable[[str, int, int], None]
 
 # tqdm's line, such as "Processing layers...:  10%|#   | 3/30 [00:20<03:00, ...".
 _BAR = re.compile(r"([A-Z][\w .]*?)\.*:\s+\d+%\|[^|]*\| (\d+)/(\d+) ")
+
+_RECORDS = ("footprint.json", "model_config.json", "output_footprint.json", "run_history.txt")
 
 
 def run_olive(
@@ -70,9 +73,23 @@ def run_olive(
                 child.wait()
     if status != 0 or not (unfinished / "model.onnx").is_file():
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
+    for record in _RECORDS:  # they hold times and paths, and nobody reads them
+        (unfinished / record).unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(unfinished, out)
+
+
+def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:
+    """Merges model folders into ONNX Runtime's model package layout at `out`, a variant named after each folder."""
+    command = [sys.executable, "-m", "olive", "generate-model-package", "--disable_telemetry"]
+    for source in sources:
+        command += ["-s", str(source)]
+    command += ["-o", str(out), "--model_name", name]
+    with tempfile.TemporaryDirectory() as work:
+        done = subprocess.run(command, env=_environment(Path(work)), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"Olive could not write the package: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
 def _job(checkpoint: Path, recipe: Recipe, calibration: Path | None, out: Path, work: Path) -> dict[str, object]:
@@ -107,8 +124,9 @@ def _calibration_data(text: Path) -> dict[str, object]:
 
 
 def _environment(work: Path) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}  # the bars are read here
     return {
-        **os.environ,
+        **inherited,
         "HF_HOME": str(work / "huggingface"),
         "HF_HUB_OFFLINE": "1",
         "OLIVE_DISABLE_TELEMETRY": "1",

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runtime.package import Fidelity, Golden
 from runtime.session import OrtSession, Session
@@ -23,6 +23,7 @@ from runtime.session import OrtSession, Session
 WINDOW_TOKENS = 512
 CHUNK_TOKENS = 128
 MAX_WINDOWS = 8
+GOLDEN_QUESTION = "What is the capital of France?"
 
 OnWindow = Callable[[int, int], None]
 """Called with the number of windows done and how many there are."""
@@ -91,6 +92,15 @@ def measure(
         perplexity_float=float(np.exp(np.concatenate(losses_float).mean())),
         top1_agreement=float(np.concatenate(same).mean()),
     )
+
+
+def golden_prompt(checkpoint: Path) -> list[int]:
+    """Token ids of a short question in the checkpoint's chat template, or as plain text if it has none."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    if tokenizer.chat_template is None:
+        return list(tokenizer.encode(GOLDEN_QUESTION, add_special_tokens=False))
+    message = {"role": "user", "content": GOLDEN_QUESTION}
+    return list(tokenizer.apply_chat_template([message], add_generation_prompt=True))
 
 
 def golden_transcript(

