@@ -1,0 +1,272 @@
+"""`edgeqwen`: talk to a daemon from a shell or a script."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+
+from .client import (
+    Client,
+    ClientError,
+    DeadlineExceeded,
+    Delta,
+    Event,
+    Finished,
+    InvalidRequest,
+    Message,
+    Options,
+    QueueFull,
+    ServerUnavailable,
+    default_target,
+)
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+# Where sysexits.h and timeout(1) have a number for it, theirs.
+_EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
+    (InvalidRequest, 3),
+    (ServerUnavailable, 69),
+    (QueueFull, 75),
+    (DeadlineExceeded, 124),
+    (ClientError, 1),
+)
+
+
+class _Group(click.Group):
+    """A group whose commands end with one line and the error's exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ClientError as error:
+            click.echo(f"edgeqwen: {error}", err=True)
+            sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+
+
+@click.group(
+    cls=_Group,
+    context_settings=_SETTINGS,
+    epilog="""\b
+Examples:
+  edgeqwen chat "Why is the pump vibrating?"
+  edgeqwen chat                            # a conversation; /help inside
+  dmesg | tail -20 | edgeqwen chat "What went wrong here?"
+  edgeqwen generate "Once upon a time" --max-tokens 64 --seed 7 --temperature 0.8
+  edgeqwen status --json
+
+\b
+Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 69 no daemon answers,
+75 queue full (try again), 124 timeout.""",
+)
+@click.option(
+    "--target", default=default_target, help="unix:PATH or HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket."
+)
+@click.version_option(package_name="edgeqwen")
+@click.pass_context
+def main(ctx: click.Context, target: str) -> None:
+    """Talk to an edgeqwen daemon."""
+    ctx.obj = target
+
+
+def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--max-tokens", type=int, help="The most tokens to generate."),
+        click.option("--temperature", type=float, help="0 is greedy."),
+        click.option("--top-k", type=int, help="Keep the k most likely tokens."),
+        click.option("--top-p", type=float, help="Keep the most likely tokens up to this probability."),
+        click.option("--min-p", type=float, help="Keep tokens this likely, against the most likely one."),
+        click.option("--repetition-penalty", type=float, help="More than 1 avoids repetition."),
+        click.option("--seed", type=int, help="The same seed gives the same answer."),
+        click.option("--stop", multiple=True, help="End before this text; may be given again."),
+        click.option("--timeout", "timeout_s", type=float, help="Give up after so many seconds."),
+        click.option("--stats", is_flag=True, help="Speed and time to first token, on stderr."),
+        click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclasses.dataclass(frozen=True)
+class _Printing:
+    """How to show an answer."""
+
+    stats: bool
+    as_json: bool
+
+    def show(self, events: Iterator[Event]) -> str:
+        """Prints events as they come; returns the whole text."""
+        text = ""
+        for event in events:
+            if self.as_json:
+                kind = type(event).__name__.lower()
+                click.echo(json.dumps({"event": kind, **dataclasses.asdict(event)}, ensure_ascii=False))
+            elif isinstance(event, Delta):
+                click.echo(event.text, nl=False)
+            if isinstance(event, Delta):
+                text += event.text
+            if isinstance(event, Finished):
+                self._finish(event)
+        return text
+
+    def _finish(self, event: Finished) -> None:
+        if not self.as_json:
+            click.echo()
+        if self.stats:
+            click.echo(
+                f"{event.completion_tokens} tokens, {event.decode_tokens_per_second:.1f} tokens/s,"
+                f" first after {event.time_to_first_token_ms:.0f} ms, prompt of {event.prompt_tokens}"
+                f" at {event.prefill_tokens_per_second:.0f} tokens/s, ended by {event.reason}",
+                err=True,
+            )
+
+
+def _split(flags: dict[str, Any]) -> tuple[Options, float | None, _Printing]:
+    timeout_s = flags.pop("timeout_s")
+    printing = _Printing(flags.pop("stats"), flags.pop("as_json"))
+    return Options(**flags), timeout_s, printing
+
+
+@main.command()
+@click.argument("message", required=False)
+@click.option("--system", help="Instructions for the model.")
+@_generation_options
+@click.pass_obj
+def chat(target: str, message: str | None, system: str | None, **flags: Any) -> None:
+    """Ask the model. Without MESSAGE, on a terminal, hold a conversation. What is piped in is added to MESSAGE."""
+    options, timeout_s, printing = _split(flags)
+    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+    with Client(target) as client:
+        if message is None and not piped:
+            if not sys.stdin.isatty():
+                raise click.UsageError("there is no message: give one, or pipe one in")
+            _converse(client, system, options, timeout_s, printing)
+            return
+        content = "\n\n".join(part for part in (message, piped) if part)
+        messages = [*_system(system), ("user", content)]
+        printing.show(client.generate(messages=messages, options=options, timeout_s=timeout_s))
+
+
+def _system(text: str | None) -> list[Message]:
+    return [("system", text)] if text else []
+
+
+_HELP = "/reset forgets the conversation, /system TEXT gives instructions, /exit leaves; Ctrl-C stops an answer."
+
+
+def _converse(
+    client: Client, system: str | None, options: Options, timeout_s: float | None, printing: _Printing
+) -> None:
+    click.echo(f"{client.snapshot().model.name}. {_HELP}", err=True)
+    history = _system(system)
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            click.echo()
+            return
+        command, _, rest = line.partition(" ")
+        if command in ("/exit", "/quit"):
+            return
+        if command == "/reset":
+            history = [turn for turn in history if turn[0] == "system"]
+        elif command == "/system":
+            history = _system(rest)
+        elif command.startswith("/"):
+            click.echo(_HELP, err=True)
+        elif line:
+            history = _turn(client, [*history, ("user", line)], options, timeout_s, printing)
+
+
+def _turn(
+    client: Client, history: list[Message], options: Options, timeout_s: float | None, printing: _Printing
+) -> list[Message]:
+    """The history with the answer, or without the question if there was none."""
+    try:
+        answer = printing.show(client.generate(messages=history, options=options, timeout_s=timeout_s))
+    except KeyboardInterrupt:
+        click.echo()
+        return history[:-1]
+    except (InvalidRequest, QueueFull, DeadlineExceeded) as error:
+        click.echo(f"edgeqwen: {error}", err=True)
+        return history[:-1]
+    return [*history, ("assistant", answer)]
+
+
+@main.command()
+@click.argument("prompt", required=False)
+@click.option("--token-ids", help="Token ids instead of text, such as 1,2,3.")
+@click.option("--ignore-eos", is_flag=True, help="Go on through end-of-text tokens.")
+@_generation_options
+@click.pass_obj
+def generate(target: str, prompt: str | None, token_ids: str | None, **flags: Any) -> None:
+    """Continue a raw PROMPT (or what is piped in), without the chat template."""
+    options, timeout_s, printing = _split(flags)
+    ids = _ids(token_ids) if token_ids is not None else None
+    if ids is None and prompt is None:
+        prompt = sys.stdin.read()
+    with Client(target) as client:
+        printing.show(client.generate(prompt=prompt, token_ids=ids, options=options, timeout_s=timeout_s))
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not a list of numbers", param_hint="--token-ids") from error
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The snapshot as one JSON object.")
+@click.pass_obj
+def status(target: str, as_json: bool) -> None:
+    """Health, model, load and memory of the daemon."""
+    with Client(target) as client:
+        health, snapshot = client.health(), client.snapshot()
+    if as_json:
+        fields = MessageToDict(
+            snapshot, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        click.echo(json.dumps({"health": health, **fields}))
+        return
+    model, engine, process, machine = snapshot.model, snapshot.engine, snapshot.process, snapshot.machine
+    table = Table(show_header=False, box=None)
+    table.add_row("health", health + (", draining" if engine.draining else ""))
+    table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {model.provider})")
+    table.add_row("up", f"{snapshot.uptime_s:.0f} s")
+    table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
+    table.add_row(
+        "speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s"
+    )
+    if engine.HasField("time_to_first_token_p50_ms"):
+        first, last = engine.time_to_first_token_p50_ms, engine.time_to_first_token_p95_ms
+        table.add_row("first token", f"{first:.0f} ms at the median, {last:.0f} ms at 95 %")
+    used = engine.kv_used_tokens * engine.kv_bytes_per_token
+    table.add_row("KV cache", f"{engine.kv_used_tokens} of {engine.kv_budget_tokens} tokens, {used / 1e6:.0f} MB")
+    table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {model.weights_bytes / 1e6:.0f} MB")
+    table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
+    for reading in machine.temperatures:
+        table.add_row(reading.sensor, f"{reading.celsius:.1f} C")
+    Console().print(table)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script: `source <(edgeqwen completion bash)`."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "edgeqwen", "_EDGEQWEN_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,391 @@
+"""Clients of the daemon, for threads (`Client`) and for asyncio (`AsyncClient`).
+
+    with Client() as client:
+        print(client.chat([("user", "Why is the pump vibrating?")]).text)
+
+    with Client("unix:/run/edgeqwen/edgeqwend.sock") as client:
+        for event in client.generate(prompt="Once upon a time", max_tokens=64):
+            if isinstance(event, Delta):
+                print(event.text, end="")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NoReturn, Self
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from .v1 import generation_pb2 as pb
+from .v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+
+DEFAULT_TARGET = "unix:/run/edgeqwen/edgeqwend.sock"
+TARGET_VARIABLE = "EDGEQWEN_TARGET"
+
+Message = tuple[str, str]
+"""A turn of a conversation: its role ("system", "user" or "assistant") and its content."""
+
+
+class ClientError(Exception):
+    """The daemon did not do what was asked; the message is its reason."""
+
+
+class ServerUnavailable(ClientError):
+    """Nothing answers at the target, or it is shutting down."""
+
+
+class InvalidRequest(ClientError):
+    """The request can never succeed. `violations` has every fault as (field, description)."""
+
+    def __init__(self, message: str, violations: tuple[tuple[str, str], ...]) -> None:
+        self.violations = violations
+        super().__init__(message)
+
+
+class QueueFull(ClientError):
+    """Too many requests wait; try again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class DeadlineExceeded(ClientError):
+    """The timeout passed before the answer was complete."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The daemon has accepted the request."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """More of the answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer has ended. `reason` is "eos", "stop" or "length"; `stop` is the stop string that was found."""
+
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    time_to_first_token_ms: float
+    total_ms: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    stop: str | None = None
+
+
+Event = Started | Delta | Finished
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: Finished
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to generate. What is None takes the daemon's default, which is the model's own recommendation.
+
+    See GenerateRequest in generation.proto for ranges.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+def default_target() -> str:
+    """EDGEQWEN_TARGET, or the socket of the system's daemon."""
+    return os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
+
+
+def build_request(
+    *,
+    messages: Iterable[Message] | None = None,
+    prompt: str | None = None,
+    token_ids: Sequence[int] | None = None,
+    options: Options | None = None,
+) -> pb.GenerateRequest:
+    """A GenerateRequest of exactly one of `messages`, `prompt` and `token_ids`. Raises ValueError otherwise."""
+    if sum(given is not None for given in (messages, prompt, token_ids)) != 1:
+        raise ValueError("give exactly one of messages, prompt and token_ids")
+    options = options or Options()
+    request = pb.GenerateRequest(
+        stop=options.stop,
+        ignore_eos=options.ignore_eos,
+        max_tokens=options.max_tokens,
+        sampling=pb.Sampling(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+        ),
+    )
+    if messages is not None:
+        turns = [pb.Message(role=role, content=content) for role, content in messages]
+        request.chat.CopyFrom(pb.Chat(messages=turns))
+    elif prompt is not None:
+        request.prompt = prompt
+    else:
+        request.token_ids.CopyFrom(pb.TokenIds(ids=token_ids or ()))
+    return request
+
+
+class Client:
+    """A connection to a daemon, made when first needed; may be shared by threads.
+
+    Args:
+        target: "unix:/path/to.sock" or "host:port"; None takes `default_target()`.
+    """
+
+    def __init__(self, target: str | None = None) -> None:
+        self.target = target or default_target()
+        self._channel = grpc.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
+        self._generation = generation_pb2_grpc.GenerationStub(self._channel)
+        self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; answers that still stream are cancelled."""
+        self._channel.close()
+
+    def generate(
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        options: Options | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Event]:
+        """Streams one answer: a Started, Deltas, a Finished. Closing the iterator cancels the rest.
+
+        Raises ClientError or one of its kinds.
+        """
+        request = build_request(messages=messages, prompt=prompt, token_ids=token_ids, options=options)
+        call = self._generation.Generate(request, timeout=timeout_s)
+        try:
+            for response in call:
+                yield _event(response)
+        except grpc.RpcError as error:
+            _raise(error, self.target)
+        finally:
+            call.cancel()
+
+    def chat(
+        self, messages: Iterable[Message], *, options: Options | None = None, timeout_s: float | None = None
+    ) -> Completion:
+        """The whole answer to a conversation."""
+        return _joined(self.generate(messages=messages, options=options, timeout_s=timeout_s))
+
+    def complete(
+        self, prompt: str, *, options: Options | None = None, timeout_s: float | None = None
+    ) -> Completion:
+        """The whole continuation of a raw prompt."""
+        return _joined(self.generate(prompt=prompt, options=options, timeout_s=timeout_s))
+
+    def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
+        """What the daemon and its machine are doing."""
+        try:
+            return self._telemetry.GetSnapshot(telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            _raise(error, self.target)
+
+    def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
+        """"SERVING" or "NOT_SERVING"."""
+        try:
+            reply = self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+        except grpc.RpcError as error:
+            _raise(error, self.target)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+
+    def wait_until_serving(self, *, timeout_s: float = 30.0) -> None:
+        """Returns when the daemon accepts requests. Raises ServerUnavailable if that takes longer."""
+        request = health_pb2.HealthCheckRequest()
+        try:
+            for reply in self._health.Watch(request, timeout=timeout_s, wait_for_ready=True):
+                if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.RpcError as error:
+            raise ServerUnavailable(f"nothing serves at {self.target} after {timeout_s:g} s") from error
+
+
+class AsyncClient:
+    """`Client` for asyncio."""
+
+    def __init__(self, target: str | None = None) -> None:
+        self.target = target or default_target()
+        self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
+        self._generation = generation_pb2_grpc.GenerationStub(self._channel)
+        self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection; answers that still stream are cancelled."""
+        await self._channel.close()
+
+    async def generate(
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        options: Options | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """Streams one answer, as `Client.generate` does."""
+        request = build_request(messages=messages, prompt=prompt, token_ids=token_ids, options=options)
+        call = self._generation.Generate(request, timeout=timeout_s)
+        try:
+            async for response in call:
+                yield _event(response)
+        except grpc.RpcError as error:
+            _raise(error, self.target)
+        finally:
+            call.cancel()
+
+    async def chat(
+        self, messages: Iterable[Message], *, options: Options | None = None, timeout_s: float | None = None
+    ) -> Completion:
+        """The whole answer to a conversation."""
+        stream = self.generate(messages=messages, options=options, timeout_s=timeout_s)
+        return _joined([event async for event in stream])
+
+    async def complete(
+        self, prompt: str, *, options: Options | None = None, timeout_s: float | None = None
+    ) -> Completion:
+        """The whole continuation of a raw prompt."""
+        stream = self.generate(prompt=prompt, options=options, timeout_s=timeout_s)
+        return _joined([event async for event in stream])
+
+    async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
+        """What the daemon and its machine are doing."""
+        try:
+            return await self._telemetry.GetSnapshot(telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            _raise(error, self.target)
+
+    async def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
+        """"SERVING" or "NOT_SERVING"."""
+        try:
+            reply = await self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+        except grpc.RpcError as error:
+            _raise(error, self.target)
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+
+
+# A daemon that restarts is found again within a second, not after the default two minutes.
+_CHANNEL_OPTIONS = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 50)]
+
+
+def _event(response: pb.GenerateResponse) -> Event:
+    kind = response.WhichOneof("event")
+    if kind == "delta":
+        return Delta(response.delta.text, tuple(response.delta.token_ids))
+    if kind == "started":
+        started = response.started
+        return Started(started.request_id, started.model, started.prompt_tokens)
+    end = response.finished
+    return Finished(
+        reason=pb.Finished.Reason.Name(end.reason).removeprefix("REASON_").lower(),
+        prompt_tokens=end.usage.prompt_tokens,
+        completion_tokens=end.usage.completion_tokens,
+        queue_ms=end.timings.queue_ms,
+        time_to_first_token_ms=end.timings.time_to_first_token_ms,
+        total_ms=end.timings.total_ms,
+        prefill_tokens_per_second=end.timings.prefill_tokens_per_second,
+        decode_tokens_per_second=end.timings.decode_tokens_per_second,
+        stop=end.stop if end.HasField("stop") else None,
+    )
+
+
+def _joined(events: Iterable[Event]) -> Completion:
+    text: list[str] = []
+    token_ids: list[int] = []
+    for event in events:
+        if isinstance(event, Delta):
+            text.append(event.text)
+            token_ids += event.token_ids
+        elif isinstance(event, Finished):
+            return Completion("".join(text), tuple(token_ids), event)
+    raise ClientError("the stream ended without a result")
+
+
+def _raise(error: grpc.RpcError, target: str) -> NoReturn:
+    """The one table from gRPC codes to exceptions."""
+    code, message = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        raise ServerUnavailable(
+            f"no answer from {target}: is edgeqwend running? try `systemctl status edgeqwend` ({message})"
+        ) from error
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        raise InvalidRequest(message, _violations(error)) from error
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        raise QueueFull(message, _retry_after_s(error)) from error
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        raise DeadlineExceeded("the timeout passed before the answer was complete") from error
+    raise ClientError(f"{code.name}: {message}") from error
+
+
+def _details(error: grpc.RpcError) -> status_pb2.Status:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            return status_pb2.Status.FromString(value)
+    return status_pb2.Status()
+
+
+def _violations(error: grpc.RpcError) -> tuple[tuple[str, str], ...]:
+    request = error_details_pb2.BadRequest()
+    found = [detail for detail in _details(error).details if detail.Unpack(request)]
+    return tuple((v.field, v.description) for v in request.field_violations) if found else ()
+
+
+def _retry_after_s(error: grpc.RpcError) -> float:
+    retry = error_details_pb2.RetryInfo()
+    found = [detail for detail in _details(error).details if detail.Unpack(retry)]
+    return retry.retry_delay.ToMilliseconds() / 1e3 if found else 1.0
