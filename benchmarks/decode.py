@@ -5,8 +5,8 @@
     python benchmarks/decode.py --rounds 7 --json
 
 Every figure is the median of the rounds; every round measures each case once, in-process and through gRPC, one right
-after the other, so that a machine that slows down slows both. "Through gRPC" is what a client sees: a real daemon in its
-own process, a unix socket, one streaming call per request, timed at the client.
+after the other, so that a machine that slows down slows both. "Through gRPC" is what a client sees: a real daemon in
+its own process, a unix socket, one streaming call per request, timed at the client.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class InProcess:
 
     def __init__(self, package: Package, threads: int) -> None:
         runtime = package.build.profile.runtime
-        session = OrtSession(
-            package.serving_graph, slots=8, context_tokens=runtime.context_tokens, threads=threads
-        )
+        session = OrtSession(package.serving_graph, slots=8, context_tokens=runtime.context_tokens, threads=threads)
         self._engine = Engine(
             session,
             Tokenizer.from_file(package.tokenizer_file),
@@ -125,9 +123,7 @@ class ThroughGrpc:
         events = client.generate(
             token_ids=_prompt(case, number), max_tokens=case.tokens, ignore_eos=True, temperature=0.0
         )
-        return [
-            (time.perf_counter(), len(event.token_ids)) async for event in events if isinstance(event, Delta)
-        ]
+        return [(time.perf_counter(), len(event.token_ids)) async for event in events if isinstance(event, Delta)]
 
 
 def _prompt(case: Case, stream: int) -> tuple[int, ...]:
@@ -202,11 +198,7 @@ def _row(case: Case, pairs: list[tuple[Rates, Rates]]) -> dict[str, object]:
 def machine() -> str:
     """What the figures were taken on."""
     cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
     libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio", "numpy"))

@@ -12,9 +12,7 @@ from .tokenizer import Tokenizer
 class Completion:
     """Sampler, detokenizer and stop strings of one request."""
 
-    def __init__(
-        self, request: Request, tokenizer: Tokenizer, eos_token_ids: frozenset[int], vocab_size: int
-    ) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer, eos_token_ids: frozenset[int], vocab_size: int) -> None:
         self._request = request
         self._eos = frozenset() if request.ignore_eos else eos_token_ids
         self._sampler = Sampler(request.sampling, request.prompt, vocab_size)

@@ -109,7 +109,7 @@ class _Daemon:
     """The loaded model and the server in front of it."""
 
     def __init__(self, config: Config) -> None:
-        import grpc
+        import grpc.aio
         from grpc_reflection.v1alpha import reflection
 
         from edgeqwen.v1 import (
@@ -188,7 +188,8 @@ class _Daemon:
         )
         self._health.add_to(self._server)
         reflection.enable_server_reflection(
-            [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME], self._server
+            [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME],
+            self._server,
         )
 
     @classmethod

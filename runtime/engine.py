@@ -284,4 +284,3 @@ def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: floa
         ),
         stop=live.completion.stop if reason is FinishReason.STOP else None,
     )
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import grpc
+import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
 

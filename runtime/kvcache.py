@@ -56,9 +56,7 @@ class KVCache:
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether there is a slot and budget for `sequence` now."""
-        return (
-            self.free_slots > 0 and self.reserved_tokens + sequence.kv_tokens_needed <= self.budget_tokens
-        )
+        return self.free_slots > 0 and self.reserved_tokens + sequence.kv_tokens_needed <= self.budget_tokens
 
     def admit(self, sequence: Sequence) -> None:
         """Gives `sequence` the lowest free slot."""

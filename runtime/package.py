@@ -28,7 +28,6 @@ VARIANTS = PurePosixPath("models/decoder")
 CONFIGS = PurePosixPath("configs")
 BUILD_FILE = "build.json"
 SERVING_GRAPH = "serving.onnx"
-FORMAT = 1
 
 _CHUNK_BYTES = 1 << 20
 
@@ -113,7 +112,7 @@ class Memory(StrictModel):
 class Build(StrictModel):
     """`build.json`: everything about a variant, and the digest of each of its files."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str
     variant: str
     precision: Literal["int4", "int8", "float32"]

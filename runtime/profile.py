@@ -39,13 +39,12 @@ class Int4(StrictModel):
     """The INT4 recipe."""
 
     algorithm: Literal["gptq", "rtn"] = Field(
-        default="gptq", description="How layers are rounded: gptq needs calibration text, rtn is fast and coarse."
+        default="gptq",
+        description="How layers are rounded: gptq needs calibration text, rtn is fast and coarse.",
     )
     block_size: Block = Field(default=32, description="Weights that share a scale in a decoder layer.")
     symmetric: bool = Field(default=False, description="No zero points: smaller, and what some kernels want.")
-    mixed_precision: Literal[
-        "k_quant_last", "k_quant_down", "k_quant_mixed"
-    ] = Field(
+    mixed_precision: Literal["k_quant_last", "k_quant_down", "k_quant_mixed"] = Field(
         default="k_quant_mixed",
         description="Which layers keep 8 bits: only the head; also some down projections; also some QKV.",
     )
@@ -92,7 +91,8 @@ class Runtime(StrictModel):
     kv_cache: KVCache
     slots: Annotated[int, Field(ge=1, le=64, description="Requests that decode together (batch rows).")]
     prefill_chunk_tokens: Annotated[
-        int, Field(ge=1, le=4096, description="The most prompt tokens computed between two tokens of a stream.")
+        int,
+        Field(ge=1, le=4096, description="The most prompt tokens computed between two tokens of a stream."),
     ]
     threads: Annotated[int, Field(ge=1, le=256, description="Threads that one step of the model runs on.")]
 
@@ -100,9 +100,7 @@ class Runtime(StrictModel):
 class Limits(StrictModel):
     """What the board must not exceed."""
 
-    temperature_c: Annotated[
-        float, Field(gt=0, le=125, description="Hotter than this is too hot, in degrees Celsius.")
-    ]
+    temperature_c: Annotated[float, Field(gt=0, le=125, description="Hotter than this is too hot, in degrees Celsius.")]
 
 
 class Sensors(StrictModel):

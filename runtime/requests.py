@@ -94,14 +94,15 @@ class RequestReader:
         return [
             _range(f"sampling.{name}", wanted, getattr(sampling, name))
             for name, wanted, good in checks
-            if sampling.HasField(name) and not good  # type: ignore[arg-type]
+            if sampling.HasField(name) and not good
         ]
 
     def _sampling(self, sampling: pb.Sampling) -> SamplingParams:
         defaults = self.defaults
 
         def pick(name: str, default: float) -> float:
-            return getattr(sampling, name) if sampling.HasField(name) else default  # type: ignore[arg-type,no-any-return]
+            value: float = getattr(sampling, name) if sampling.HasField(name) else default
+            return value
 
         return SamplingParams(
             temperature=pick("temperature", defaults.temperature),

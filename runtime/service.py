@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import NoReturn
 
-import grpc
+import grpc.aio
 import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -20,7 +20,7 @@ from .errors import EdgeQwenError, QueueFull, RequestError, Unavailable
 from .requests import RequestReader
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Sequence
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
 _REASONS = {
     FinishReason.EOS: pb.Finished.REASON_EOS,
@@ -80,9 +80,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                 log.info("cancelled", completion_tokens=len(sequence.output))
 
     def _started(self, sequence: Sequence) -> pb.Started:
-        return pb.Started(
-            request_id=_request_id(sequence), model=self._model, prompt_tokens=sequence.prompt_tokens
-        )
+        return pb.Started(request_id=_request_id(sequence), model=self._model, prompt_tokens=sequence.prompt_tokens)
 
 
 class _Events:
@@ -161,9 +159,7 @@ def _figures(end: Finished) -> dict[str, float]:
 def _finished(end: Finished) -> pb.Finished:
     return pb.Finished(
         reason=_REASONS[end.reason],
-        usage=pb.Usage(
-            prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens
-        ),
+        usage=pb.Usage(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens),
         timings=pb.Timings(
             queue_ms=end.timings.queue_ms,
             time_to_first_token_ms=end.timings.time_to_first_token_ms,

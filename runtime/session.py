@@ -52,7 +52,7 @@ class Session(Protocol):
         ...
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
-        """Computes one token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`."""
+        """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`."""
         ...
 
     def move(self, source: int, target: int, tokens: int) -> None:
@@ -218,9 +218,7 @@ def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) 
     if provider != "CPUExecutionProvider":
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        return ort.InferenceSession(
-            str(graph), settings, providers=[provider], provider_options=[dict(options)]
-        )
+        return ort.InferenceSession(str(graph), settings, providers=[provider], provider_options=[dict(options)])
     except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
         raise SessionError(f"cannot load {graph.name}: {_first_line(error)}") from error
 

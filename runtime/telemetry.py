@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import grpc
+import grpc.aio
 import psutil
 
 from edgeqwen.v1 import telemetry_pb2 as pb
@@ -39,7 +39,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         self._last_cpu = _CpuReading.now(self._process)
 
     async def GetSnapshot(  # noqa: N802 - the name is the contract's
-        self, request: pb.GetSnapshotRequest, context: grpc.aio.ServicerContext
+        self, request: pb.GetSnapshotRequest, context: grpc.aio.ServicerContext[pb.GetSnapshotRequest, pb.Snapshot]
     ) -> pb.Snapshot:
         return self.snapshot()
 

@@ -49,9 +49,7 @@ class ScriptedSession:
         self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
     ) -> Logits:
         self._maybe_fail()
-        assert len(self.cache[slot]) == start, (
-            f"slot {slot} holds {len(self.cache[slot])} tokens, not {start}"
-        )
+        assert len(self.cache[slot]) == start, f"slot {slot} holds {len(self.cache[slot])} tokens, not {start}"
         rows = []
         for token in tokens:
             self.cache[slot].append(int(token))

@@ -43,9 +43,7 @@ def test_every_import_follows_the_rules() -> None:
 def test_files_and_functions_can_be_read_at_once() -> None:
     """No file has more than 500 lines, no function more than 80, tests included."""
     found = [
-        v
-        for path in _python_files()
-        for v in size_violations(str(path.relative_to(REPO)), path.read_text("utf-8"))
+        v for path in _python_files() for v in size_violations(str(path.relative_to(REPO)), path.read_text("utf-8"))
     ]
     assert found == []
 
@@ -113,9 +111,7 @@ def test_checker_accepts_what_the_rules_allow() -> None:
     assert check("runtime.sampler", "import numpy as np\nfrom .sequence import SamplingParams") == []
     assert check("runtime.engine", "import threading, time\nfrom .errors import Fault") == []
     assert check("runtime.service", "import grpc\nfrom edgeqwen.v1 import generation_pb2") == []
-    assert (
-        check("toolchain.evaluate", "from runtime.session import Session\nfrom .recipe import Recipe") == []
-    )
+    assert check("toolchain.evaluate", "from runtime.session import Session\nfrom .recipe import Recipe") == []
     assert check("edgeqwen.client", "from .v1 import generation_pb2") == []
     assert check("runtime", '"""Docstring."""') == []
 

@@ -114,9 +114,7 @@ def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> 
     return out
 
 
-def _compiled(
-    checkpoint: Checkpoint, recipe: Recipe, calibration: Path | None, cache: Path, report: Reporter
-) -> Path:
+def _compiled(checkpoint: Checkpoint, recipe: Recipe, calibration: Path | None, cache: Path, report: Reporter) -> Path:
     """Olive's model folder with the serving graph in it."""
     text = hashlib.sha256(calibration.read_bytes()).hexdigest() if calibration else ""
     key = _key(checkpoint.digest, recipe.key, text, *(version(name) for name in _TOOLS))[:16]
@@ -148,7 +146,7 @@ def _evaluated(checkpoint: Checkpoint, model_dir: Path, report: Reporter) -> tup
             fidelity, golden = _evaluate(checkpoint, model_dir, text, stage.update)
         unfinished = kept.with_suffix(".tmp")
         unfinished.write_text(json.dumps([fidelity.model_dump(), golden.model_dump()]))
-        os.replace(unfinished, kept)
+        unfinished.replace(kept)
     fidelity_data, golden_data = json.loads(kept.read_text())
     return Fidelity.model_validate(fidelity_data), Golden.model_validate(golden_data)
 

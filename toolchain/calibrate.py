@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -88,35 +87,36 @@ def _openings(tokenizer: AutoTokenizer) -> list[str]:
     prompts = _prompts()
     openings = [prompts["openings"][at % len(prompts["openings"])] for at in range(SAMPLES // 2)]
     questions = [prompts["questions"][at % len(prompts["questions"])] for at in range(SAMPLES - len(openings))]
-    if tokenizer.chat_template is None:  # type: ignore[attr-defined]
+    if tokenizer.chat_template is None:
         return [*openings, *questions]
     return [*openings, *(_chat(tokenizer, question) for question in questions)]
 
 
 def _chat(tokenizer: AutoTokenizer, question: str) -> str:
     message = {"role": "user", "content": question}
-    return str(
-        tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)  # type: ignore[attr-defined]
-    )
+    return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
 
 
-@torch.no_grad()
 def _sample(
-    model: AutoModelForCausalLM, tokenizer: AutoTokenizer, openings: Sequence[str], on_step: Callable[[int], None]
+    model: AutoModelForCausalLM,
+    tokenizer: AutoTokenizer,
+    openings: Sequence[str],
+    on_step: Callable[[int], None],
 ) -> list[str]:
-    inputs = tokenizer(list(openings), return_tensors="pt", padding=True, add_special_tokens=False)  # type: ignore[operator]
+    inputs = tokenizer(list(openings), return_tensors="pt", padding=True, add_special_tokens=False)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache, latest = None, ids
     for step in range(TOKENS):
-        output = model(  # type: ignore[operator]
-            input_ids=latest,
-            attention_mask=mask,
-            position_ids=positions[:, -latest.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with torch.no_grad():
+            output = model(
+                input_ids=latest,
+                attention_mask=mask,
+                position_ids=positions[:, -latest.shape[1] :],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         cache = output.past_key_values
         probabilities = torch.softmax(output.logits[:, -1] / TEMPERATURE, dim=-1)
         latest = torch.multinomial(probabilities, 1)
@@ -124,10 +124,7 @@ def _sample(
         mask = torch.cat([mask, torch.ones_like(latest)], 1)
         positions = torch.cat([positions, positions[:, -1:] + 1], 1)
         on_step(step + 1)
-    return [
-        str(tokenizer.decode(row[kept.bool()]))  # type: ignore[attr-defined]
-        for row, kept in zip(ids, mask, strict=True)
-    ]
+    return [str(tokenizer.decode(row[kept.bool()])) for row, kept in zip(ids, mask, strict=True)]
 
 
 def _write(out: Path, texts: Sequence[str]) -> None:
@@ -135,4 +132,4 @@ def _write(out: Path, texts: Sequence[str]) -> None:
     unfinished = out.with_suffix(".tmp")
     lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
     unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(unfinished, out)
+    unfinished.replace(out)

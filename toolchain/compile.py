@@ -77,7 +77,7 @@ def run_olive(
         (unfinished / record).unlink(missing_ok=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
-    os.replace(unfinished, out)
+    unfinished.replace(out)
 
 
 def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:

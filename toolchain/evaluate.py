@@ -35,10 +35,10 @@ class FloatReference:
     def __init__(self, checkpoint: Path) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
-    @torch.no_grad()
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """float32 `[len(tokens), vocab]`."""
-        result: NDArray[np.float32] = self._model(torch.tensor([list(tokens)])).logits[0].numpy()
+        with torch.no_grad():
+            result: NDArray[np.float32] = self._model(torch.tensor([list(tokens)])).logits[0].numpy()
         return result
 
 

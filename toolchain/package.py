@@ -103,8 +103,8 @@ def _flush(folder: Path) -> None:
 
 def _publish(package: Path, target: Path, replaced: Path) -> None:
     if target.exists():
-        os.replace(target, replaced)
-    os.replace(package, target)
+        target.replace(replaced)
+    package.replace(target)
     handle = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(handle)

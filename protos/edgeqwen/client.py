@@ -1,12 +1,12 @@
 """Clients of the daemon, for threads (`Client`) and for asyncio (`AsyncClient`).
 
-    with Client() as client:
-        print(client.chat([("user", "Why is the pump vibrating?")]).text)
+with Client() as client:
+    print(client.chat([("user", "Why is the pump vibrating?")]).text)
 
-    with Client("unix:/run/edgeqwen/edgeqwend.sock") as client:
-        for event in client.generate(prompt="Once upon a time", max_tokens=64):
-            if isinstance(event, Delta):
-                print(event.text, end="")
+with Client("unix:/run/edgeqwen/edgeqwend.sock") as client:
+    for event in client.generate(prompt="Once upon a time", max_tokens=64):
+        if isinstance(event, Delta):
+            print(event.text, end="")
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn, Self, cast
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -215,21 +215,22 @@ class Client:
         """The whole answer to a conversation."""
         return _joined(self.generate(messages=messages, options=options, timeout_s=timeout_s))
 
-    def complete(
-        self, prompt: str, *, options: Options | None = None, timeout_s: float | None = None
-    ) -> Completion:
+    def complete(self, prompt: str, *, options: Options | None = None, timeout_s: float | None = None) -> Completion:
         """The whole continuation of a raw prompt."""
         return _joined(self.generate(prompt=prompt, options=options, timeout_s=timeout_s))
 
     def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
         try:
-            return self._telemetry.GetSnapshot(telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s)
+            reply: telemetry_pb2.Snapshot = self._telemetry.GetSnapshot(
+                telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
+            )
         except grpc.RpcError as error:
             _raise(error, self.target)
+        return reply
 
     def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
-        """"SERVING" or "NOT_SERVING"."""
+        """ "SERVING" or "NOT_SERVING"."""
         try:
             reply = self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError as error:
@@ -306,12 +307,15 @@ class AsyncClient:
     async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
         try:
-            return await self._telemetry.GetSnapshot(telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s)
+            reply: telemetry_pb2.Snapshot = await self._telemetry.GetSnapshot(
+                telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
+            )
         except grpc.RpcError as error:
             _raise(error, self.target)
+        return reply
 
     async def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
-        """"SERVING" or "NOT_SERVING"."""
+        """ "SERVING" or "NOT_SERVING"."""
         try:
             reply = await self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError as error:
@@ -373,10 +377,8 @@ def _raise(error: grpc.RpcError, target: str) -> NoReturn:
 
 
 def _details(error: grpc.RpcError) -> status_pb2.Status:
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            return status_pb2.Status.FromString(value)
-    return status_pb2.Status()
+    metadata = dict(cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()))
+    return status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
 
 
 def _violations(error: grpc.RpcError) -> tuple[tuple[str, str], ...]:

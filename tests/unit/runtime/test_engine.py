@@ -157,12 +157,14 @@ def test_more_requests_than_places_are_refused_with_a_time_to_try_again() -> Non
     ("prompt", "max_tokens", "fault"),
     [
         (256, 1, "prompt: has 256 tokens, but at most 255 leave room for an answer"),
-        (200, 57, "max_tokens: must be at most 56: the prompt's 200 tokens and the answer share 256 (got 57)"),
+        (
+            200,
+            57,
+            "max_tokens: must be at most 56: the prompt's 200 tokens and the answer share 256 (got 57)",
+        ),
     ],
 )
-def test_what_can_never_fit_is_refused_with_the_limit(
-    engine: Engine, prompt: int, max_tokens: int, fault: str
-) -> None:
+def test_what_can_never_fit_is_refused_with_the_limit(engine: Engine, prompt: int, max_tokens: int, fault: str) -> None:
     with pytest.raises(RequestError) as refusal:
         engine.submit(Request((1,) * prompt, max_tokens), Inbox())
     assert str(refusal.value) == fault

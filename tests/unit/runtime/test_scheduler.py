@@ -80,9 +80,7 @@ def test_a_removed_sequence_is_gone_wherever_it_was_and_its_slot_is_cleared_once
     for each in (prefilling, waiting):
         scheduler.add(each)
     commit(scheduler.schedule())
-    assert repr(scheduler) == (
-        "<Scheduler 1/4 waiting, <KVCache 2/2 slots, 6 used + 11 promised of 1000 tokens>>"
-    )
+    assert repr(scheduler) == ("<Scheduler 1/4 waiting, <KVCache 2/2 slots, 6 used + 11 promised of 1000 tokens>>")
     for each in (waiting, prefilling, decoding):
         scheduler.remove(each)
     assert not scheduler.idle
@@ -95,9 +93,7 @@ def test_a_removed_sequence_is_gone_wherever_it_was_and_its_slot_is_cleared_once
 def test_every_sequence_ends_with_what_it_asked_for(data: st.DataObject) -> None:
     """Any arrivals and cancellations: prefill covers each prompt once and in order, every decode has a token to
     compute, no slot is shared, and the scheduler comes to rest."""
-    scheduler = make(
-        slots=data.draw(st.integers(1, 4)), budget=30, queue=50, chunk=data.draw(st.integers(1, 5))
-    )
+    scheduler = make(slots=data.draw(st.integers(1, 4)), budget=30, queue=50, chunk=data.draw(st.integers(1, 5)))
     live: list[Sequence] = []
     to_come = data.draw(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 8)), max_size=8))
     for number in range(400):
