@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 
 
-def notify(state: str) -> None:
-    """Sends `state`, such as `READY=1`; does nothing where nobody listens."""
-    address = os.environ.get("NOTIFY_SOCKET")
+def notify(*state: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Sends `state`, such as `READY=1`, in one message; does nothing where nobody listens.
+
+    Raises OSError if somebody should, but cannot be reached.
+    """
+    address = environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.sendto(state.encode(), address)
+        channel.settimeout(1.0)  # its buffer may be full
+        channel.sendto("\n".join(state).encode(), address)

@@ -16,11 +16,14 @@ from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
 from .engine import Engine
-from .errors import EdgeQwenError, QueueFull, RequestError, Unavailable
+from .errors import EdgeQwenError, Fault, QueueFull, RequestError, Unavailable
 from .requests import RequestReader
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Sequence
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+
+MAX_FAULTS = 8
+MAX_FAULT_CHARS = 160
 
 _REASONS = {
     FinishReason.EOS: pb.Finished.REASON_EOS,
@@ -44,7 +47,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self._engine = engine
         self._reader = reader
         self._model = model
-        self._log = structlog.get_logger("service")
+        self._log = structlog.get_logger()
 
     async def Generate(  # noqa: N802 - the name is the contract's
         self, request: pb.GenerateRequest, context: Context
@@ -68,8 +71,8 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                     yield pb.GenerateResponse(delta=delta)
                 if isinstance(end, Failed):
                     ended = True
-                    log.error("failed", detail=end.message)
-                    await context.abort(grpc.StatusCode.INTERNAL, end.message)
+                    log.error("failed", detail=end.message, completion_tokens=len(sequence.output))
+                    await context.abort(self._failure_code(), end.message)
                 if isinstance(end, Finished):
                     ended = True
                     log.info("finished", reason=end.reason.name, **_figures(end))
@@ -78,6 +81,10 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
             if not ended:  # the client left, cancelled, or its deadline passed
                 self._engine.cancel(sequence)
                 log.info("cancelled", completion_tokens=len(sequence.output))
+
+    def _failure_code(self) -> grpc.StatusCode:
+        """A daemon that leaves did nothing wrong, and neither did the request: another daemon can answer it."""
+        return grpc.StatusCode.UNAVAILABLE if self._engine.stats().draining else grpc.StatusCode.INTERNAL
 
     def _started(self, sequence: Sequence) -> pb.Started:
         return pb.Started(request_id=_request_id(sequence), model=self._model, prompt_tokens=sequence.prompt_tokens)
@@ -117,9 +124,11 @@ async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:
     code = next(code for kind, code in _CODES if isinstance(error, kind))
     status = status_pb2.Status(code=code, message=str(error))
     if isinstance(error, RequestError):
+        faults = _shown(error)
+        status.message = "; ".join(map(str, faults))
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=fault.path, description=fault.message)
-            for fault in error.faults
+            for fault in faults
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     if isinstance(error, QueueFull):
@@ -128,6 +137,20 @@ async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     await context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status raises")
+
+
+def _shown(error: RequestError) -> list[Fault]:
+    """As many faults as a reply can carry: gRPC has 8 KiB for all of an error, and counts most of it three times."""
+    shown = [Fault(fault.path, _short(fault.message)) for fault in error.faults[:MAX_FAULTS]]
+    if more := len(error.faults) - len(shown):
+        shown.append(Fault("", f"and {more} more faults"))
+    return shown
+
+
+def _short(message: str) -> str:
+    """Plain ASCII, which does not grow on its way, of bounded length."""
+    text = message.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= MAX_FAULT_CHARS else f"{text[: MAX_FAULT_CHARS - 3]}..."
 
 
 def _packed(detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
@@ -139,7 +162,7 @@ def _packed(detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) 
 def _public(error: EdgeQwenError) -> str:
     """What a log may say of a refused request: where its faults are, nothing of its text."""
     if isinstance(error, RequestError):
-        return ", ".join(fault.path for fault in error.faults)
+        return ", ".join(fault.path for fault in error.faults[:MAX_FAULTS])
     return str(error)
 
 

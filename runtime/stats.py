@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -136,4 +137,4 @@ def _quantile_ms(ordered_s: list[float], share: float) -> float | None:
     """The smallest value that at least `share` of them do not exceed."""
     if not ordered_s:
         return None
-    return ordered_s[min(len(ordered_s) - 1, int(share * len(ordered_s)))] * 1e3
+    return ordered_s[max(0, math.ceil(share * len(ordered_s)) - 1)] * 1e3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import time
@@ -15,7 +16,7 @@ from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
 from .engine import Engine
-from .sensors import SYSFS, read_temperatures
+from .sensors import SYSFS, Reading, read_temperatures
 
 
 class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
@@ -41,10 +42,11 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     async def GetSnapshot(  # noqa: N802 - the name is the contract's
         self, request: pb.GetSnapshotRequest, context: grpc.aio.ServicerContext[pb.GetSnapshotRequest, pb.Snapshot]
     ) -> pb.Snapshot:
-        return self.snapshot()
+        # Sensors on a slow bus take their time, in which streams go on.
+        return self.snapshot(await asyncio.to_thread(read_temperatures, self._sensors, self._sysfs))
 
-    def snapshot(self) -> pb.Snapshot:
-        """One reading."""
+    def snapshot(self, temperatures: Sequence[Reading]) -> pb.Snapshot:
+        """One reading of everything else."""
         cpu, before = _CpuReading.now(self._process), self._last_cpu
         self._last_cpu = cpu
         return pb.Snapshot(
@@ -53,7 +55,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
             model=self._model,
             engine=pb.EngineInfo(**dataclasses.asdict(self._engine.stats())),
             process=self._process_info(cpu, before),
-            machine=self._machine_info(cpu, before),
+            machine=_machine_info(cpu, before, temperatures),
         )
 
     def _process_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.ProcessInfo:
@@ -65,18 +67,6 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
                 threads=self._process.num_threads(),
                 open_files=self._process.num_fds(),
             )
-
-    def _machine_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.MachineInfo:
-        memory = psutil.virtual_memory()
-        temperatures = read_temperatures(self._sensors, self._sysfs)
-        return pb.MachineInfo(
-            cores=os.cpu_count() or 1,
-            cpu_busy=_share(cpu.busy_s - before.busy_s, cpu.machine_s - before.machine_s),
-            memory_total_bytes=memory.total,
-            memory_available_bytes=memory.available,
-            temperatures=[pb.Temperature(sensor=r.sensor, celsius=r.celsius) for r in temperatures],
-            load_1m=os.getloadavg()[0],
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +83,18 @@ class _CpuReading:
         own, machine = process.cpu_times(), psutil.cpu_times()
         total = sum(machine) - machine.guest - machine.guest_nice  # the kernel counts guests in user and nice too
         return cls(own.user + own.system, total - machine.idle - machine.iowait, total, time.monotonic())
+
+
+def _machine_info(cpu: _CpuReading, before: _CpuReading, temperatures: Sequence[Reading]) -> pb.MachineInfo:
+    memory = psutil.virtual_memory()
+    return pb.MachineInfo(
+        cores=os.cpu_count() or 1,
+        cpu_busy=_share(cpu.busy_s - before.busy_s, cpu.machine_s - before.machine_s),
+        memory_total_bytes=memory.total,
+        memory_available_bytes=memory.available,
+        temperatures=[pb.Temperature(sensor=r.sensor, celsius=r.celsius) for r in temperatures],
+        load_1m=os.getloadavg()[0],
+    )
 
 
 def _share(part: float, whole: float) -> float:

@@ -1,0 +1,41 @@
+"""Packages of the reference checkpoint, built as a user builds them and kept by what they are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).parents[2]
+
+
+def build_package(precision: str, cache: Path, source: str = "reference") -> Path:
+    """The package of `source` for generic-x86_64, from `cache` unless what it is made from has changed."""
+    out = cache / "packages" / f"{precision}-{_key(source)}"
+    if not list(out.glob("*.ortpackage")):
+        command = [sys.executable, "-m", "toolchain.cli", "build", source, "--profile", "generic-x86_64"]
+        environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+        subprocess.run(
+            [*command, "--precision", precision, "--cache", str(cache / "cache"), "-o", str(out)],
+            check=True,
+            env=environment,
+        )
+    [package] = out.glob("*.ortpackage")
+    return package
+
+
+def _key(source: str) -> str:
+    made_from = [
+        *(REPO / "toolchain").rglob("*.py"),
+        *(REPO / "toolchain" / "data").iterdir(),
+        REPO / "runtime" / "package.py",
+        REPO / "runtime" / "profile.py",
+        REPO / "device_profiles" / "generic-x86_64.yaml",
+        REPO / "pyproject.toml",
+    ]
+    digest = hashlib.sha256(source.encode())
+    for path in sorted(made_from):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

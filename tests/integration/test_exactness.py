@@ -1,0 +1,120 @@
+"""The serving graph against transformers in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from runtime.package import Package
+from runtime.profile import find_profile
+from runtime.session import OrtSession
+from toolchain.compile import run_olive
+from toolchain.recipe import plan
+from toolchain.sources import resolve
+from toolchain.surgery import make_serving_graph
+
+pytestmark = pytest.mark.slow
+
+QUESTIONS = [
+    "What is the capital of France?",
+    "Explain why the sky is blue.",
+    "Write a haiku about the sea.",
+    "List three uses of copper.",
+    "How many days has a leap year, and why?",
+]
+TOKENS = 64
+
+
+def open_session(graph: Path, slots: int = 1) -> OrtSession:
+    return OrtSession(graph, slots=slots, context_tokens=512, threads=2)
+
+
+def greedy(session: OrtSession, slot: int, prompt: list[int], eos: int) -> list[int]:
+    output = [int(session.prefill(slot, prompt, 0)[0].argmax())]
+    while len(output) < TOKENS and output[-1] != eos:
+        logits = session.decode([slot], output[-1:], [len(prompt) + len(output) - 1])
+        output.append(int(logits[0].argmax()))
+    return output
+
+
+@pytest.fixture(scope="module")
+def reference(build_cache: Path) -> Path:
+    """The reference checkpoint's folder, as a build left it."""
+    return resolve("reference", revision=None, cache=build_cache / "cache").folder
+
+
+def test_greedy_tokens_of_the_float_package_are_those_of_transformers(float_package: Path, reference: Path) -> None:
+    """Five prompts, 64 tokens each, or up to the end of the turn."""
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval()
+    session = open_session(Package.open(float_package).serving_graph)
+    for question in QUESTIONS:
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+        with torch.no_grad():
+            inputs = torch.tensor([prompt])
+            answer = model.generate(
+                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
+            )
+        assert greedy(session, 0, list(prompt), tokenizer.eos_token_id) == answer[0, len(prompt) :].tolist()
+
+
+@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
+def tiny_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A random checkpoint, with qkv bias or with q/k norm, and its serving graph at float32."""
+    folder = tmp_path_factory.mktemp(request.param)
+    checkpoint = make_tiny(folder / "checkpoint", request.param)
+    recipe = plan(find_profile("generic-x86_64"), "float32", 64)
+    run_olive(checkpoint, recipe, None, folder / "model", work=folder / "work", log=folder / "log")
+    return checkpoint, make_serving_graph(folder / "model")
+
+
+def expected_logits(checkpoint: Path, tokens: list[int]) -> np.ndarray:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0].numpy()
+
+
+def test_bias_and_norm_survive_the_way_to_the_serving_graph(tiny_graph: tuple[Path, Path]) -> None:
+    """Logits of every position within 1e-3 of transformers', in one chunk, in ragged chunks, and decoding."""
+    checkpoint, graph = tiny_graph
+    tokens = np.random.default_rng(0).integers(3, 300, 40).tolist()
+    expected = expected_logits(checkpoint, tokens)
+    assert np.abs(expected).max() > 0.1, "a model of zeros would pass any comparison"
+    session = open_session(graph, slots=3)
+    np.testing.assert_allclose(session.prefill(0, tokens, 0, logits="all"), expected, atol=1e-3)
+    for start, end in ((0, 7), (7, 8), (8, 30)):
+        chunk = session.prefill(1, tokens[start:end], start, logits="all")
+        np.testing.assert_allclose(chunk, expected[start:end], atol=1e-3)
+    for position in range(30, 40):
+        logits = session.decode([1], [tokens[position]], [position])
+        np.testing.assert_allclose(logits[0], expected[position], atol=1e-3)
+
+
+def test_rows_of_different_lengths_share_a_batch(tiny_graph: tuple[Path, Path]) -> None:
+    """Decoding slots 0 and 2 together, at other depths and with an idle slot between, is decoding each alone."""
+    checkpoint, graph = tiny_graph
+    rng = np.random.default_rng(1)
+    rows = {slot: rng.integers(3, 300, length).tolist() for slot, length in ((0, 9), (2, 21))}
+    session = open_session(graph, slots=3)
+    for slot, tokens in rows.items():
+        session.prefill(slot, tokens[:-1], 0)
+    together = session.decode([0, 2], [rows[0][-1], rows[2][-1]], [8, 20]).copy()
+    for logits, tokens in zip(together, rows.values(), strict=True):
+        np.testing.assert_allclose(logits, expected_logits(checkpoint, tokens)[-1], atol=1e-3)
+
+
+def test_a_moved_row_goes_on_where_it_was(tiny_graph: tuple[Path, Path]) -> None:
+    """The next logits after a move are those without it."""
+    _, graph = tiny_graph
+    tokens = np.random.default_rng(2).integers(3, 300, 17).tolist()
+    session = open_session(graph, slots=2)
+    session.prefill(1, tokens[:-1], 0)
+    session.move(1, 0, 16)
+    moved = session.decode([0], [tokens[-1]], [16]).copy()
+    session.prefill(1, tokens[:-1], 0)
+    np.testing.assert_allclose(moved, session.decode([1], [tokens[-1]], [16]), atol=1e-5)

@@ -1,0 +1,150 @@
+"""Many clients of one real daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from integration.daemons import Daemon, start
+
+from edgeqwen.client import AsyncClient, Client, Delta, InvalidRequest, Options, QueueFull
+from edgeqwen.v1 import telemetry_pb2
+
+pytestmark = pytest.mark.slow
+
+GREEDY = Options(temperature=0.0, max_tokens=24)
+PROMPTS = [
+    "What is the capital of France?",
+    "Count from one to ten.",
+    "Name the colours of the rainbow, and say for each what it reminds you of. " * 8,
+    "Hi",
+    "Explain in one sentence why ships float on water although they are made of steel.",
+    "Write the word yes.",
+    "What do bees make? " * 20,
+    "Tell me about the moon.",
+]
+
+
+def at_rest(client: Client, timeout_s: float = 10) -> telemetry_pb2.Snapshot:
+    """The first snapshot in which nothing runs."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        snapshot = client.snapshot()
+        if snapshot.engine.running == snapshot.engine.queue_depth == snapshot.engine.kv_reserved_tokens == 0:
+            return snapshot
+        assert time.monotonic() < deadline_s, f"never at rest: {snapshot.engine}"
+
+
+async def ask(client: AsyncClient, prompt: str, *, leave_after: int | None = None) -> str:
+    """The answer, or what came of it before leaving."""
+    text, deltas = "", 0
+    stream = client.generate(messages=[("user", prompt)], options=GREEDY)
+    async for event in stream:
+        if isinstance(event, Delta):
+            text += event.text
+            deltas += 1
+            if deltas == leave_after:
+                await stream.aclose()
+                break
+    return text
+
+
+def test_eight_at_once_answer_as_one_at_a_time(float_daemon: Daemon) -> None:
+    """Greedy text on the float32 package is the same alone, in company, and while any of the others leaves."""
+
+    async def together(leaver: int | None) -> list[str]:
+        async with AsyncClient(float_daemon.target) as client:
+            calls = [ask(client, p, leave_after=3 if at == leaver else None) for at, p in enumerate(PROMPTS)]
+            return await asyncio.gather(*calls)
+
+    with Client(float_daemon.target) as client:
+        alone = [client.chat([("user", prompt)], options=GREEDY).text for prompt in PROMPTS]
+        assert len(set(alone)) > 4, "answers that are all alike would prove nothing"
+        assert asyncio.run(together(None)) == alone
+        for leaver in range(len(PROMPTS)):
+            answers = asyncio.run(together(leaver))
+            assert alone[leaver].startswith(answers[leaver])
+            assert answers[:leaver] + answers[leaver + 1 :] == alone[:leaver] + alone[leaver + 1 :]
+        at_rest(client)
+
+
+def test_two_hundred_requests_later_memory_is_where_it_was(int4_daemon: Daemon) -> None:
+    """Requests of all lengths, a quarter of them cancelled: within 5 MB of before, and every slot is free."""
+    random_numbers = random.Random(7)
+
+    async def wave(size: int) -> None:
+        async with AsyncClient(int4_daemon.target) as client:
+            leave = [random_numbers.choice([None, None, None, 2]) for _ in range(size)]
+            await asyncio.gather(
+                *(ask(client, random_numbers.choice(PROMPTS), leave_after=after) for after in leave)
+            )
+
+    with Client(int4_daemon.target) as client:
+        for _ in range(4):  # every shape has been seen once, so what is kept for reuse is there
+            asyncio.run(wave(8))
+        before = at_rest(client).process.rss_bytes
+        for _ in range(25):
+            asyncio.run(wave(8))
+        after = at_rest(client).process.rss_bytes
+    assert after - before <= 5e6, f"{(after - before) / 1e6:.1f} MB more than before"
+
+
+def test_memory_is_weights_and_little_else(int4_daemon: Daemon) -> None:
+    """Resident memory at most the weights, the KV cache in use and 150 MB."""
+    with Client(int4_daemon.target) as client:
+        client.chat([("user", PROMPTS[2])], options=GREEDY)
+        snapshot = at_rest(client)
+    assert snapshot.process.rss_bytes <= snapshot.model.weights_bytes + 150e6
+
+
+def test_an_idle_daemon_uses_no_processor(int4_daemon: Daemon) -> None:
+    """Less than 1 % of a core while nobody asks for anything."""
+    process = psutil.Process(int4_daemon.process.pid)
+    before = process.cpu_times()
+    idle_s = 5.0
+    with pytest.raises(subprocess.TimeoutExpired):
+        int4_daemon.process.wait(timeout=idle_s)
+    after = process.cpu_times()
+    assert (after.user + after.system - before.user - before.system) / idle_s < 0.01
+
+
+def test_a_full_queue_refuses_with_a_time_to_try_again(int4_package: Path) -> None:
+    """One slot and one place: of four at once, at least one is told when to come back, and the rest are answered."""
+
+    async def ask_all(target: str) -> list[object]:
+        async with AsyncClient(target) as client:
+            calls = [client.chat([("user", "Count to a hundred.")], options=Options(max_tokens=64)) for _ in range(4)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    with start(int4_package, "--slots", "1", "--queue-limit", "1") as daemon:
+        results = asyncio.run(ask_all(daemon.target))
+    refused = [result for result in results if isinstance(result, QueueFull)]
+    assert 1 <= len(refused) <= 2
+    assert all(0 < refusal.retry_after_s <= 60 for refusal in refused)
+    assert not [r for r in results if isinstance(r, BaseException) and not isinstance(r, QueueFull)]
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "field", "reason"),
+    [
+        ([], Options(), "chat.messages", "at least one message"),
+        ([("boss", "hi")], Options(), "chat.messages[0].role", "one of system, user, assistant"),
+        ([("user", "hi")], Options(max_tokens=1_000_000), "max_tokens", "1 to 4096"),
+        ([("user", "hi")], Options(max_tokens=0), "max_tokens", "1 to 4096"),
+        ([("user", "word " * 5000)], Options(), "input", "at most 4095 leave room"),
+    ],
+)
+def test_bad_requests_name_the_field_and_the_limit(
+    int4_daemon: Daemon, messages: list[tuple[str, str]], options: Options, field: str, reason: str
+) -> None:
+    """INVALID_ARGUMENT with a violation that says where, and what would do."""
+    with Client(int4_daemon.target) as client, pytest.raises(InvalidRequest) as refusal:
+        client.chat(messages, options=options)
+    [(where, what)] = refusal.value.violations
+    assert where == field
+    assert reason in what
