@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
+import fcntl
+import gc
 import ipaddress
 import os
 import signal
@@ -10,13 +14,27 @@ import socket
 import stat
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .config import DEFAULT_LISTEN, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault
+from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, PackageError
+from .notify import notify
+
+if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
+    import grpc.aio
+    from structlog.typing import FilteringBoundLogger
+
+    from .chat import ChatTemplate
+    from .engine import Engine
+    from .health import Health
+    from .package import Package
+    from .requests import RequestReader
+    from .session import OrtSession
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
@@ -66,143 +84,120 @@ def _path_from_environment() -> Path | None:
 
 async def serve(config: Config) -> None:
     """Loads, serves, drains and returns."""
-    from .logs import configure  # the modules below cost time and memory that `--help` need not pay
+    # onnxruntime reads it when it is loaded, and would otherwise keep a database of its use, and send it.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    from .logs import configure
 
     configure(config.log_format, config.log_level)
+    started_s = time.monotonic()
+    address = Address(config.listen)
+    address.require_free()  # before the load: a second daemon must find out at once
+    daemon = Daemon.load(config)
+    await run(daemon, address, config.drain_timeout_s, started_s)
+
+
+async def run(daemon: Daemon, address: Address, drain_timeout_s: float, started_s: float) -> None:
+    """Serves until a signal says to leave, then drains. `started_s` is when loading began, on the monotonic clock."""
     import structlog
 
-    from .notify import notify
-
-    log = structlog.get_logger("daemon")
-    started_s = time.monotonic()
-    address = _Address.claim(config.listen)  # before the load: a second daemon must find out at once
-    daemon = await _Daemon.load(config)
+    log = structlog.get_logger()
     signals = _Signals()
     try:
-        await daemon.listen(address)
-        log.info("ready", listen=config.listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
-        notify("READY=1")
+        listen = await daemon.listen(address)
+        log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
+        _tell_systemd(log, "READY=1")
         await signals.first.wait()
-        notify("STOPPING=1")
-        log.info("draining", timeout_s=config.drain_timeout_s)
-        drained = await daemon.drain(config.drain_timeout_s, signals.second)
+        _tell_systemd(log, "STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((drain_timeout_s + 5) * 1e6)}")
+        log.info("draining", timeout_s=drain_timeout_s)
+        drained = await daemon.drain(drain_timeout_s, signals.second)
         log.info("stopped", drained=drained)
     finally:
         await daemon.close()
         address.release()
+        signals.forget()
+
+
+def _tell_systemd(log: FilteringBoundLogger, *state: str) -> None:
+    try:
+        notify(*state)
+    except OSError as error:  # whoever started the daemon will find out; those it serves need not suffer
+        log.warning("cannot reach NOTIFY_SOCKET", state=state[0], detail=str(error))
 
 
 class _Signals:
-    """The first and the second request to leave."""
+    """The first and the second request to leave. A third gets the system's answer: the process ends on the spot."""
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received)
+        self._loop = asyncio.get_running_loop()
+        for number in self.NUMBERS:
+            self._loop.add_signal_handler(number, self._received)
 
     def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+        if not self.first.is_set():
+            self.first.set()
+            return
+        self.second.set()
+        self.forget()
+
+    def forget(self) -> None:
+        """From now on signals do what the system has them do."""
+        for number in self.NUMBERS:
+            self._loop.remove_signal_handler(number)
 
 
-class _Daemon:
-    """The loaded model and the server in front of it."""
+class Daemon:
+    """The loaded model and the server in front of it. `summary` describes the model in the log."""
 
-    def __init__(self, config: Config) -> None:
-        import grpc.aio
-        from grpc_reflection.v1alpha import reflection
+    def __init__(self, engine: Engine, server: grpc.aio.Server, health: Health, summary: dict[str, str]) -> None:
+        self._engine = engine
+        self._server = server
+        self._health = health
+        self.summary = summary
 
-        from edgeqwen.v1 import (
-            generation_pb2_grpc,
-            telemetry_pb2,
-            telemetry_pb2_grpc,
-        )
+    @classmethod
+    def load(cls, config: Config) -> Daemon:
+        """Loads the package; nothing listens yet. Raises PackageError or SessionError."""
+        from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
-        from .chat import ChatTemplate
-        from .engine import Engine
-        from .health import SERVICES, Health
+        from .health import Health
         from .package import Package
-        from .requests import RequestReader
         from .service import GenerationService
-        from .session import OrtSession
         from .telemetry import TelemetryService
-        from .tokenizer import Tokenizer
 
         package = Package.open(config.package, config.variant, verify=config.verify)
         package.require_this_machine()
         build = package.build
-        profile = build.profile.runtime
-        session = OrtSession(
-            package.serving_graph,
-            slots=config.slots or profile.slots,
-            context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
-            threads=config.threads or min(profile.threads, os.cpu_count() or 1),
-            provider=build.needs.provider,
-            provider_options=build.profile.execution.options,
-        )
-        tokenizer = Tokenizer.from_file(package.tokenizer_file)
-        self._engine = Engine(
-            session,
-            tokenizer,
-            eos_token_ids=frozenset(build.model.eos_token_ids),
-            queue_limit=config.queue_limit,
-            prefill_chunk_tokens=profile.prefill_chunk_tokens,
-            kv_budget_tokens=(profile.kv_cache.budget_mb << 20) // session.spec.kv_bytes_per_token,
-        )
-        template = ChatTemplate(
-            package.chat_template,
-            bos_token=package.special_token("bos_token"),
-            eos_token=package.special_token("eos_token"),
-        )
-        reader = RequestReader(
-            tokenizer, template, build.sampling, session.spec.vocab_size, self._engine.context_tokens
-        )
+        session = _load_session(package, config)
+        engine, reader = _load_engine(package, session, config)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,
             precision=build.precision,
             provider_requested=build.profile.execution.provider,
             provider=session.spec.provider,
-            context_tokens=self._engine.context_tokens,
+            context_tokens=engine.context_tokens,
             weights_bytes=build.memory.weights_bytes,
             build_digest=package.build_digest,
         )
-        self.summary = {
-            "model": build.name,
-            "variant": build.variant,
-            "precision": build.precision,
-            "provider": session.spec.provider,
-        }
-        self._health = Health()
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", config.max_message_bytes),
-                ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
-            ]
-        )
-        generation_pb2_grpc.add_GenerationServicer_to_server(
-            GenerationService(self._engine, reader, build.name), self._server
-        )
-        telemetry_pb2_grpc.add_TelemetryServicer_to_server(
-            TelemetryService(self._engine, model, sensors=build.profile.sensors.thermal_zones), self._server
-        )
-        self._health.add_to(self._server)
-        reflection.enable_server_reflection(
-            [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME],
-            self._server,
-        )
+        server, health = _make_server(config), Health()
+        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, build.name), server)
+        telemetry = TelemetryService(engine, model, sensors=build.profile.sensors.thermal_zones)
+        telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
+        health.add_to(server)
+        _return_freed_memory()
+        summary = {name: getattr(model, name) for name in ("precision", "provider", "variant")}
+        return cls(engine, server, health, {"model": model.name, **summary})
 
-    @classmethod
-    async def load(cls, config: Config) -> _Daemon:
-        """Loads the package; the server is not listening yet."""
-        return cls(config)
-
-    async def listen(self, address: _Address) -> None:
-        """Starts the engine and the server."""
-        address.bind(self._server.add_insecure_port)
+    async def listen(self, address: Address) -> str:
+        """Starts the engine and the server; returns where it listens."""
+        listen = address.bind(self._server.add_insecure_port)
         self._engine.start()
-        await self._server.start()
         await self._health.serving()
+        await self._server.start()
+        return listen
 
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
         """Refuses new requests and waits for the running ones; True if all of them ended."""
@@ -220,64 +215,214 @@ class _Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-@dataclass(frozen=True)
-class _Address:
-    """Where the daemon listens: a unix socket's path, or HOST:PORT on loopback."""
+def _load_session(package: Package, config: Config) -> OrtSession:
+    from .session import OrtSession
 
-    target: str
-    path: Path | None
+    build, profile = package.build, package.build.profile.runtime
+    return OrtSession(
+        package.serving_graph,
+        slots=config.slots or profile.slots,
+        context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
+        threads=config.threads or min(profile.threads, len(os.sched_getaffinity(0))),
+        provider=build.needs.provider,
+        provider_options=build.profile.execution.options,
+    )
 
-    @classmethod
-    def claim(cls, listen: str) -> _Address:
-        """Checks that `listen` can be had, and removes a socket that a dead daemon left.
 
-        Raises AddressInUse, or ConfigError for an address that is not allowed.
+def _load_engine(package: Package, session: OrtSession, config: Config) -> tuple[Engine, RequestReader]:
+    from .engine import Engine
+    from .requests import RequestReader
+    from .tokenizer import Tokenizer
+
+    build, profile = package.build, package.build.profile.runtime
+    tokenizer = Tokenizer.from_file(package.tokenizer_file)
+    engine = Engine(
+        session,
+        tokenizer,
+        eos_token_ids=frozenset(build.model.eos_token_ids),
+        queue_limit=config.queue_limit,
+        prefill_chunk_tokens=profile.prefill_chunk_tokens,
+        kv_budget_tokens=(profile.kv_cache.budget_mb << 20) // session.spec.kv_bytes_per_token,
+    )
+    template, vocab_size = _load_template(package), session.spec.vocab_size
+    return engine, RequestReader(tokenizer, template, build.sampling, vocab_size, engine.context_tokens)
+
+
+def _load_template(package: Package) -> ChatTemplate | None:
+    """None for a model that was not made to chat; it still continues raw prompts."""
+    from .chat import ChatTemplate
+
+    try:
+        source = package.chat_template
+    except PackageError:
+        return None
+    bos_token, eos_token = package.special_token("bos_token"), package.special_token("eos_token")
+    return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
+
+
+def _make_server(config: Config) -> grpc.aio.Server:
+    import grpc.aio
+    from grpc_reflection.v1alpha import reflection
+
+    from .health import SERVICES
+
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
+        ]
+    )
+    names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
+    reflection.enable_server_reflection(names, server)
+    return server
+
+
+def _return_freed_memory() -> None:
+    """What loading took and freed goes back to the system; glibc would keep tens of megabytes of it."""
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections need not look at it
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+class Address:
+    """Where the daemon listens: a unix socket for its owner and group only, or HOST:PORT on loopback."""
+
+    def __init__(self, listen: str) -> None:
+        """Reads `unix:PATH` or `HOST:PORT`. Raises ConfigError for an address that is not allowed."""
+        self._listen = listen
+        self._path: Path | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of the socket that we made
+        if listen.startswith("unix:"):
+            self._path = Path(listen.removeprefix("unix:"))
+            _require_room(self._path)
+        else:
+            _require_loopback(*_host_and_port(listen))
+
+    def require_free(self) -> None:
+        """Raises AddressInUse if a process listens here, or ConfigError if something else is in the way."""
+        if self._path is not None:
+            _require_nobody(self._path)
+            return
+        host, port = _host_and_port(self._listen)
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(address)
+                except OSError as error:
+                    self._refuse(error)
+
+    def bind(self, add_port: Callable[[str], int]) -> str:
+        """Binds by `add_port`, which takes the address and returns the port; returns the address with that port.
+
+        Takes over a socket file that a dead daemon left. Raises as `require_free` does.
         """
-        if not listen.startswith("unix:"):
-            _require_loopback(listen)
-            return cls(listen, None)
-        path = Path(listen.removeprefix("unix:"))
-        if not path.parent.is_dir():
-            raise ConfigError([Fault("listen", f"the folder {path.parent} does not exist: create it")])
-        if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, with its final zero
-            raise ConfigError([Fault("listen", f"the path is longer than the 107 bytes a socket can have: {path}")])
-        if path.exists():
-            if not stat.S_ISSOCK(path.stat().st_mode):
-                raise ConfigError([Fault("listen", f"{path} is there and is not a socket: remove it")])
-            if _answers(path):
-                raise AddressInUse(f"another process listens at {listen}: stop it, or choose another --listen")
-            path.unlink()
-        return cls(listen, path)
-
-    def bind(self, add_port: object) -> None:
-        """Binds by `add_port`. A socket is for its owner and group only, from the moment it is there."""
-        mask = os.umask(0o117)
-        try:
-            bound = add_port(self.target)  # type: ignore[operator]
-        except RuntimeError as error:
-            raise AddressInUse(f"cannot listen at {self.target}: is another process there?") from error
-        finally:
-            os.umask(mask)
-        if not bound:
-            raise AddressInUse(f"cannot listen at {self.target}: is another process there?")
+        if self._path is None:
+            self.require_free()
+            port = self._add(add_port)
+            return f"{self._listen.rpartition(':')[0]}:{port}"
+        with _alone_in(self._path.parent):
+            _require_nobody(self._path)
+            self._remove_dead()
+            mask = os.umask(0o117)
+            try:
+                self._add(add_port)
+            finally:
+                os.umask(mask)
+            self._file = _identity(self._path)
+        return self._listen
 
     def release(self) -> None:
-        """Removes the socket file."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        """Removes the socket file, unless it is another's."""
+        if self._path is not None and self._file is not None:
+            with _alone_in(self._path.parent):
+                if _identity(self._path) == self._file:
+                    self._path.unlink()
+
+    def _remove_dead(self) -> None:
+        assert self._path is not None
+        try:
+            self._path.unlink(missing_ok=True)
+        except PermissionError as error:
+            message = f"{self._path} was left by another user's daemon: let that user remove it"
+            raise ConfigError([Fault("listen", message)]) from error
+
+    def _add(self, add_port: Callable[[str], int]) -> int:
+        try:
+            return add_port(self._listen)
+        except RuntimeError as error:  # gRPC does not say why
+            raise AddressInUse(f"cannot listen at {self._listen}: is another process there?") from error
+
+    def _refuse(self, error: OSError) -> None:
+        """Other errors do not count: of all that `localhost` means, a machine may lack some."""
+        if error.errno == errno.EADDRINUSE:
+            raise _in_use(self._listen) from error
+        if error.errno == errno.EACCES:
+            message = f"this user may not listen at {self._listen}: choose a port above 1023"
+            raise ConfigError([Fault("listen", message)]) from error
 
 
-def _answers(path: Path) -> bool:
+def _in_use(listen: str) -> AddressInUse:
+    return AddressInUse(f"another process listens at {listen}: stop it, or choose another --listen")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Daemons that start together look and bind one after the other. gRPC would replace a live socket in silence."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _require_nobody(path: Path) -> None:
+    """Raises unless nothing is at `path`, or a socket where nobody listens."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError([Fault("listen", f"{path} is there and is not a socket: remove it")])
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a daemon with a full backlog answers too, in its way
         try:
             probe.connect(os.fspath(path))
-        except OSError:
-            return False
-        return True
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        except OSError:  # it lives, and is busy or another user's
+            pass
+    raise _in_use(f"unix:{path}")
 
 
-def _require_loopback(listen: str) -> None:
-    host = listen.rpartition(":")[0].strip("[]")
+def _require_room(path: Path) -> None:
+    """Raises ConfigError unless a socket can be made at `path`."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigError([Fault("listen", f"the folder {folder} does not exist: create it")])
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError([Fault("listen", f"this user may not write to the folder {folder}: choose another")])
+    if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, with its final zero
+        raise ConfigError([Fault("listen", f"the path is longer than the 107 bytes a socket can have: {path}")])
+
+
+def _host_and_port(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _require_loopback(host: str, port: int) -> None:
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -285,6 +430,8 @@ def _require_loopback(listen: str) -> None:
     if not loopback:
         message = f"must be a unix socket or a loopback address: nothing protects {host} from others on the network"
         raise ConfigError([Fault("listen", message)])
+    if port > 65535:
+        raise ConfigError([Fault("listen", f"has no port above 65535 (got {port})")])
 
 
 if __name__ == "__main__":

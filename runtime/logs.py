@@ -40,9 +40,7 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     )
     handler = logging.StreamHandler(stream)
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *last])
-    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *last]))
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
     logging.captureWarnings(True)
 
@@ -54,9 +52,7 @@ def _renderers(log_format: Format, stream: TextIO) -> list[structlog.typing.Proc
     return [structlog.processors.format_exc_info, _ordered, structlog.processors.JSONRenderer(ensure_ascii=False)]
 
 
-def _ordered(
-    logger: object, method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _ordered(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """When and what first, for those who read JSON with their eyes."""
     return {key: event[key] for key in _FIRST if key in event} | {
         key: value for key, value in event.items() if key not in _FIRST

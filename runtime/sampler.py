@@ -35,29 +35,20 @@ class Sampler:
 
     def pick(self, logits: Logits) -> int:
         """Samples from float32 `[vocab]`, which may be changed in place. Raises ValueError if no logit is finite."""
-        if self._seen is not None:
-            self._penalize(logits, self._seen)
-        best = int(logits.argmax())
-        if not np.isfinite(logits[best]):
-            raise ValueError("the model's logits are not finite")
-        token = best if self._params.temperature == 0 else self._draw(logits, float(logits[best]))
+        if self._params.temperature == 0:
+            token = self._best(logits)
+        else:
+            ids, probabilities = self.distribution(logits)
+            cumulative = np.cumsum(probabilities)
+            place = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
+            token = int(ids[min(place, len(ids) - 1)])
         if self._seen is not None:
             self._seen[token] = True
         return token
 
-    def _penalize(self, logits: Logits, seen: NDArray[np.bool_]) -> None:
-        at = np.flatnonzero(seen)
-        some, penalty = logits[at], np.float32(self._params.repetition_penalty)
-        logits[at] = np.where(some > 0, some / penalty, some * penalty)
-
-    def _draw(self, logits: Logits, best: float) -> int:
-        ids, probabilities = self._kept(logits, best)
-        cumulative = np.cumsum(probabilities)
-        place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(ids[min(int(place), len(ids) - 1)])
-
-    def _kept(self, logits: Logits, best: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The token ids that the filters keep, most likely first, and their probabilities before renormalizing."""
+    def distribution(self, logits: Logits) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The tokens that the filters keep, most likely first, and their probabilities before renormalizing."""
+        best = float(logits[self._best(logits)])
         params = self._params
         if params.top_k:
             ids = _largest(logits, best, min(params.top_k, logits.size))
@@ -76,6 +67,17 @@ class Sampler:
             keep = int(np.count_nonzero(probabilities >= params.min_p * probabilities[0]))
             ids, probabilities = ids[:keep], probabilities[:keep]
         return ids, probabilities
+
+    def _best(self, logits: Logits) -> int:
+        """The most likely token, seen ones penalized (in place)."""
+        if self._seen is not None:
+            at = np.flatnonzero(self._seen)
+            some, penalty = logits[at], np.float32(self._params.repetition_penalty)
+            logits[at] = np.where(some > 0, some / penalty, some * penalty)
+        best = int(logits.argmax())
+        if not np.isfinite(logits[best]):
+            raise ValueError("the model's logits are not finite")
+        return best
 
 
 def _largest(logits: Logits, best: float, count: int) -> NDArray[np.int64]:

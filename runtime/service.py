@@ -22,6 +22,7 @@ from .sequence import Delta, Event, Failed, Finished, FinishReason, Sequence
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
+MERGED_TOKENS = 1024  # keeps a message well below the 4 MiB that clients accept
 MAX_FAULTS = 8
 MAX_FAULT_CHARS = 160
 
@@ -103,7 +104,7 @@ class _Events:
         self._loop.call_soon_threadsafe(self._waiting.put_nowait, event)
 
     async def next(self) -> tuple[pb.Delta | None, Finished | Failed | None]:
-        """Everything that is there, at least one event: one merged delta, and the end if it has come."""
+        """What is there, at least one event: deltas merged into one, and the end if it has come."""
         text: list[str] = []
         tokens: list[int] = []
         end: Finished | Failed | None = None
@@ -114,7 +115,7 @@ class _Events:
                 tokens += event.token_ids
             else:
                 end = event
-            if self._waiting.empty():
+            if self._waiting.empty() or len(tokens) >= MERGED_TOKENS:
                 break
             event = self._waiting.get_nowait()
         return (pb.Delta(text="".join(text), token_ids=tokens) if tokens else None), end
@@ -127,8 +128,7 @@ async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:
         faults = _shown(error)
         status.message = "; ".join(map(str, faults))
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=fault.path, description=fault.message)
-            for fault in faults
+            error_details_pb2.BadRequest.FieldViolation(field=fault.path, description=fault.message) for fault in faults
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     if isinstance(error, QueueFull):

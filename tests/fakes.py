@@ -7,8 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+
 from runtime.errors import SessionError
 from runtime.session import Logits, SessionSpec
+from runtime.tokenizer import Tokenizer
 
 Script = Callable[[tuple[int, ...]], int]
 """The token that follows a history of tokens."""
@@ -82,3 +86,12 @@ class ScriptedSession:
         if self.fail_next is not None:
             message, self.fail_next = self.fail_next, None
             raise SessionError(message)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Token i is the byte that stands at place i of the byte-level alphabet."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = RawTokenizer(models.BPE(vocab={symbol: at for at, symbol in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return Tokenizer(raw)

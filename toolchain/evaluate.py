@@ -35,10 +35,10 @@ class FloatReference:
     def __init__(self, checkpoint: Path) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """float32 `[len(tokens), vocab]`."""
         with torch.no_grad():
-            result: NDArray[np.float32] = self._model(torch.tensor([list(tokens)])).logits[0].numpy()
+            result: torch.Tensor = self._model(torch.tensor([list(tokens)])).logits[0]
         return result
 
 
@@ -68,29 +68,29 @@ def measure(
     on_window: OnWindow = lambda done, total: None,
 ) -> Fidelity:
     """Compares `session` with `reference` on `windows`; `text` names where they come from."""
-    klds: list[NDArray[np.float64]] = []
-    same: list[NDArray[np.bool_]] = []
-    losses: list[NDArray[np.float64]] = []
-    losses_float: list[NDArray[np.float64]] = []
+    klds: list[torch.Tensor] = []
+    same: list[torch.Tensor] = []
+    losses: list[torch.Tensor] = []
+    losses_float: list[torch.Tensor] = []
     for number, window in enumerate(windows, 1):
-        expected = _log_softmax(reference.logits(window))
-        got = _log_softmax(_all_logits(session, window))
-        klds.append(np.sum(np.exp(expected) * (expected - got), axis=1))
-        same.append(expected.argmax(axis=1) == got.argmax(axis=1))
-        following = np.arange(len(window) - 1), np.asarray(window[1:])
-        losses.append(-got[following])
-        losses_float.append(-expected[following])
+        expected = torch.log_softmax(reference.logits(window), dim=-1)
+        got = torch.log_softmax(torch.from_numpy(_all_logits(session, window)), dim=-1)
+        klds.append((expected.exp() * (expected - got)).sum(-1))
+        same.append(expected.argmax(-1) == got.argmax(-1))
+        following = torch.tensor(window[1:]).unsqueeze(1)
+        losses.append(-got[:-1].gather(1, following))
+        losses_float.append(-expected[:-1].gather(1, following))
         on_window(number, len(windows))
-    kld = np.concatenate(klds)
+    kld = torch.cat(klds)
     return Fidelity(
         text=text,
-        tokens=kld.size,
+        tokens=len(kld),
         windows=len(windows),
         mean_kld=float(kld.mean()),
-        p99_kld=float(np.quantile(kld, 0.99)),
-        perplexity=float(np.exp(np.concatenate(losses).mean())),
-        perplexity_float=float(np.exp(np.concatenate(losses_float).mean())),
-        top1_agreement=float(np.concatenate(same).mean()),
+        p99_kld=float(kld.quantile(0.99)),
+        perplexity=float(torch.cat(losses).mean().exp()),
+        perplexity_float=float(torch.cat(losses_float).mean().exp()),
+        top1_agreement=float(torch.cat(same).float().mean()),
     )
 
 
@@ -121,10 +121,3 @@ def _all_logits(session: Session, window: Sequence[int]) -> NDArray[np.float32]:
     return np.concatenate(
         [session.prefill(0, window[at : at + CHUNK_TOKENS], at, logits="all").copy() for at in chunks]
     )
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    wide -= np.log(np.sum(np.exp(wide), axis=1, keepdims=True))
-    return wide

@@ -6,27 +6,15 @@ import queue
 from collections.abc import Iterator
 
 import pytest
-from fakes import ScriptedSession, count_up
+from fakes import ScriptedSession, byte_tokenizer, count_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models, pre_tokenizers
 
 from runtime.engine import Engine
 from runtime.errors import QueueFull, RequestError, Unavailable
 from runtime.sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence
-from runtime.tokenizer import Tokenizer
 
 TIMEOUT_S = 20
-
-
-def byte_tokenizer() -> Tokenizer:
-    """Token i is the byte that stands at place i of the byte-level alphabet."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = RawTokenizer(models.BPE(vocab={symbol: at for at, symbol in enumerate(alphabet)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    return Tokenizer(raw)
 
 
 class Inbox:

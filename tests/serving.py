@@ -1,0 +1,77 @@
+"""The real services over the real engine on a scripted session, on a unix socket, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc.aio
+from fakes import ScriptedSession, byte_tokenizer
+from tiny import CHATML
+
+from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from runtime.chat import ChatTemplate
+from runtime.engine import Engine
+from runtime.health import Health
+from runtime.package import SamplingDefaults
+from runtime.requests import RequestReader
+from runtime.service import GenerationService
+from runtime.telemetry import TelemetryService
+
+MODEL = "scripted"
+
+
+@contextmanager
+def serving(session: ScriptedSession, **limits: int) -> Iterator[str]:
+    """Serves `session`; yields the target."""
+    engine = Engine(
+        session,
+        byte_tokenizer(),
+        eos_token_ids=frozenset({0}),
+        **{"queue_limit": 64, "prefill_chunk_tokens": 16, "kv_budget_tokens": 10_000, **limits},
+    )
+    engine.start()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(coroutine):  # type: ignore[no-untyped-def]
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=20)
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
+            target = f"unix:{folder}/d.sock"
+            server = run(_start(engine, session, target))
+            try:
+                yield target
+            finally:
+                engine.stop()
+                run(server.stop(1))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _start(engine: Engine, session: ScriptedSession, target: str) -> grpc.aio.Server:
+    reader = RequestReader(
+        byte_tokenizer(),
+        ChatTemplate(CHATML),
+        SamplingDefaults(),
+        session.spec.vocab_size,
+        engine.context_tokens,
+    )
+    server = grpc.aio.server()
+    generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, MODEL), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(
+        TelemetryService(engine, telemetry_pb2.ModelInfo(name=MODEL)), server
+    )
+    health = Health()
+    health.add_to(server)
+    server.add_insecure_port(target)
+    await server.start()
+    await health.serving()
+    return server

@@ -1,0 +1,141 @@
+"""Packages: found, checked, and never read outside their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import PackageCorrupt, PackageError
+from runtime.package import Package
+from runtime.profile import find_profile
+
+FILES = {"configs/tokenizer.json": b"{}", "models/decoder/{}/serving.onnx": b"graph"}
+
+
+def make(root: Path, *variants: str) -> Path:
+    """A package with the layout and digests of a real one, and next to no content."""
+    for variant in variants or ("board",):
+        files = {}
+        for name, content in FILES.items():
+            path = root / name.format(variant)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            files[name.format(variant)] = {"sha256": digest, "size_bytes": len(content)}
+        (root / "models/decoder" / variant / "build.json").write_text(json.dumps(_build(variant, files)))
+    return root
+
+
+def _build(variant: str, files: dict[str, object]) -> dict[str, object]:
+    return {
+        "format": 1,
+        "name": "tiny",
+        "variant": variant,
+        "precision": "int8",
+        "source": {"kind": "folder", "id": "tiny", "revision": None, "digest": "0"},
+        "profile": find_profile("generic-x86_64").model_dump(),
+        "recipe": {},
+        "tools": {},
+        "model": {
+            "architecture": "Qwen2ForCausalLM",
+            "layers": 1,
+            "kv_heads": 1,
+            "head_dim": 8,
+            "hidden_size": 8,
+            "vocab_size": 8,
+            "context_tokens": 8,
+            "eos_token_ids": [1],
+            "bos_token_id": None,
+        },
+        "sampling": {},
+        "fidelity": None,
+        "golden": {"prompt_ids": [1], "greedy_ids": [2]},
+        "needs": {
+            "provider": "CPUExecutionProvider",
+            "arch": platform.machine(),
+            "isa": [],
+            "contrib_ops": [],
+            "onnxruntime_min": "1.32",
+        },
+        "memory": {"weights_bytes": 5, "kv_bytes_per_token": 64},
+        "files": files,
+    }
+
+
+def edit(root: Path, change: dict[str, object]) -> None:
+    path = root / "models/decoder/board/build.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def test_a_whole_package_opens(tmp_path: Path) -> None:
+    package = Package.open(make(tmp_path / "p"))
+    package.require_this_machine()
+    assert (package.build.variant, package.serving_graph.read_bytes()) == ("board", b"graph")
+
+
+def test_several_variants_need_a_name(tmp_path: Path) -> None:
+    root = make(tmp_path / "p", "a", "b")
+    assert Package.open(root, "b").build.variant == "b"
+    with pytest.raises(PackageError, match="several variants, name one with --variant: a, b"):
+        Package.open(root)
+    with pytest.raises(PackageError, match="no variant 'c'; it has a, b"):
+        Package.open(root, "c")
+
+
+def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="there is no package at"):
+        Package.open(tmp_path / "nowhere")
+    with pytest.raises(PackageError, match="is not a package"):
+        Package.open(tmp_path)
+
+
+def test_one_changed_byte_is_found_and_named(tmp_path: Path) -> None:
+    """Also when the size stays; and not looked for when the operator says so."""
+    root = make(tmp_path / "p")
+    (root / "models/decoder/board/serving.onnx").write_bytes(b"grapH")
+    with pytest.raises(PackageCorrupt, match=r"serving\.onnx is corrupt"):
+        Package.open(root)
+    assert Package.open(root, verify=False)
+
+
+def test_a_missing_a_short_and_a_linked_file_are_found_without_digests(tmp_path: Path) -> None:
+    root = make(tmp_path / "p")
+    graph = root / "models/decoder/board/serving.onnx"
+    graph.write_bytes(b"gra")
+    with pytest.raises(PackageCorrupt, match="has 3 bytes, not 5"):
+        Package.open(root, verify=False)
+    graph.unlink()
+    with pytest.raises(PackageCorrupt, match="is missing"):
+        Package.open(root, verify=False)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"graph")
+    graph.symlink_to(outside)
+    with pytest.raises(PackageCorrupt, match="is missing"):
+        Package.open(root, verify=False)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "configs/../../x"])
+def test_a_path_out_of_the_package_is_refused(tmp_path: Path, name: str) -> None:
+    root = make(tmp_path / "p")
+    edit(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 1}}})
+    with pytest.raises(PackageCorrupt, match="names a file outside the package"):
+        Package.open(root)
+
+
+def test_a_build_file_that_is_not_ours_says_what_is_wrong(tmp_path: Path) -> None:
+    root = make(tmp_path / "p")
+    edit(root, {"format": 2, "extra": True})
+    with pytest.raises(PackageCorrupt, match=r"extra: is not a known key; format: must be 1 \(got 2\)"):
+        Package.open(root)
+
+
+def test_a_package_for_another_machine_is_refused(tmp_path: Path) -> None:
+    root = make(tmp_path / "p")
+    needs = {**_build("x", {})["needs"], "arch": "riscv64"}  # type: ignore[dict-item]
+    edit(root, {"needs": needs})
+    with pytest.raises(PackageError, match="is for riscv64, but this machine is"):
+        Package.open(root).require_this_machine()

@@ -1,0 +1,79 @@
+"""Profiles: strict, explained, and every fault at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runtime.errors import ProfileError
+from runtime.profile import Profile, builtin_profiles, find_profile, parse_profile
+
+
+def valid() -> dict[str, object]:
+    return find_profile("generic-x86_64").model_dump()
+
+
+@pytest.mark.parametrize("name", ["generic-arm64", "generic-x86_64", "raspberry-pi-4", "raspberry-pi-5"])
+def test_profiles_that_come_along_are_valid(name: str) -> None:
+    assert find_profile(name).name == name
+    assert name in builtin_profiles()
+
+
+def test_every_fault_is_reported_at_once_with_its_path() -> None:
+    data = valid() | {"colour": "blue", "name": "Big Board"}
+    data["runtime"] = {"slots": 0, "kv_cache": {"budget_mb": -1}, "context_tokens": "many", "threads": 2}
+    with pytest.raises(ProfileError) as refusal:
+        parse_profile(data, "board.yaml")
+    assert [str(fault) for fault in refusal.value.faults] == [
+        "colour: is not a known key",
+        "name: must match ^[a-z0-9][a-z0-9_-]{0,62}$ (got 'Big Board')",
+        "runtime.context_tokens: must be a valid integer (got 'many')",
+        "runtime.kv_cache.budget_mb: must be > 0 (got -1)",
+        "runtime.prefill_chunk_tokens: is required",
+        "runtime.slots: must be >= 1 (got 0)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "words"),
+    [
+        ("runtime", {"threads": 3}, "runtime.threads: must be <= device.cores, 2 (got 3)"),
+        ("runtime", {"kv_cache": {"budget_mb": 4096}}, "runtime.kv_cache.budget_mb: must be < device.memory_mb, 4096"),
+    ],
+)
+def test_what_does_not_fit_the_board_is_refused(section: str, change: dict[str, object], words: str) -> None:
+    data = valid()
+    data[section] = {**data[section], **change}  # type: ignore[dict-item]
+    with pytest.raises(ProfileError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        parse_profile(data, "board.yaml")
+
+
+def test_the_digest_is_of_the_content_not_of_its_spelling(tmp_path: Path) -> None:
+    """Another order and comments change nothing; another value does."""
+    data = valid()
+    path = tmp_path / "generic-x86_64.yaml"
+    path.write_text("# mine\n" + yaml.safe_dump(dict(reversed(data.items()))))
+    assert Profile.load(path).digest == find_profile("generic-x86_64").digest
+    data["limits"] = {"temperature_c": 60.0}
+    assert parse_profile(data, "x").digest != find_profile("generic-x86_64").digest
+
+
+def test_an_unknown_name_lists_the_near_and_the_known() -> None:
+    with pytest.raises(ProfileError, match=r"did you mean raspberry-pi-5\? known profiles: generic-arm64,"):
+        find_profile("raspberry-pi5")
+
+
+def test_a_file_that_is_not_yaml_or_is_named_otherwise_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("{")
+    with pytest.raises(ProfileError, match="cannot be read"):
+        find_profile(str(tmp_path / "a.yaml"))
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(valid()))
+    with pytest.raises(ProfileError, match="name: must be the file's name, 'b'"):
+        find_profile(str(tmp_path / "b.yaml"))
+
+
+def test_a_profile_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        find_profile("generic-x86_64").runtime.slots = 3
