@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc.aio
+import structlog
 from fakes import ScriptedSession, byte_tokenizer
 from tiny import CHATML
 
@@ -27,6 +29,7 @@ MODEL = "scripted"
 @contextmanager
 def serving(session: ScriptedSession, **limits: int) -> Iterator[str]:
     """Serves `session`; yields the target."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # not where a command's output goes
     engine = Engine(
         session,
         byte_tokenizer(),
