@@ -110,11 +110,11 @@ async def run(daemon: Daemon, address: Address, drain_timeout_s: float, started_
         _tell_systemd(log, "STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((drain_timeout_s + 5) * 1e6)}")
         log.info("draining", timeout_s=drain_timeout_s)
         drained = await daemon.drain(drain_timeout_s, signals.second)
-        log.info("stopped", drained=drained)
     finally:
         await daemon.close()
         address.release()
         signals.forget()
+    log.info("stopped", drained=drained)
 
 
 def _tell_systemd(log: FilteringBoundLogger, *state: str) -> None:

@@ -25,16 +25,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder beside the checkout with real tokenizers and configurations; a test skips without it."""
+    """The folder beside the checkout with real tokenizers, configurations and corpora; a test skips without it."""
     folder = REPO.parent / "shared"
     if not (folder / "models").is_dir():
-        pytest.skip("needs real tokenizers and configurations in ../shared/models")
+        pytest.skip("needs ../shared: real tokenizers, configurations, corpora")
     return folder
 
 
 @pytest.fixture(scope="session")
 def build_cache() -> Path:
-    """A folder that outlives the run, for what is slow to make; what goes in is keyed by its content."""
-    folder = REPO / "build" / "tests"
+    """A folder that outlives the run, for what is slow to make, keyed by content; `make demo` caches there too."""
+    folder = REPO / "build"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

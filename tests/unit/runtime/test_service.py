@@ -138,7 +138,7 @@ async def test_a_client_that_leaves_frees_its_request(how: str, where: str) -> N
             sink(Delta("x", (1,)))
             await call.read()
         if where == "while it does not read":
-            sink(Delta("x" * 2_000_000, (2,)))  # more than the transport takes: the service waits to send
+            sink(Delta("x" * 16_000_000, (2,)))  # more than the transport takes: the service waits to send
             await asyncio.sleep(0)
         if how == "cancel":
             call.cancel()

@@ -1,0 +1,42 @@
+"""The messages that systemd gets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from runtime.notify import notify
+
+
+def receive(address: str | bytes, listen_at: str) -> str:
+    """What arrives at `address` when `listen_at` is in the environment."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(5)
+        notify("READY=1", "STATUS=fine", environ={"NOTIFY_SOCKET": listen_at})
+        return manager.recv(4096).decode()
+
+
+def test_a_message_is_one_datagram_with_a_line_for_each_variable(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    assert receive(path, path) == "READY=1\nSTATUS=fine"
+
+
+def test_an_address_may_be_abstract() -> None:
+    """@ stands for the zero byte that an abstract address begins with."""
+    name = f"edgeqwen-test-{os.getpid()}"
+    assert receive(b"\0" + name.encode(), f"@{name}") == "READY=1\nSTATUS=fine"
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
+def test_without_a_manager_nothing_happens(environ: dict[str, str]) -> None:
+    notify("READY=1", environ=environ)
+
+
+def test_a_manager_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
+    """The caller decides that it does not matter."""
+    with pytest.raises(OSError, match="No such file"):
+        notify("READY=1", environ={"NOTIFY_SOCKET": str(tmp_path / "nobody")})
