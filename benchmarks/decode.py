@@ -30,7 +30,7 @@ from pathlib import Path
 
 from random_checkpoint import make_checkpoint
 
-from edgeqwen.client import AsyncClient, Client, Delta
+from edgeqwen.client import AsyncClient, Client, Delta, Options
 from runtime.engine import Engine
 from runtime.package import Package
 from runtime.sequence import Event, Failed, Finished, Request
@@ -121,7 +121,8 @@ class ThroughGrpc:
 
     async def _stream(self, client: AsyncClient, case: Case, number: int) -> list[tuple[float, int]]:
         events = client.generate(
-            token_ids=_prompt(case, number), max_tokens=case.tokens, ignore_eos=True, temperature=0.0
+            token_ids=_prompt(case, number),
+            options=Options(max_tokens=case.tokens, ignore_eos=True, temperature=0.0),
         )
         return [(time.perf_counter(), len(event.token_ids)) async for event in events if isinstance(event, Delta)]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import fcntl
-import gc
 import ipaddress
 import os
 import signal
@@ -23,6 +21,7 @@ import click
 
 from .config import DEFAULT_LISTEN, ENVIRONMENT_PREFIX, Config, load_config
 from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, PackageError
+from .memory import trim_after_load
 from .notify import notify
 
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
@@ -84,8 +83,6 @@ def _path_from_environment() -> Path | None:
 
 async def serve(config: Config) -> None:
     """Loads, serves, drains and returns."""
-    # onnxruntime reads it when it is loaded, and would otherwise keep a database of its use, and send it.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from .logs import configure
 
     configure(config.log_format, config.log_level)
@@ -187,7 +184,7 @@ class Daemon:
         telemetry = TelemetryService(engine, model, sensors=build.profile.sensors.thermal_zones)
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
         health.add_to(server)
-        _return_freed_memory()
+        trim_after_load()
         summary = {name: getattr(model, name) for name in ("precision", "provider", "variant")}
         return cls(engine, server, health, {"model": model.name, **summary})
 
@@ -275,15 +272,6 @@ def _make_server(config: Config) -> grpc.aio.Server:
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
     return server
-
-
-def _return_freed_memory() -> None:
-    """What loading took and freed goes back to the system; glibc would keep tens of megabytes of it."""
-    gc.collect()
-    gc.freeze()  # what is there now stays: later collections need not look at it
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class Address:

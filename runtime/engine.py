@@ -182,17 +182,17 @@ class Engine:
             session.move(step.move.source, step.move.target, step.move.sequence.computed)
         ready: list[tuple[Sequence, Logits]] = []
         if chunk := step.prefill:
-            slot, end = chunk.sequence.slot_in_use, chunk.start + chunk.tokens
-            logits = session.prefill(slot, chunk.sequence.request.prompt[chunk.start : end], chunk.start)
+            tokens = chunk.sequence.request.prompt[chunk.start : chunk.start + chunk.tokens]
+            logits = session.prefill(chunk.slot, tokens, chunk.start)
             if chunk.last:
                 ready.append((chunk.sequence, logits[0].copy()))  # the decode may reuse the buffer
         if step.decode:
             logits = session.decode(
-                [sequence.slot_in_use for sequence in step.decode],
-                [sequence.output[-1] for sequence in step.decode],
-                [sequence.computed for sequence in step.decode],
+                [row.slot for row in step.decode],
+                [row.sequence.output[-1] for row in step.decode],
+                [row.sequence.computed for row in step.decode],
             )
-            ready.extend(zip(step.decode, logits, strict=True))
+            ready.extend((row.sequence, its) for row, its in zip(step.decode, logits, strict=True))
         return ready
 
     def _sample(self, ready: list[tuple[Sequence, Logits]]) -> list[tuple[Sequence, int]]:
@@ -206,8 +206,8 @@ class Engine:
             now_s = self._clock()
             if step.prefill:
                 step.prefill.sequence.computed += step.prefill.tokens
-            for sequence in step.decode:
-                sequence.computed += 1
+            for row in step.decode:
+                row.sequence.computed += 1
             self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, len(tokens))
             for sequence, token in tokens:
                 if live := self._live.get(sequence):
@@ -235,7 +235,7 @@ class Engine:
             try:
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
-                self._fail_all(f"the engine failed: {error}")
+                self._fail_all(f"the engine failed: {str(error) or type(error).__name__}")
 
     def _wait_for_work(self) -> bool:
         with self._wake:

@@ -20,6 +20,7 @@ class Prefill:
     """Compute prompt tokens `[start, start + tokens)` of `sequence`; with `last`, its first token can be sampled."""
 
     sequence: Sequence
+    slot: int
     start: int
     tokens: int
 
@@ -29,13 +30,24 @@ class Prefill:
 
 
 @dataclass(frozen=True)
+class Decode:
+    """Compute the last output token of `sequence`, and sample the next."""
+
+    sequence: Sequence
+    slot: int
+
+
+@dataclass(frozen=True)
 class Step:
-    """What to run now: clear `freed` slots, then `move`, then the prefill chunk, then one decode of all `decode`."""
+    """What to run now: clear `freed` slots, then `move`, then the prefill chunk, then one decode of all `decode`.
+
+    It names slots itself: a sequence that is cancelled while the step runs has none any more.
+    """
 
     freed: tuple[int, ...] = ()
     move: Move | None = None
     prefill: Prefill | None = None
-    decode: tuple[Sequence, ...] = ()
+    decode: tuple[Decode, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -95,10 +107,10 @@ class Scheduler:
             return None
         sequence = self._prefilling[0]
         left = sequence.prompt_tokens - sequence.computed
-        return Prefill(sequence, sequence.computed, min(left, self.prefill_chunk_tokens))
+        return Prefill(sequence, sequence.slot_in_use, sequence.computed, min(left, self.prefill_chunk_tokens))
 
-    def _decodable(self) -> tuple[Sequence, ...]:
-        return tuple(sequence for sequence in self.kv.owners if not sequence.in_prefill)
+    def _decodable(self) -> tuple[Decode, ...]:
+        return tuple(Decode(each, each.slot_in_use) for each in self.kv.owners if not each.in_prefill)
 
     def __repr__(self) -> str:
         return f"<Scheduler {len(self.waiting)}/{self.queue_limit} waiting, {self.kv!r}>"

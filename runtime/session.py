@@ -8,19 +8,24 @@ are made once per range of rows and kept; a step changes numbers in bound arrays
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .errors import SessionError
+from .memory import forget_file_pages
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
+import onnxruntime as ort
 
 Logits = NDArray[np.float32]
 
+_WEIGHTS = "model.onnx.data"
 _PAGE_BYTES = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it. Pages are committed when written, not before.
 
@@ -92,6 +97,7 @@ class OrtSession:
     ) -> None:
         """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it."""
         self._ort = _load(graph, threads, provider, provider_options or {})
+        forget_file_pages(graph.with_name(_WEIGHTS))
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
         shape = self._kv_shape(graph)
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")

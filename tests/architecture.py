@@ -25,7 +25,7 @@ LAYERS = {
         "package",
         "profile",
         "validation",
-        "logs notify sensors",
+        "logs memory notify sensors",
         "errors",
     ),
     "toolchain": (

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -47,6 +46,7 @@ class ScriptedSession:
         self.cache: list[list[int]] = [[] for _ in range(slots)]
         self.longest_prefill = 0
         self.fail_next: str | None = None
+        self.during_run: Callable[[], None] = lambda: None
         self._script = script
 
     def prefill(
@@ -83,6 +83,7 @@ class ScriptedSession:
         return row
 
     def _maybe_fail(self) -> None:
+        self.during_run()
         if self.fail_next is not None:
             message, self.fail_next = self.fail_next, None
             raise SessionError(message)

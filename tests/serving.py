@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import grpc.aio
 import structlog
+from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer
-from tiny import CHATML
 
 from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from runtime.chat import ChatTemplate

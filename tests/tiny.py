@@ -7,16 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from chatml import CHATML, SPECIAL, raw_byte_tokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 VOCABULARY = 512
 HIDDEN = 64
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def make_tiny(folder: Path, architecture: Literal["qwen2", "qwen3"]) -> Path:
@@ -55,12 +50,7 @@ def change_config(folder: Path, **values: object) -> None:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Three special tokens, then a token for every byte."""
-    words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    raw = Tokenizer(models.BPE(vocab={word: at for at, word in enumerate(words)}, merges=[]))
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(SPECIAL)
+    """`raw_byte_tokenizer` as transformers wraps it."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<|im_start|>", eos_token="<|im_end|>", chat_template=CHATML
+        tokenizer_object=raw_byte_tokenizer(), bos_token=SPECIAL[1], eos_token=SPECIAL[2], chat_template=CHATML
     )

@@ -56,10 +56,12 @@ def run_olive(
     job = work / "job.json"
     job.write_text(json.dumps(_job(checkpoint, recipe, calibration, unfinished, work), indent=1))
     command = [sys.executable, "-m", "toolchain.compile", str(job)]
-    with log.open("w") as log_file:
-        child = subprocess.Popen(
+    with (
+        log.open("w") as log_file,
+        subprocess.Popen(
             command, env=_environment(work), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        ) as child,
+    ):
         try:
             assert child.stdout is not None
             for line in child.stdout:  # universal newlines: each redraw of a bar is a line
@@ -67,10 +69,9 @@ def run_olive(
                 if bar := _BAR.search(line):
                     on_progress(bar[1], int(bar[2]), int(bar[3]))
             status = child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+        except BaseException:
+            child.kill()
+            raise
     if status != 0 or not (unfinished / "model.onnx").is_file():
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
@@ -129,6 +130,7 @@ def _environment(work: Path) -> dict[str, str]:
         **inherited,
         "HF_HOME": str(work / "huggingface"),
         "HF_HUB_OFFLINE": "1",
+        "CI": "1",  # without it, Olive 0.13 waits ten seconds for a heartbeat it queued although told not to
         "OLIVE_DISABLE_TELEMETRY": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",

@@ -80,9 +80,7 @@ def test_two_hundred_requests_later_memory_is_where_it_was(int4_daemon: Daemon) 
     async def wave(size: int) -> None:
         async with AsyncClient(int4_daemon.target) as client:
             leave = [random_numbers.choice([None, None, None, 2]) for _ in range(size)]
-            await asyncio.gather(
-                *(ask(client, random_numbers.choice(PROMPTS), leave_after=after) for after in leave)
-            )
+            await asyncio.gather(*(ask(client, random_numbers.choice(PROMPTS), leave_after=after) for after in leave))
 
     with Client(int4_daemon.target) as client:
         for _ in range(4):  # every shape has been seen once, so what is kept for reuse is there

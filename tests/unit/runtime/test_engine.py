@@ -113,6 +113,22 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens, stats.kv_used_tokens) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_a_cancel_while_the_model_runs_hits_nobody_else(steps: int) -> None:
+    """One of three leaves during a run, in prefill or in decode: the others get their answers."""
+    session = ScriptedSession()
+    engine = make_engine(session)
+    prompts = [(7, 8), tuple(range(1, 30)), (9,)]
+    inboxes = [Inbox() for _ in prompts]
+    sequences = [engine.submit(Request(p, 9), inbox) for p, inbox in zip(prompts, inboxes, strict=True)]
+    for _ in range(steps):
+        engine.step()
+    session.during_run = lambda: engine.cancel(sequences[1])
+    run_to_rest(engine)
+    assert [inboxes[0].tokens(), inboxes[2].tokens()] == [expected((7, 8), 9), expected((9,), 9)]
+    assert session.cache == [[]] * session.spec.slots
+
+
 def test_a_stop_string_ends_the_answer_before_it(engine: Engine) -> None:
     """The text ends before the stop string; the tokens that spelled it are reported."""
     text = byte_tokenizer().decode(expected((9,), 10))

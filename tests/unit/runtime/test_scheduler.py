@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.kvcache import KVCache
-from runtime.scheduler import Scheduler, Step
+from runtime.scheduler import Decode, Scheduler, Step
 from runtime.sequence import Request, Sequence
 
 
@@ -24,9 +24,9 @@ def commit(step: Step) -> None:
         step.prefill.sequence.computed += step.prefill.tokens
         if step.prefill.last:
             step.prefill.sequence.output.append(0)
-    for each in step.decode:
-        each.computed += 1
-        each.output.append(0)
+    for row in step.decode:
+        row.sequence.computed += 1
+        row.sequence.output.append(0)
 
 
 def test_a_long_prompt_comes_in_chunks_between_which_the_others_decode() -> None:
@@ -39,12 +39,12 @@ def test_a_long_prompt_comes_in_chunks_between_which_the_others_decode() -> None
     chunks = []
     for _ in range(3):
         step = scheduler.schedule()
-        assert step.decode == (short,)
+        assert step.decode == (Decode(short, 0),)
         assert step.prefill is not None
         chunks.append((step.prefill.start, step.prefill.tokens, step.prefill.last))
         commit(step)
     assert chunks == [(0, 4, False), (4, 4, False), (8, 2, True)]
-    assert scheduler.schedule().decode == (short, long)
+    assert scheduler.schedule().decode == (Decode(short, 0), Decode(long, 1))
 
 
 def test_a_sequence_that_does_not_fit_waits_and_those_behind_it_too() -> None:
@@ -102,11 +102,11 @@ def test_every_sequence_ends_with_what_it_asked_for(data: st.DataObject) -> None
             live.append(sequence(number, prompt, max_tokens))
             scheduler.add(live[-1])
         step = scheduler.schedule()
-        slots = [each.slot_in_use for each in step.decode]
+        slots = [row.slot for row in step.decode]
         assert slots == sorted(set(slots))
         if step.prefill:
             assert step.prefill.start == step.prefill.sequence.computed
-            assert step.prefill.sequence not in step.decode
+            assert step.prefill.slot not in slots
         commit(step)
         for each in [s for s in live if len(s.output) == s.request.max_tokens]:
             assert each.computed == each.kv_tokens_needed

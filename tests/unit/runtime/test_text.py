@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from chatml import CHATML, raw_byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import CHATML, byte_tokenizer
 from tokenizers import Tokenizer as RawTokenizer
-from transformers import AutoTokenizer
 
 from runtime.chat import ChatMessage, ChatTemplate
 from runtime.errors import PackageError, RequestError
 from runtime.stop import StopMatcher
 from runtime.tokenizer import Tokenizer
 
-BYTES = Tokenizer(byte_tokenizer().backend_tokenizer)
+BYTES = Tokenizer(raw_byte_tokenizer())
 
 
 @given(st.text(max_size=60))
@@ -101,7 +100,7 @@ CONVERSATION = [
 @pytest.mark.parametrize("turns", [slice(0, 4), slice(1, 2), slice(0, 2)])
 def test_real_templates_render_as_in_transformers(shared: Path, model: str, turns: slice) -> None:
     """With and without a system message, and over several turns."""
-    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / model)
+    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(shared / "models" / model)
     template = ChatTemplate(tokenizer.chat_template, eos_token=tokenizer.eos_token)
     expected = tokenizer.apply_chat_template(CONVERSATION[turns], tokenize=False, add_generation_prompt=True)
     assert template.render([ChatMessage(**turn) for turn in CONVERSATION[turns]]) == expected
