@@ -63,7 +63,7 @@ class Rates:
     decode: float
 
 
-CASES = [Case(41, 96, 1), Case(656, 96, 1), *(Case(41, 64, streams) for streams in (2, 4, 8))]
+CASES = [Case(41, 96, 1), Case(656, 96, 1), *(Case(41, 128, streams) for streams in (2, 4, 8))]
 
 
 class InProcess:
@@ -83,20 +83,20 @@ class InProcess:
         self._engine.start()
 
     def run(self, case: Case) -> Rates:
-        times: queue.SimpleQueue[tuple[float, Event]] = queue.SimpleQueue()
+        times: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
         start = time.perf_counter()
         for stream in range(case.streams):
             request = Request(prompt=_prompt(case, stream), max_tokens=case.tokens, ignore_eos=True)
-            self._engine.submit(request, lambda event: times.put((time.perf_counter(), event)))
-        left, deltas = case.streams, []
+            self._engine.submit(request, lambda event, of=stream: times.put((of, time.perf_counter(), event)))
+        left, streams = case.streams, [[] for _ in range(case.streams)]
         while left:
-            at, event = times.get()
+            stream, at, event = times.get()
             assert not isinstance(event, Failed), event
             if isinstance(event, Finished):
                 left -= 1
             else:
-                deltas.append((at, len(event.token_ids)))
-        return _rates(case, start, deltas)
+                streams[stream].append((at, len(event.token_ids)))
+        return _rates(case, start, streams)
 
     def close(self) -> None:
         self._engine.stop()
@@ -116,8 +116,7 @@ class ThroughGrpc:
             await client.health()  # connected before the clock starts
             start = time.perf_counter()
             streams = [self._stream(client, case, number) for number in range(case.streams)]
-            deltas = [delta for stream in await asyncio.gather(*streams) for delta in stream]
-        return _rates(case, start, sorted(deltas))
+            return _rates(case, start, await asyncio.gather(*streams))
 
     async def _stream(self, client: AsyncClient, case: Case, number: int) -> list[tuple[float, int]]:
         events = client.generate(
@@ -131,14 +130,12 @@ def _prompt(case: Case, stream: int) -> tuple[int, ...]:
     return tuple(300 + (stream * 7919 + position * 104729) % 30_000 for position in range(case.prompt))
 
 
-def _rates(case: Case, start: float, deltas: list[tuple[float, int]]) -> Rates:
-    """Decode counts from when the last stream has its first token, as all of them run from there on."""
-    seen, at = 0, 0
-    while seen < case.streams:  # the first deltas are not in general one of each stream: close enough from here
-        seen += deltas[at][1]
-        at += 1
-    first, last = deltas[at - 1][0], deltas[-1][0]
-    return Rates(case.prompt * case.streams / (first - start), sum(n for _, n in deltas[at:]) / (last - first))
+def _rates(case: Case, start: float, streams: list[list[tuple[float, int]]]) -> Rates:
+    """Decode counts while all streams run: from when the last has its first token to when the first has its last."""
+    first = max(deltas[0][0] for deltas in streams)
+    last = min(deltas[-1][0] for deltas in streams)
+    tokens = sum(count for deltas in streams for at, count in deltas if first < at <= last)
+    return Rates(case.prompt * case.streams / (first - start), tokens / (last - first))
 
 
 @contextmanager
