@@ -21,7 +21,7 @@ import click
 
 from .config import DEFAULT_LISTEN, ENVIRONMENT_PREFIX, Config, load_config
 from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, PackageError
-from .memory import trim_after_load
+from .memory import trim_after_load, use_one_heap
 from .notify import notify
 
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
@@ -83,6 +83,7 @@ def _path_from_environment() -> Path | None:
 
 async def serve(config: Config) -> None:
     """Loads, serves, drains and returns."""
+    use_one_heap()
     from .logs import configure
 
     configure(config.log_format, config.log_level)

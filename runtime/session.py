@@ -104,6 +104,9 @@ class OrtSession:
         # Rows start on a page, so that clearing one gives back whole pages of its own.
         capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (shape[1] * 4)))
         self._memory, self._kv = _allocate(len(self._caches), slots, shape[0], capacity, shape[1])
+        self._logits = np.zeros(
+            (slots, vocab_size), np.float32
+        )  # one for all bindings: results live until the next run
         self._bindings: dict[tuple[int, int, int], _Binding] = {}
         self._spec = SessionSpec(
             vocab_size=vocab_size,
@@ -189,7 +192,7 @@ class OrtSession:
             total_sequence_length=np.array(1, np.int32),
             tokens=np.zeros((rows, 1), np.int64),
             logit_rows=np.zeros(logits, np.int64),
-            logits=np.zeros((logits, self._spec.vocab_size), np.float32),
+            logits=self._logits[:logits],
         )
         _bind_input(binding.io, "input_ids", binding.tokens)
         _bind_input(binding.io, "seqlens_k", binding.seqlens_k)

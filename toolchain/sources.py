@@ -161,6 +161,7 @@ def _from_hub(source: str, revision: str | None) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -168,6 +169,8 @@ def _from_hub(source: str, revision: str | None) -> Path:
 
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=_FILES))
+    except HFValidationError as error:
+        raise SourceError(f"there is no folder {source}, and it is not a hub id: {error}") from error
     except GatedRepoError as error:
         raise SourceError(f"{source} is gated: accept its terms on the hub, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -206,7 +209,10 @@ def _from_gguf(path: Path, cache: Path) -> Path:
             raise SourceError(f"{path} is not a GGUF file")
     from gguf import GGUFReader
 
-    field = GGUFReader(path).get_field("general.architecture")
+    try:
+        field = GGUFReader(path).get_field("general.architecture")
+    except (LookupError, ValueError, OverflowError) as error:
+        raise SourceError(f"{path} is damaged or cut short: {error}") from error
     architecture = str(field.contents()) if field else "none"
     if architecture not in _GGUF_ARCHITECTURES:
         raise UnsupportedArchitecture(

@@ -62,12 +62,12 @@ def test_eight_at_once_answer_as_one_at_a_time(float_daemon: Daemon) -> None:
             calls = [ask(client, p, leave_after=3 if at == leaver else None) for at, p in enumerate(PROMPTS)]
             return await asyncio.gather(*calls)
 
-    with Client(float_daemon.target) as client:
+    with Client(float_daemon.target) as client, asyncio.Runner() as runner:
         alone = [client.chat([("user", prompt)], options=GREEDY).text for prompt in PROMPTS]
         assert len(set(alone)) > 4, "answers that are all alike would prove nothing"
-        assert asyncio.run(together(None)) == alone
+        assert runner.run(together(None)) == alone
         for leaver in range(len(PROMPTS)):
-            answers = asyncio.run(together(leaver))
+            answers = runner.run(together(leaver))
             assert alone[leaver].startswith(answers[leaver])
             assert answers[:leaver] + answers[leaver + 1 :] == alone[:leaver] + alone[leaver + 1 :]
         at_rest(client)
@@ -82,12 +82,12 @@ def test_two_hundred_requests_later_memory_is_where_it_was(int4_daemon: Daemon) 
             leave = [random_numbers.choice([None, None, None, 2]) for _ in range(size)]
             await asyncio.gather(*(ask(client, random_numbers.choice(PROMPTS), leave_after=after) for after in leave))
 
-    with Client(int4_daemon.target) as client:
+    with Client(int4_daemon.target) as client, asyncio.Runner() as runner:
         for _ in range(4):  # every shape has been seen once, so what is kept for reuse is there
-            asyncio.run(wave(8))
+            runner.run(wave(8))
         before = at_rest(client).process.rss_bytes
         for _ in range(25):
-            asyncio.run(wave(8))
+            runner.run(wave(8))
         after = at_rest(client).process.rss_bytes
     assert after - before <= 5e6, f"{(after - before) / 1e6:.1f} MB more than before"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from fakes import ScriptedSession
 from serving import serving
 
 from edgeqwen.cli import main
+from edgeqwen.client import Client, Options
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,7 @@ def run(target: str, *arguments: str, piped: str = "") -> Result:
 
 
 def test_an_answer_goes_to_stdout_and_its_figures_to_stderr(target: str) -> None:
+    """The answer ends its line, and a script that reads stdout gets nothing else."""
     done = run(target, "chat", "hello", "--max-tokens", "5", "--stats")
     assert done.exit_code == 0
     assert done.stdout.endswith("\n")
@@ -39,18 +42,21 @@ def test_json_is_an_object_a_line(target: str) -> None:
 
 
 def test_what_is_piped_in_is_part_of_the_message(target: str) -> None:
+    """It follows the argument after an empty line."""
     alone = run(target, "chat", "a\n\nb", "--max-tokens", "4")
     piped = run(target, "chat", "a", "--max-tokens", "4", piped="b\n")
     assert alone.stdout == piped.stdout
 
 
 def test_token_ids_are_read_with_commas_or_spaces(target: str) -> None:
+    """Both say the same, and what is no number is a usage error."""
     outputs = {run(target, "generate", "--token-ids", ids, "--max-tokens", "3").stdout for ids in ("5,6,7", "5 6 7")}
     assert len(outputs) == 1
     assert run(target, "generate", "--token-ids", "five").exit_code == 2
 
 
 def test_status_for_people_and_for_scripts(target: str) -> None:
+    """The same figures as a table and as one JSON object."""
     status = json.loads(run(target, "status", "--json").stdout)
     assert (status["health"], status["engine"]["slots"]) == ("SERVING", 4)
     shown = run(target, "status").stdout
@@ -68,12 +74,29 @@ def test_status_for_people_and_for_scripts(target: str) -> None:
     ],
 )
 def test_exit_codes_are_the_documented_ones(target: str, arguments: list[str], status: int) -> None:
+    """Each failure has its own, with one line on stderr."""
     done = run(target, *arguments)
     assert done.exit_code == status
     assert status == 2 or done.stderr.count("\n") == 1
 
 
+def test_a_full_queue_is_75() -> None:
+    """As sysexits.h calls what may work later; the line says when."""
+    session = ScriptedSession(slots=1, context_tokens=200_000)
+    with serving(session, queue_limit=1) as target, Client(target) as client:
+        running = [client.generate(prompt="abc", options=Options(ignore_eos=True)) for _ in range(2)]
+        for events in running:
+            next(events)
+        done = run(target, "generate", "abc")
+        for events in running:
+            events.close()
+    assert done.exit_code == 75
+    assert re.search(r"the queue is full \(1 requests wait\); try again in \d+\.\d s\n$", done.stderr)
+    assert done.stdout == ""
+
+
 def test_no_daemon_is_69() -> None:
+    """As sysexits.h calls an unavailable service."""
     done = run("unix:/nowhere.sock", "status")
     assert done.exit_code == 69
     assert "is edgeqwend running" in done.stderr
@@ -81,6 +104,7 @@ def test_no_daemon_is_69() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(shell: str) -> None:
+    """Each names the variable by which click answers it, and no daemon is needed."""
     done = run("unix:/x", "completion", shell)
     assert done.exit_code == 0
     assert "_EDGEQWEN_COMPLETE" in done.stdout

@@ -49,7 +49,15 @@ def wait_until_free(client: Client) -> None:
         assert time.monotonic() < deadline_s, "the slot was never freed"
 
 
+def wait_until_running(client: Client, running: int) -> None:
+    """Returns once so many slots are taken; fails after ten seconds."""
+    deadline_s = time.monotonic() + 10
+    while client.snapshot().engine.running != running:
+        assert time.monotonic() < deadline_s, "the engine never took it"
+
+
 def test_a_stream_is_started_deltas_finished(target: str) -> None:
+    """In this order, and the deltas' text is the model's."""
     with Client(target) as client:
         started, *deltas, finished = client.generate(prompt="abc", options=GREEDY)
     assert isinstance(started, Started)
@@ -61,6 +69,8 @@ def test_a_stream_is_started_deltas_finished(target: str) -> None:
 
 
 def test_the_asynchronous_client_says_the_same(target: str) -> None:
+    """Text, health and figures are those that the other client gets."""
+
     async def ask() -> tuple[object, str, int]:
         async with AsyncClient(target) as client:
             answer = await client.complete("abc", options=GREEDY)
@@ -80,6 +90,7 @@ def test_leaving_a_stream_frees_its_slot(target: str) -> None:
 
 
 def test_a_deadline_frees_the_slot_too() -> None:
+    """It is an error of its own, and the daemon computes no further."""
     with serving(ScriptedSession(context_tokens=200_000)) as target, Client(target) as client:
         with pytest.raises(DeadlineExceeded):
             list(client.generate(prompt="abc", options=FOREVER, timeout_s=0.2))
@@ -87,6 +98,7 @@ def test_a_deadline_frees_the_slot_too() -> None:
 
 
 def test_every_fault_of_a_request_comes_back_with_its_field(target: str) -> None:
+    """All at once, sorted by field, each with its reason."""
     bad = Options(temperature=float("nan"), top_p=0.0, min_p=2.0, top_k=1000, repetition_penalty=-1.0, stop=("",) * 2)
     with Client(target) as client, pytest.raises(InvalidRequest) as refusal:
         client.chat([("robot", "hi")], options=bad)
@@ -116,6 +128,7 @@ def test_every_fault_of_a_request_comes_back_with_its_field(target: str) -> None
 def test_inputs_that_cannot_work_are_refused(
     target: str, arguments: dict[str, object], violation: tuple[str, str | None]
 ) -> None:
+    """One violation, of the field that is wrong."""
     with Client(target) as client, pytest.raises(InvalidRequest) as refusal:
         list(client.generate(**arguments))  # type: ignore[arg-type]
     [(field, reason)] = refusal.value.violations
@@ -124,19 +137,20 @@ def test_inputs_that_cannot_work_are_refused(
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:
+    """With one slot and one place to wait the third is refused, with a time of at most a minute."""
     with serving(ScriptedSession(slots=1, context_tokens=200_000), queue_limit=1) as target, Client(target) as client:
         running = [client.generate(prompt="abc", options=FOREVER) for _ in range(2)]
         for events in running:
             next(events)
         with pytest.raises(QueueFull, match="1 requests wait") as refusal:
-            for _ in range(2):  # the first may have left the queue for the slot in between
-                next(client.generate(prompt="abc", options=FOREVER))
+            next(client.generate(prompt="abc", options=FOREVER))
         assert 0 < refusal.value.retry_after_s <= 60
         for events in running:
             events.close()
 
 
 def test_an_engine_that_fails_is_an_error_and_not_the_end() -> None:
+    """The request that it hit says why, and the next one is answered."""
     session = ScriptedSession()
     session.fail_next = "boom"
     with serving(session) as target, Client(target) as client:
@@ -146,11 +160,13 @@ def test_an_engine_that_fails_is_an_error_and_not_the_end() -> None:
 
 
 def test_nothing_there_is_said_in_words() -> None:
+    """A target where nobody listens is an error of its own that asks the right question."""
     with Client("unix:/nowhere.sock") as client, pytest.raises(ServerUnavailable, match="is edgeqwend running"):
         client.health()
 
 
 def test_a_request_has_exactly_one_input() -> None:
+    """None and two are refused before anything is sent."""
     for arguments in ({}, {"prompt": "a", "token_ids": [1]}):
         with pytest.raises(ValueError, match="exactly one"):
             build_request(**arguments)  # type: ignore[arg-type]

@@ -73,4 +73,4 @@ def test_whatever_a_driver_says_is_a_reading_or_nothing(
     write(root / "class/hwmon/hwmon0/temp1_input", value)
     for reading in read_temperatures(root=root):
         assert reading.sensor
-        assert reading.celsius * 1000 == pytest.approx(int(value))
+        assert reading.celsius * 1000 == pytest.approx(int(value.decode(errors="replace")))

@@ -149,6 +149,7 @@ async def test_a_client_that_leaves_frees_its_request(how: str, where: str) -> N
 
 
 async def test_a_request_that_ended_is_not_cancelled() -> None:
+    """The engine hears of a cancellation only while the request is its own."""
     engine = FakeEngine()
     async with generation(engine) as channel:
         call, sink = await begun(channel, engine)

@@ -1,0 +1,49 @@
+"""What loading leaves behind goes back to the system, and nothing that is needed with it."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+from runtime.memory import forget_file_pages, trim_after_load, use_one_heap
+
+
+def resident_kb(path: Path) -> int:
+    """Resident kilobytes of this process's mappings of `path`."""
+    lines, total, inside = Path("/proc/self/smaps").read_text().splitlines(), 0, False
+    for line in lines:
+        if "-" in line.split(" ")[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+def test_pages_of_a_mapped_file_are_forgotten_and_read_again(tmp_path: Path) -> None:
+    """Resident memory falls to nothing; the content is still there."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * 4096)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
+        assert mapped[:] == path.read_bytes()
+        assert resident_kb(path) >= 1024
+        forget_file_pages(path)
+        assert resident_kb(path) == 0
+        assert mapped[:] == path.read_bytes()
+
+
+def test_pages_that_were_written_to_stay(tmp_path: Path) -> None:
+    """A private change would be lost with its page."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(8192))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
+        mapped[0] = 7
+        forget_file_pages(path)
+        assert mapped[0] == 7
+
+
+def test_trimming_is_harmless() -> None:
+    """Objects survive it."""
+    kept = [bytes(1000) for _ in range(1000)]
+    use_one_heap()
+    trim_after_load()
+    assert all(len(each) == 1000 for each in kept)

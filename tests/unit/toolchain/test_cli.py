@@ -1,0 +1,129 @@
+"""The `edgeqwen-compile` command as people and scripts use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from runtime.profile import builtin_profiles, find_profile, parse_profile
+from toolchain.cli import main
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), prog_name="edgeqwen-compile", env={"COLUMNS": "300"})
+
+
+def test_profiles_lists_all_that_come_along() -> None:
+    """For people a row each, for scripts an object each that is a valid profile."""
+    shown = run("profiles")
+    assert shown.exit_code == 0
+    for name in builtin_profiles():
+        assert name in shown.stdout
+    listed = json.loads(run("profiles", "--json").stdout)
+    assert [parse_profile(each, "shown").name for each in listed] == list(builtin_profiles())
+
+
+def test_show_prints_a_profile_that_can_be_read_back() -> None:
+    """Every default is filled in, and nothing else is changed."""
+    done = run("profiles", "show", "raspberry-pi-5")
+    assert done.exit_code == 0
+    shown = yaml.safe_load(done.stdout)
+    assert shown["quantization"]["int4"]["algorithm"] == "gptq"
+    assert parse_profile(shown, "shown").digest == find_profile("raspberry-pi-5").digest
+
+
+def test_explain_has_a_line_for_every_field() -> None:
+    """Each field with its path, its default and its description."""
+    done = run("profiles", "explain")
+    assert done.exit_code == 0
+    for words in ("name", "device.memory_mb", "runtime.kv_cache.budget_mb", "quantization.int4.block_size"):
+        assert words in done.stdout
+    [line] = [line for line in done.stdout.splitlines() if "quantization.int4.head_bits" in line]
+    assert "8" in line
+    assert "Bits of the tied head and embedding." in line
+    assert "required" in done.stdout
+
+
+def test_check_accepts_the_profiles_that_come_along() -> None:
+    """One line for each, with its digest."""
+    files = [str(path) for path in builtin_profiles().values()]
+    done = run("profiles", "check", *files)
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == len(files)
+    assert find_profile("raspberry-pi-4").digest[:12] in done.stdout
+
+
+def test_check_prints_every_fault_of_every_file(tmp_path: Path) -> None:
+    """A line for each fault with its file and path; a good file among bad ones is still said to be good."""
+    data = find_profile("generic-x86_64").model_dump()
+    good, bad, missing = tmp_path / "generic-x86_64.yaml", tmp_path / "bad.yaml", tmp_path / "missing.yaml"
+    good.write_text(yaml.safe_dump(data))
+    data["runtime"] |= {"slots": 0, "colour": "red"}
+    bad.write_text(yaml.safe_dump(data | {"name": "Bad!"}))
+    done = run("profiles", "check", str(bad), str(good), str(missing))
+    assert done.exit_code == 3
+    assert done.stdout.startswith(f"{good}: ok (generic-x86_64, digest ")
+    *faults, last = done.stderr.splitlines()
+    assert faults == [
+        f"{bad}: name: must match ^[a-z0-9][a-z0-9_-]{{0,62}}$ (got 'Bad!')",
+        f"{bad}: runtime.colour: is not a known key",
+        f"{bad}: runtime.slots: must be >= 1 (got 0)",
+    ]
+    assert last.startswith(f"{missing}: cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["profiles", "show", "raspberry-pi5"], ["build", "reference", "--profile", "raspberry-pi5", "-o", "out"]],
+)
+def test_an_unknown_profile_is_one_line_and_3(arguments: list[str]) -> None:
+    """The near name is suggested, and no model is looked for."""
+    done = run(*arguments)
+    assert done.exit_code == 3
+    assert done.stderr.startswith("edgeqwen-compile: no profile 'raspberry-pi5': did you mean raspberry-pi-5? ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_missing_checkpoint_is_one_line_and_7(tmp_path: Path) -> None:
+    """The stage is reported, then the reason; no package appears."""
+    out = tmp_path / "out"
+    done = run(
+        *("build", str(tmp_path / "nowhere"), "--profile", "generic-x86_64"),
+        *("--cache", str(tmp_path / "cache"), "-o", str(out)),
+    )
+    assert done.exit_code == 7
+    assert done.stderr.splitlines() == [
+        "checkpoint ...",
+        f"edgeqwen-compile: there is no folder or file {tmp_path / 'nowhere'};"
+        " a hub id looks like Qwen/Qwen2.5-0.5B-Instruct",
+    ]
+    assert done.stdout == ""
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("arguments", [["build"], ["build", "reference", "-o", "out"], ["profiles", "check"], ["no"]])
+def test_a_call_that_makes_no_sense_is_2(arguments: list[str]) -> None:
+    """Usage goes to stderr, as with any command."""
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert "Usage: edgeqwen-compile" in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(shell: str) -> None:
+    """Each names the variable by which click answers it."""
+    done = run("completion", shell)
+    assert done.exit_code == 0
+    assert "_EDGEQWEN_COMPILE_COMPLETE" in done.stdout
+
+
+def test_profiles_are_completed() -> None:
+    """A started name goes on to those that begin so."""
+    env = {"_EDGEQWEN_COMPILE_COMPLETE": "bash_complete", "COMP_WORDS": "edgeqwen-compile profiles show rasp"}
+    done = CliRunner().invoke(main, prog_name="edgeqwen-compile", env=env | {"COMP_CWORD": "3"})
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == ["raspberry-pi-4", "raspberry-pi-5"]

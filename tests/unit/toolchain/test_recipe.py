@@ -1,0 +1,129 @@
+"""Recipes: a pure function of profile, precision and hidden size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.profile import Profile, find_profile, parse_profile
+from toolchain.recipe import Precision, Recipe, plan
+
+QWEN25_05B, QWEN25_15B = 896, 1536
+
+
+def profile(*, provider: str = "CPUExecutionProvider", **knobs: dict[str, object]) -> Profile:
+    """generic-x86_64 with other `int4` or `int8` knobs."""
+    data = find_profile("generic-x86_64").model_dump()
+    data["execution"]["provider"] = provider
+    for precision, changed in knobs.items():
+        data["quantization"][precision] |= changed
+    return parse_profile(data, "test")
+
+
+def block_sizes(recipe: Recipe) -> list[object]:
+    """Of decoder layers, of the head where it differs, and the one that ModelBuilder is told."""
+    keys = (("layers", "group_size"), ("head", "group_size"), ("model_builder", "int4_block_size"))
+    return [recipe.passes[step].get(key) for step, key in keys if step in recipe.passes]
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "float32"])
+def test_a_plan_is_pure(precision: Precision) -> None:
+    """The same input gives an equal recipe with the same key, and the profile stays as it was."""
+    board = profile()
+    before = board.digest
+    first, second = plan(board, precision, QWEN25_05B), plan(board, precision, QWEN25_05B)
+    assert first == second
+    assert first.key == second.key
+    assert board.digest == before
+
+
+@pytest.mark.parametrize(
+    ("precision", "steps"),
+    [
+        ("int4", ["mixed_precision", "layers", "head", "model_builder", "tie"]),
+        ("int8", ["layers", "model_builder", "tie"]),
+        ("float32", ["model_builder", "tie"]),
+    ],
+)
+def test_passes_come_in_the_order_they_run(precision: Precision, steps: list[str]) -> None:
+    """Weights are rounded before the graph is written, and embeddings tied in what was written."""
+    assert list(plan(profile(), precision, QWEN25_05B).passes) == steps
+
+
+@pytest.mark.parametrize(
+    ("hidden", "block", "head_block", "fitted"),
+    [
+        (QWEN25_05B, 32, 128, [32, 128, 32]),
+        (QWEN25_05B, 256, 256, [128, 128, 128]),
+        (QWEN25_15B, 256, 256, [256, 256, 256]),
+        (576, 128, 128, [64, 64, 64]),
+        (64, 256, 16, [64, 16, 64]),
+    ],
+)
+def test_block_sizes_fit_the_hidden_size(hidden: int, block: int, head_block: int, fitted: list[int]) -> None:
+    """A block that does not divide a row is halved until it does; ModelBuilder gets the layers' own."""
+    board = profile(int4={"block_size": block, "head_block_size": head_block}, int8={"block_size": block})
+    assert block_sizes(plan(board, "int4", hidden)) == fitted
+    assert block_sizes(plan(board, "int8", hidden)) == [fitted[0], fitted[2]]
+
+
+@given(st.sampled_from([16, 32, 64, 128, 256]), st.integers(1, 512).map(lambda n: n * 16))
+def test_a_fitted_block_divides_and_is_the_largest(block: int, hidden: int) -> None:
+    """Of the asked size's halves, the largest that divides the row is taken."""
+    [fitted, told] = block_sizes(plan(profile(int8={"block_size": block}), "int8", hidden))
+    assert fitted == told == max(size for size in (16, 32, 64, 128, 256) if size <= block and hidden % size == 0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "algorithm", "needed"),
+    [("int4", "gptq", True), ("int4", "rtn", False), ("int8", "gptq", False), ("float32", "gptq", False)],
+)
+def test_only_gptq_needs_calibration(precision: Precision, algorithm: str, needed: bool) -> None:
+    """Text is made only for what reads it: INT4 by GPTQ."""
+    recipe = plan(profile(int4={"algorithm": algorithm}), precision, QWEN25_05B)
+    assert recipe.needs_calibration is needed
+
+
+def test_the_head_keeps_its_own_bits() -> None:
+    """Decoder layers at 4 bits, head and embedding as the profile says."""
+    for bits in (4, 8):
+        passes = plan(profile(int4={"head_bits": bits}), "int4", QWEN25_05B).passes
+        assert passes["layers"]["bits"] == 4
+        assert (passes["head"]["bits"], passes["head"]["lm_head"], passes["head"]["embeds"]) == (bits, True, True)
+
+
+KNOBS: list[tuple[Precision, dict[str, Any]]] = [
+    ("int4", {"int4": {"algorithm": "rtn"}}),
+    ("int4", {"int4": {"block_size": 32}}),
+    ("int4", {"int4": {"symmetric": True}}),
+    ("int4", {"int4": {"mixed_precision": "k_quant_last"}}),
+    ("int4", {"int4": {"head_bits": 4}}),
+    ("int4", {"int4": {"head_block_size": 64}}),
+    ("int4", {"int4": {"accuracy_level": 1}}),
+    ("int4", {"provider": "CUDAExecutionProvider"}),
+    ("int8", {"int8": {"block_size": 128}}),
+    ("int8", {"int8": {"symmetric": True}}),
+    ("int8", {"int8": {"accuracy_level": 1}}),
+    ("float32", {"provider": "CUDAExecutionProvider"}),
+]
+
+
+@pytest.mark.parametrize(("precision", "change"), KNOBS)
+def test_any_knob_changes_the_key(precision: Precision, change: dict[str, Any]) -> None:
+    """Nothing that was made with one knob is found under another."""
+    assert plan(profile(**change), precision, QWEN25_05B).key != plan(profile(), precision, QWEN25_05B).key
+
+
+def test_precisions_have_keys_of_their_own() -> None:
+    """Three precisions of one profile share nothing in the cache."""
+    precisions: list[Precision] = ["int4", "int8", "float32"]
+    assert len({plan(profile(), precision, QWEN25_05B).key for precision in precisions}) == 3
+
+
+def test_knobs_of_another_precision_change_nothing() -> None:
+    """An INT8 model is not built again because INT4's recipe changed."""
+    changed = profile(int4={"block_size": 16, "algorithm": "rtn"})
+    assert plan(changed, "int8", QWEN25_05B).key == plan(profile(), "int8", QWEN25_05B).key
