@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 from runtime.memory import forget_file_pages, trim_after_load, use_one_heap
@@ -22,7 +23,10 @@ def resident_kb(path: Path) -> int:
 def test_pages_of_a_mapped_file_are_forgotten_and_read_again(tmp_path: Path) -> None:
     """Resident memory falls to nothing; the content is still there."""
     path = tmp_path / "weights"
-    path.write_bytes(bytes(range(256)) * 4096)
+    with path.open("wb") as file:
+        file.write(bytes(range(256)) * 4096)
+        file.flush()
+        os.fsync(file.fileno())  # a page that is not on the disk yet counts as written to
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
         assert mapped[:] == path.read_bytes()
         assert resident_kb(path) >= 1024
