@@ -15,6 +15,8 @@ from .sequence import SamplingParams
 
 Logits = NDArray[np.float32]
 
+_SMALLEST_PENALTY = 1e-30  # a logit divided by less may be infinite
+
 
 class Sampler:
     """The sampler of one sequence: its random numbers, and which tokens it has seen.
@@ -72,7 +74,7 @@ class Sampler:
         """The most likely token, seen ones penalized (in place)."""
         if self._seen is not None:
             at = np.flatnonzero(self._seen)
-            some, penalty = logits[at], np.float32(self._params.repetition_penalty)
+            some, penalty = logits[at], np.float32(max(self._params.repetition_penalty, _SMALLEST_PENALTY))
             logits[at] = np.where(some > 0, some / penalty, some * penalty)
         best = int(logits.argmax())
         if not np.isfinite(logits[best]):
@@ -96,7 +98,8 @@ def _likely(
     logits: Logits, best: float, temperature: float, mass: float
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
     """The most likely tokens that hold at least `mass` of the probability: places, weights, and all weights' sum."""
-    weights = np.exp((logits - np.float32(best)) / np.float32(temperature))
+    with np.errstate(over="ignore"):  # at a tiny temperature, minus infinity is right
+        weights = np.exp((logits - np.float32(best)) / np.float32(temperature))
     total = float(weights.sum(dtype=np.float64))
     floor = 1e-2
     while mass < 1:

@@ -29,19 +29,19 @@ def read_temperatures(wanted: Sequence[str] = (), root: Path = SYSFS) -> list[Re
 
 def _thermal_zones(root: Path) -> Iterator[Reading]:
     for zone in sorted((root / "class/thermal").glob("thermal_zone*")):
-        name, millidegrees = _text(zone / "type"), _number(zone / "temp")
-        if name and millidegrees is not None:
-            yield Reading(name, millidegrees / 1000)
+        name, celsius = _text(zone / "type"), _celsius(zone / "temp")
+        if name and celsius is not None:
+            yield Reading(name, celsius)
 
 
 def _hwmon(root: Path) -> Iterator[Reading]:
     for value in sorted((root / "class/hwmon").glob("hwmon*/temp*_input")):
-        millidegrees = _number(value)
-        if millidegrees is None:
+        celsius = _celsius(value)
+        if celsius is None:
             continue
         chip = _text(value.parent / "name") or value.parent.name
         label = _text(value.with_name(value.name.replace("_input", "_label")))
-        yield Reading(f"{chip}/{label or value.name.removesuffix('_input')}", millidegrees / 1000)
+        yield Reading(f"{chip}/{label or value.name.removesuffix('_input')}", celsius)
 
 
 def _text(path: Path) -> str | None:
@@ -51,9 +51,9 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _number(path: Path) -> int | None:
+def _celsius(path: Path) -> float | None:
     text = _text(path)
     try:
-        return None if text is None else int(text)
-    except ValueError:
+        return None if text is None else int(text) / 1000
+    except (ValueError, OverflowError):
         return None

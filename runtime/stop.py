@@ -17,8 +17,8 @@ class StopMatcher:
             return text, None
         text = self._held + text
         found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            at, stop = min(found, key=lambda hit: (hit[0], -len(hit[1])))
+        if found:  # the first to be complete, so that it does not matter how the text was cut
+            at, stop = min(found, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             self._held = ""
             return text[:at], stop
         keep = self._possible_start(text)

@@ -60,12 +60,22 @@ class Detokenizer:
         """The text that `token_id` completes; may be empty."""
         self._window.append(token_id)
         text = self._tokenizer.decode(self._window)
-        if text.endswith(_REPLACEMENT) and len(self._window) < _WINDOW_TOKENS:
-            return ""
+        if text.endswith(_REPLACEMENT):
+            return self._emit_all_but_the_last_character(text) if len(self._window) >= _WINDOW_TOKENS else ""
         piece = text[self._emitted :]
         self._window = self._window[-1:]
         self._emitted = len(self._tokenizer.decode(self._window))
         return piece
+
+    def _emit_all_but_the_last_character(self, text: str) -> str:
+        """Shortens a window that keeps ending in U+FFFD; tokens that the next may complete to a character stay."""
+        for at in range(len(self._window) - 1, 0, -1):
+            before = self._tokenizer.decode(self._window[:at])
+            if before + self._tokenizer.decode(self._window[at:]) == text:  # no character is across
+                piece = before[self._emitted :]
+                self._window, self._emitted = self._window[at:], 0
+                return piece
+        return ""
 
     def flush(self) -> str:
         """What is left, an incomplete character as U+FFFD."""

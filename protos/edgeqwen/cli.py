@@ -6,6 +6,8 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.metadata import version as installed_version
 from typing import Any
 
 import click
@@ -26,10 +28,14 @@ from .client import (
     Options,
     QueueFull,
     ServerUnavailable,
+    checked_target,
     default_target,
 )
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+_INTERRUPTED = 130  # as shells have it
+_LONGEST_TIMEOUT_S = 366 * 86_400.0
 
 # Where sysexits.h and timeout(1) have a number for it, theirs.
 _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
@@ -42,7 +48,7 @@ _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
 
 
 class _Group(click.Group):
-    """A group whose commands end with one line and the error's exit status."""
+    """A group whose commands end with one line and the error's exit status; Ctrl-C needs no line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -50,6 +56,16 @@ class _Group(click.Group):
         except ClientError as error:
             click.echo(f"edgeqwen: {error}", err=True)
             sys.exit(next(code for kind, code in _EXIT_CODES if isinstance(error, kind)))
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            sys.exit(_INTERRUPTED)
+
+
+def _target(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        return checked_target(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.group(
@@ -65,11 +81,12 @@ Examples:
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 69 no daemon answers,
-75 queue full (try again), 124 timeout.""",
+75 queue full (try again), 124 timeout, 130 Ctrl-C.""",
 )
 @click.option(
     "--target",
     default=default_target,
+    callback=_target,
     help="unix:PATH or HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket.",
 )
 @click.version_option(package_name="edgeqwen")
@@ -89,7 +106,12 @@ def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--repetition-penalty", type=float, help="More than 1 avoids repetition."),
         click.option("--seed", type=int, help="The same seed gives the same answer."),
         click.option("--stop", multiple=True, help="End before this text; may be given again."),
-        click.option("--timeout", "timeout_s", type=float, help="Give up after so many seconds."),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(0, _LONGEST_TIMEOUT_S, min_open=True),
+            help="Give up after so many seconds.",
+        ),
         click.option("--stats", is_flag=True, help="Speed and time to first token, on stderr."),
         click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event."),
     ]
@@ -108,16 +130,21 @@ class _Printing:
     def show(self, events: Iterator[Event]) -> str:
         """Prints events as they come; returns the whole text."""
         text = ""
-        for event in events:
-            if self.as_json:
-                kind = type(event).__name__.lower()
-                click.echo(json.dumps({"event": kind, **dataclasses.asdict(event)}, ensure_ascii=False))
-            elif isinstance(event, Delta):
-                click.echo(event.text, nl=False)
-            if isinstance(event, Delta):
-                text += event.text
-            if isinstance(event, Finished):
-                self._finish(event)
+        try:
+            for event in events:
+                if self.as_json:
+                    kind = type(event).__name__.lower()
+                    click.echo(json.dumps({"event": kind, **dataclasses.asdict(event)}, ensure_ascii=False))
+                elif isinstance(event, Delta):
+                    click.echo(event.text, nl=False)
+                if isinstance(event, Delta):
+                    text += event.text
+                if isinstance(event, Finished):
+                    self._finish(event)
+        except ClientError:
+            if text and not self.as_json:
+                click.echo()  # what follows is not part of the answer
+            raise
         return text
 
     def _finish(self, event: Finished) -> None:
@@ -146,16 +173,31 @@ def _split(flags: dict[str, Any]) -> tuple[Options, float | None, _Printing]:
 def chat(target: str, /, message: str | None, system: str | None, **flags: Any) -> None:
     """Ask the model. Without MESSAGE, on a terminal, hold a conversation. What is piped in is added to MESSAGE."""
     options, timeout_s, printing = _split(flags)
-    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+    conversation = message is None and _at_terminal()
+    piped = "" if _at_terminal() else _piped().strip()
+    content = "\n\n".join(part for part in (message, piped) if part)
+    if not (conversation or content):
+        raise click.UsageError("there is no message: give one, or pipe one in")
     with Client(target) as client:
-        if message is None and not piped:
-            if not sys.stdin.isatty():
-                raise click.UsageError("there is no message: give one, or pipe one in")
+        if conversation:
             _converse(client, system, options, timeout_s, printing)
             return
-        content = "\n\n".join(part for part in (message, piped) if part)
         messages = [*_system(system), ("user", content)]
         printing.show(client.generate(messages=messages, options=options, timeout_s=timeout_s))
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _piped() -> str:
+    """What is on standard input, to its end; nothing where it is closed."""
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"what is piped in is not UTF-8 text (byte {error.start})") from error
 
 
 def _system(text: str | None) -> list[Message]:
@@ -168,6 +210,8 @@ _HELP = "/reset forgets the conversation, /system TEXT gives instructions, /exit
 def _converse(
     client: Client, system: str | None, options: Options, timeout_s: float | None, printing: _Printing
 ) -> None:
+    with suppress(ImportError):  # some builds of Python have none
+        import readline  # noqa: F401 - gives input() a line editor with a history
     click.echo(f"{client.snapshot().model.name}. {_HELP}", err=True)
     history = _system(system)
     while True:
@@ -198,7 +242,7 @@ def _turn(
     except KeyboardInterrupt:
         click.echo()
         return history[:-1]
-    except (InvalidRequest, QueueFull, DeadlineExceeded) as error:
+    except ClientError as error:
         click.echo(f"edgeqwen: {error}", err=True)
         return history[:-1]
     return [*history, ("assistant", answer)]
@@ -214,8 +258,12 @@ def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags:
     """Continue a raw PROMPT (or what is piped in), without the chat template."""
     options, timeout_s, printing = _split(flags)
     ids = _ids(token_ids) if token_ids is not None else None
+    if ids is not None and prompt is not None:
+        raise click.UsageError("give PROMPT or --token-ids, not both")
     if ids is None and prompt is None:
-        prompt = sys.stdin.read()
+        if _at_terminal():
+            raise click.UsageError("there is no prompt: give one, pipe one in, or use --token-ids")
+        prompt = _piped()
     with Client(target) as client:
         printing.show(client.generate(prompt=prompt, token_ids=ids, options=options, timeout_s=timeout_s))
 
@@ -254,7 +302,7 @@ def status(target: str, as_json: bool) -> None:
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
     for reading in machine.temperatures:
         table.add_row(reading.sensor, f"{reading.celsius:.1f} C")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # names are shown as they are, brackets included
 
 
 @main.command()
@@ -266,5 +314,13 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "edgeqwen", "_EDGEQWEN_COMPLETE").source())
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def version(as_json: bool) -> None:
+    """Print the version of this command."""
+    number = installed_version("edgeqwen")
+    click.echo(json.dumps({"version": number}) if as_json else number)
+
+
 if __name__ == "__main__":
-    main()
+    main(prog_name="edgeqwen")

@@ -3,8 +3,8 @@
 with Client() as client:
     print(client.chat([("user", "Why is the pump vibrating?")]).text)
 
-with Client("unix:/run/edgeqwen/edgeqwend.sock") as client:
-    for event in client.generate(prompt="Once upon a time", max_tokens=64):
+async with AsyncClient("unix:/run/edgeqwen/edgeqwend.sock") as client:
+    async for event in client.generate(prompt="Once upon a time", options=Options(max_tokens=64)):
         if isinstance(event, Delta):
             print(event.text, end="")
 """
@@ -12,7 +12,7 @@ with Client("unix:/run/edgeqwen/edgeqwend.sock") as client:
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Self, cast
@@ -27,8 +27,13 @@ from .v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 DEFAULT_TARGET = "unix:/run/edgeqwen/edgeqwend.sock"
 TARGET_VARIABLE = "EDGEQWEN_TARGET"
 
+MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un has 108, with a zero at the end
+
 Message = tuple[str, str]
 """A turn of a conversation: its role ("system", "user" or "assistant") and its content."""
+
+Violation = tuple[str, str]
+"""A field as generation.proto names it, such as "sampling.top_p", and what is wrong with it."""
 
 
 class ClientError(Exception):
@@ -42,7 +47,7 @@ class ServerUnavailable(ClientError):
 class InvalidRequest(ClientError):
     """The request can never succeed. `violations` has every fault as (field, description)."""
 
-    def __init__(self, message: str, violations: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, message: str, violations: tuple[Violation, ...]) -> None:
         self.violations = violations
         super().__init__(message)
 
@@ -126,6 +131,22 @@ def default_target() -> str:
     return os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
 
 
+def checked_target(target: str) -> str:
+    """The same target. Raises ValueError if it is neither unix:PATH nor HOST:PORT."""
+    if target.startswith("unix:"):
+        path = target.removeprefix("unix:").removeprefix("//")
+        if not path:
+            raise ValueError("the path after unix: is missing")
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes (got {path})")
+        return target
+    host, _, port = target.rpartition(":")
+    if host and port.isdecimal() and 0 < int(port) < 1 << 16:
+        return target
+    hint = f"; did you mean unix:{target}?" if "/" in target else ""
+    raise ValueError(f"a target is unix:PATH or HOST:PORT (got {target!r}){hint}")
+
+
 def build_request(
     *,
     messages: Iterable[Message] | None = None,
@@ -133,10 +154,16 @@ def build_request(
     token_ids: Sequence[int] | None = None,
     options: Options | None = None,
 ) -> pb.GenerateRequest:
-    """A GenerateRequest of exactly one of `messages`, `prompt` and `token_ids`. Raises ValueError otherwise."""
+    """A GenerateRequest of exactly one of `messages`, `prompt` and `token_ids`. Raises ValueError otherwise.
+
+    Raises InvalidRequest for what the contract's types cannot hold; whether the rest makes sense, the daemon says.
+    """
     if sum(given is not None for given in (messages, prompt, token_ids)) != 1:
         raise ValueError("give exactly one of messages, prompt and token_ids")
     options = options or Options()
+    turns = None if messages is None else list(messages)
+    if faults := tuple(_unsendable(turns or (), prompt or "", token_ids or (), options)):
+        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
     request = pb.GenerateRequest(
         stop=options.stop,
         ignore_eos=options.ignore_eos,
@@ -150,9 +177,8 @@ def build_request(
             seed=options.seed,
         ),
     )
-    if messages is not None:
-        turns = [pb.Message(role=role, content=content) for role, content in messages]
-        request.chat.CopyFrom(pb.Chat(messages=turns))
+    if turns is not None:
+        request.chat.CopyFrom(pb.Chat(messages=[pb.Message(role=role, content=content) for role, content in turns]))
     elif prompt is not None:
         request.prompt = prompt
     else:
@@ -160,15 +186,44 @@ def build_request(
     return request
 
 
+def _unsendable(
+    turns: Iterable[Message], prompt: str, token_ids: Iterable[int], options: Options
+) -> Iterator[Violation]:
+    """Numbers and texts that protobuf refuses, sorted by field; of the token ids, the first."""
+    for at, (role, content) in enumerate(turns):
+        yield from _text_fault(f"chat.messages[{at}].content", content)
+        yield from _text_fault(f"chat.messages[{at}].role", role)
+    yield from _number_fault("max_tokens", options.max_tokens, bits=32)
+    yield from _text_fault("prompt", prompt)
+    yield from _number_fault("sampling.seed", options.seed, bits=64)
+    yield from _number_fault("sampling.top_k", options.top_k, bits=32)
+    for at, text in enumerate(options.stop):
+        yield from _text_fault(f"stop[{at}]", text)
+    faults = (_number_fault(f"token_ids.ids[{at}]", token, bits=32) for at, token in enumerate(token_ids))
+    yield from next((found for fault in faults if (found := list(fault))), [])
+
+
+def _number_fault(field: str, number: int | None, *, bits: int) -> Iterator[Violation]:
+    if number is not None and not 0 <= number < 1 << bits:
+        yield field, f"must be 0 to {(1 << bits) - 1} (got {number})"
+
+
+def _text_fault(field: str, text: str) -> Iterator[Violation]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        yield field, f"must be text that UTF-8 can hold (character {error.start} is not)"
+
+
 class Client:
     """A connection to a daemon, made when first needed; may be shared by threads.
 
     Args:
-        target: "unix:/path/to.sock" or "host:port"; None takes `default_target()`.
+        target: "unix:/path/to.sock" or "host:port"; None takes `default_target()`. Raises ValueError for any other.
     """
 
     def __init__(self, target: str | None = None) -> None:
-        self.target = target or default_target()
+        self.target = checked_target(target or default_target())
         self._channel = grpc.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
@@ -194,16 +249,17 @@ class Client:
         token_ids: Sequence[int] | None = None,
         options: Options | None = None,
         timeout_s: float | None = None,
-    ) -> Iterator[Event]:
-        """Streams one answer: a Started, Deltas, a Finished. Closing the iterator cancels the rest.
+    ) -> Generator[Event, None, None]:
+        """Streams one answer: a Started, Deltas, a Finished. Closing the generator cancels the rest.
 
-        Raises ClientError or one of its kinds.
+        The request is sent when the first event is asked for. Raises ClientError or one of its kinds.
         """
         request = build_request(messages=messages, prompt=prompt, token_ids=token_ids, options=options)
         call = self._generation.Generate(request, timeout=timeout_s)
         try:
             for response in call:
-                yield _event(response)
+                if (event := _event(response)) is not None:
+                    yield event
         except grpc.RpcError as error:
             _raise(error, self.target)
         finally:
@@ -239,20 +295,23 @@ class Client:
 
     def wait_until_serving(self, *, timeout_s: float = 30.0) -> None:
         """Returns when the daemon accepts requests. Raises ServerUnavailable if that takes longer."""
-        request = health_pb2.HealthCheckRequest()
+        watch = self._health.Watch(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)
         try:
-            for reply in self._health.Watch(request, timeout=timeout_s, wait_for_ready=True):
+            for reply in watch:
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
                     return
         except grpc.RpcError as error:
             raise ServerUnavailable(f"nothing serves at {self.target} after {timeout_s:g} s") from error
+        finally:
+            watch.cancel()
+        raise ServerUnavailable(f"{self.target} stopped before it served")
 
 
 class AsyncClient:
-    """`Client` for asyncio."""
+    """`Client` for asyncio. Make it where an event loop runs."""
 
     def __init__(self, target: str | None = None) -> None:
-        self.target = target or default_target()
+        self.target = checked_target(target or default_target())
         self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
@@ -278,13 +337,14 @@ class AsyncClient:
         token_ids: Sequence[int] | None = None,
         options: Options | None = None,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[Event]:
-        """Streams one answer, as `Client.generate` does."""
+    ) -> AsyncGenerator[Event, None]:
+        """Streams one answer, as `Client.generate` does. Leave it early with `contextlib.aclosing` around it."""
         request = build_request(messages=messages, prompt=prompt, token_ids=token_ids, options=options)
         call = self._generation.Generate(request, timeout=timeout_s)
         try:
             async for response in call:
-                yield _event(response)
+                if (event := _event(response)) is not None:
+                    yield event
         except grpc.RpcError as error:
             _raise(error, self.target)
         finally:
@@ -322,13 +382,34 @@ class AsyncClient:
             _raise(error, self.target)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
 
+    async def wait_until_serving(self, *, timeout_s: float = 30.0) -> None:
+        """Returns when the daemon accepts requests. Raises ServerUnavailable if that takes longer."""
+        watch = self._health.Watch(health_pb2.HealthCheckRequest(), timeout=timeout_s, wait_for_ready=True)
+        try:
+            async for reply in watch:
+                if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.RpcError as error:
+            raise ServerUnavailable(f"nothing serves at {self.target} after {timeout_s:g} s") from error
+        finally:
+            watch.cancel()
+        raise ServerUnavailable(f"{self.target} stopped before it served")
 
-# A daemon that restarts is found again within a second, not after the default two minutes.
-_CHANNEL_OPTIONS = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 50)]
+
+_CHANNEL_OPTIONS = [
+    # A daemon that restarts is found again within a second, not after the default two minutes.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    # A proxy set for the web is not the way to a daemon on this machine or the next one.
+    ("grpc.enable_http_proxy", 0),
+]
 
 
-def _event(response: pb.GenerateResponse) -> Event:
+def _event(response: pb.GenerateResponse) -> Event | None:
+    """None for a kind of event that only newer clients know."""
     kind = response.WhichOneof("event")
+    if kind is None:
+        return None
     if kind == "delta":
         return Delta(response.delta.text, tuple(response.delta.token_ids))
     if kind == "started":
@@ -351,24 +432,28 @@ def _event(response: pb.GenerateResponse) -> Event:
 def _joined(events: Iterable[Event]) -> Completion:
     text: list[str] = []
     token_ids: list[int] = []
-    for event in events:
+    finished = None
+    for event in events:  # to its end, so that the call ends as the daemon ends it
         if isinstance(event, Delta):
             text.append(event.text)
             token_ids += event.token_ids
         elif isinstance(event, Finished):
-            return Completion("".join(text), tuple(token_ids), event)
-    raise ClientError("the stream ended without a result")
+            finished = event
+    if finished is None:
+        raise ClientError("the stream ended without a result")
+    return Completion("".join(text), tuple(token_ids), finished)
 
 
 def _raise(error: grpc.RpcError, target: str) -> NoReturn:
     """The one table from gRPC codes to exceptions."""
     code, message = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE:
-        raise ServerUnavailable(
-            f"no answer from {target}: is edgeqwend running? try `systemctl status edgeqwend` ({message})"
-        ) from error
+        raise ServerUnavailable(_unavailable(message, target)) from error
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         raise InvalidRequest(message, _violations(error)) from error
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and message.startswith("SERVER: Received message larger"):
+        reason = f"is too large for the daemon ({message})"
+        raise InvalidRequest(f"the request {reason}", (("input", reason),)) from error
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         raise QueueFull(message, _retry_after_s(error)) from error
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -376,12 +461,25 @@ def _raise(error: grpc.RpcError, target: str) -> NoReturn:
     raise ClientError(f"{code.name}: {message}") from error
 
 
+_NOT_THERE = ("failed to connect", "connections to all backends failing", "errors resolving")
+
+
+def _unavailable(message: str, target: str) -> str:
+    """What to do about it. Only gRPC's words tell a daemon that is not there from one that refuses."""
+    if not message.startswith(_NOT_THERE):
+        return f"{target}: {message}"
+    reason = message.rpartition(": ")[2].rstrip("]")
+    if reason == "Permission denied":
+        return f"{target} is not for this user (permission denied); are you in the daemon's group? `id` tells"
+    return f"nothing listens at {target} ({reason}); is edgeqwend running? try `systemctl status edgeqwend`"
+
+
 def _details(error: grpc.RpcError) -> status_pb2.Status:
     metadata = dict(cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()))
     return status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
 
 
-def _violations(error: grpc.RpcError) -> tuple[tuple[str, str], ...]:
+def _violations(error: grpc.RpcError) -> tuple[Violation, ...]:
     request = error_details_pb2.BadRequest()
     found = [detail for detail in _details(error).details if detail.Unpack(request)]
     return tuple((v.field, v.description) for v in request.field_violations) if found else ()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import load_config
+from runtime.config import Config, load_config
 from runtime.errors import ConfigError
 
 
@@ -43,3 +43,65 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
 def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text("")
     assert load_config(tmp_path / "d.yaml", {}, {"package": Path("p")}).queue_limit == 64
+
+
+SPELLED = {
+    "package": ("/p", Path("/p")),
+    "variant": ("board", "board"),
+    "listen": ("[::1]:50051", "[::1]:50051"),
+    "queue_limit": ("7", 7),
+    "drain_timeout_s": ("2.5", 2.5),
+    "verify": ("0", False),
+    "threads": ("3", 3),
+    "slots": ("2", 2),
+    "context_tokens": ("128", 128),
+    "max_message_bytes": ("2048", 2048),
+    "log_format": ("json", "json"),
+    "log_level": ("debug", "debug"),
+}
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    """Each gets its own type from text; a setting added later must be added here."""
+    assert set(SPELLED) == set(Config.model_fields)
+    environment = {f"EDGEQWEN_{key.upper()}": text for key, (text, _) in SPELLED.items()}
+    assert load_config(None, environment, {}).model_dump() == {key: value for key, (_, value) in SPELLED.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("verify", "maybe"),
+        ("queue_limit", "1.5"),
+        ("queue_limit", "0"),
+        ("drain_timeout_s", "nan"),
+        ("drain_timeout_s", "inf"),
+        ("drain_timeout_s", "-1"),
+        ("max_message_bytes", "4 MiB"),
+        ("log_level", "loud"),
+        ("listen", "unix:"),
+        ("listen", ":50051"),
+        ("listen", "::1:50051"),
+        ("listen", "localhost"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(key: str, text: str) -> None:
+    """The one fault names the setting and the layer."""
+    with pytest.raises(ConfigError) as refusal:
+        load_config(None, {"EDGEQWEN_PACKAGE": "p", f"EDGEQWEN_{key.upper()}": text}, {})
+    assert [fault.path for fault in refusal.value.faults] == [f"{key} (from environment)"]
+
+
+def test_a_fault_in_a_layer_that_is_overridden_does_not_count() -> None:
+    """What a flag says hides what the environment says wrongly."""
+    environment = {"EDGEQWEN_PACKAGE": "p", "EDGEQWEN_SLOTS": "many"}
+    assert load_config(None, environment, {"slots": 2}).slots == 2
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"a: b: c", b"!!python/object:os.system {}"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """Missing, no text, no YAML, or YAML that would run code: the error names the file."""
+    if content is not None:
+        (tmp_path / "d.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"d\.yaml cannot be read"):
+        load_config(tmp_path / "d.yaml", {}, {"package": Path("p")})

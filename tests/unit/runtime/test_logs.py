@@ -99,3 +99,12 @@ def test_it_loads_no_rich() -> None:
     code = "import sys, runtime.logs; print('rich' in sys.modules); import rich"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_an_event_is_one_line_whatever_is_in_it() -> None:
+    """Line ends and objects that JSON does not know neither split a line nor raise."""
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    structlog.get_logger().info("two\nlines", what=object, where={1, 2}, raw=b"\xff")
+    assert stream.getvalue().count("\n") == 1
+    assert json.loads(stream.getvalue())["event"] == "two\nlines"

@@ -40,3 +40,12 @@ def test_a_manager_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:
     """The caller decides that it does not matter."""
     with pytest.raises(OSError, match="No such file"):
         notify("READY=1", environ={"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+
+
+def test_a_manager_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    """A socket's file that nobody listens at any more raises OSError."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+    with pytest.raises(ConnectionRefusedError):
+        notify("READY=1", environ={"NOTIFY_SOCKET": path})

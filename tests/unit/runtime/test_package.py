@@ -8,6 +8,8 @@ import platform
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.errors import PackageCorrupt, PackageError
 from runtime.package import Package
@@ -139,3 +141,82 @@ def test_a_package_for_another_machine_is_refused(tmp_path: Path) -> None:
     edit(root, {"needs": needs})
     with pytest.raises(PackageError, match="is for riscv64, but this machine is"):
         Package.open(root).require_this_machine()
+
+
+def test_the_file_of_the_build_model_is_what_opens(tmp_path: Path) -> None:
+    """A `build.json` that the model itself wrote is read back equal, and the digest is of its bytes."""
+    root = make(tmp_path / "p")
+    build = Package.open(root).build
+    path = root / "models/decoder/board/build.json"
+    path.write_text(build.model_dump_json())
+    package = Package.open(root)
+    assert package.build == build
+    assert package.build_digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@given(at=st.integers(0, 4), flip=st.integers(1, 255))
+def test_no_changed_byte_goes_unseen(tmp_path_factory: pytest.TempPathFactory, at: int, flip: int) -> None:
+    """Wherever it is and whatever it becomes, the file is named."""
+    root = make(tmp_path_factory.mktemp("package"))
+    graph = root / "models/decoder/board/serving.onnx"
+    content = bytearray(graph.read_bytes())
+    content[at] ^= flip
+    graph.write_bytes(content)
+    with pytest.raises(PackageCorrupt, match=r"models/decoder/board/serving\.onnx is corrupt"):
+        Package.open(root)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/", "configs/.."])
+def test_a_name_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    """It can be nothing that was built."""
+    root = make(tmp_path / "p")
+    edit(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 0}}})
+    with pytest.raises(PackageCorrupt):
+        Package.open(root)
+
+
+def test_a_folder_in_a_files_place_is_a_missing_file(tmp_path: Path) -> None:
+    """It is named, and there is no other error."""
+    root = make(tmp_path / "p")
+    (root / "configs/tokenizer.json").unlink()
+    (root / "configs/tokenizer.json").mkdir()
+    with pytest.raises(PackageCorrupt, match=r"configs/tokenizer\.json is missing"):
+        Package.open(root)
+
+
+@pytest.mark.parametrize("variant", ["", "..", "../..", "board/.", "/"])
+def test_a_variant_is_a_name_and_no_path(tmp_path: Path, variant: str) -> None:
+    """Only one of those that are listed opens."""
+    with pytest.raises(PackageError, match=r"has no variant .*; it has board"):
+        Package.open(make(tmp_path / "p"), variant)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null"])
+def test_a_build_file_that_is_no_json_object_is_corrupt(tmp_path: Path, content: bytes) -> None:
+    """The error names it."""
+    root = make(tmp_path / "p")
+    (root / "models/decoder/board/build.json").write_bytes(content)
+    with pytest.raises(PackageCorrupt, match=r"build\.json cannot be used"):
+        Package.open(root)
+
+
+def test_a_chat_template_is_a_file_or_in_the_tokenizers_configuration(tmp_path: Path) -> None:
+    """The file counts first; without either there is an error that says what to do."""
+    root = make(tmp_path / "p")
+    package = Package.open(root)
+    with pytest.raises(PackageError, match="has no chat template; send a raw prompt"):
+        _ = package.chat_template
+    (root / "configs/tokenizer_config.json").write_text('{"chat_template": "older"}')
+    assert package.chat_template == "older"
+    (root / "configs/chat_template.jinja").write_text("newer")
+    assert package.chat_template == "newer"
+
+
+def test_special_tokens_are_text_however_they_are_written(tmp_path: Path) -> None:
+    """As text, as an object with content, null, or not at all."""
+    root = make(tmp_path / "p")
+    package = Package.open(root)
+    assert package.special_token("eos_token") == ""
+    tokens = {"eos_token": {"content": "</s>"}, "bos_token": None, "pad_token": "<pad>"}
+    (root / "configs/tokenizer_config.json").write_text(json.dumps(tokens))
+    assert [package.special_token(name) for name in ("eos_token", "bos_token", "pad_token")] == ["</s>", "", "<pad>"]

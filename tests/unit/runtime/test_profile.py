@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.errors import ProfileError
 from runtime.profile import Profile, builtin_profiles, find_profile, parse_profile
@@ -77,3 +79,49 @@ def test_a_file_that_is_not_yaml_or_is_named_otherwise_is_refused(tmp_path: Path
 def test_a_profile_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         find_profile("generic-x86_64").runtime.slots = 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1.0, 126.0, "60", None, True])
+def test_a_limit_is_a_temperature(value: object) -> None:
+    """A number that no chip can have, and what is no number, are refused."""
+    with pytest.raises(ProfileError, match=r"limits\.temperature_c: must be"):
+        parse_profile(valid() | {"limits": {"temperature_c": value}}, "board.yaml")
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n", b"text", b"\xff", b"!!python/name:os.system", b"a: [1"])
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Whatever is in it, the error is ours and names the file."""
+    (tmp_path / "board.yaml").write_bytes(content)
+    with pytest.raises(ProfileError, match=r"board\.yaml"):
+        Profile.load(tmp_path / "board.yaml")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(sorted(Profile.model_fields)), JSON)
+def test_any_value_is_a_profile_or_explained(key: str, value: object) -> None:
+    """Whatever stands in a section gives a profile, or faults of that section."""
+    try:
+        faults = () if parse_profile(valid() | {key: value}, "board.yaml") else None
+    except ProfileError as refusal:
+        faults = refusal.faults or None
+    assert faults is not None
+    assert all(fault.path.startswith(key) or not fault.path for fault in faults)
+
+
+def test_a_profile_survives_its_own_dump() -> None:
+    """What `build.json` holds of a profile is that profile."""
+    for name in builtin_profiles():
+        profile = find_profile(name)
+        assert parse_profile(profile.model_dump(mode="json"), name) == profile
+
+
+def test_an_unknown_name_that_is_near_to_none_lists_the_known() -> None:
+    """No guess is better than a bad one, and a name is never taken for a file."""
+    with pytest.raises(ProfileError, match="no profile 'mainframe': known profiles: generic-arm64,"):
+        find_profile("mainframe")

@@ -74,3 +74,17 @@ def test_whatever_a_driver_says_is_a_reading_or_nothing(
     for reading in read_temperatures(root=root):
         assert reading.sensor
         assert reading.celsius * 1000 == pytest.approx(int(value.decode(errors="replace")))
+
+
+@pytest.mark.parametrize("garbage", ["", "\n", "hot", "48.2", "0x30", "9" * 400, "-", "\x00\x00"])
+def test_a_value_that_is_no_temperature_hides_no_other(board: Path, garbage: str) -> None:
+    """A sensor that says anything but a whole number that fits is skipped, and the rest are read."""
+    write(board / "class/thermal/thermal_zone0/temp", garbage)
+    write(board / "class/hwmon/hwmon0/temp1_input", garbage)
+    assert read_temperatures(root=board) == [Reading("rp1_adc/temp1", 51.0)]
+
+
+def test_a_chip_without_a_name_goes_by_its_folder(board: Path) -> None:
+    """Its sensors count all the same."""
+    (board / "class/hwmon/hwmon1/name").unlink()
+    assert "hwmon1/temp1" in [reading.sensor for reading in read_temperatures(root=board)]

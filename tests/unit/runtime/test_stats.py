@@ -100,3 +100,13 @@ def test_the_mean_duration_follows_recent_requests() -> None:
         assert before < meter.mean_duration_s < 9.0
         before = meter.mean_duration_s
     assert before == pytest.approx(9.0, abs=0.1)
+
+
+def test_a_rate_is_tokens_over_the_window() -> None:
+    """Prompt and completion tokens of the last window count apart, and are gone after it."""
+    meter = Meter(window_s=10)
+    for at in range(5):
+        meter.step(100.0 + at, prompt_tokens=20, completion_tokens=4)
+    assert (read(meter, 105.0).prompt_tokens_per_second, read(meter, 105.0).completion_tokens_per_second) == (10, 2)
+    assert (read(meter, 120.0).prompt_tokens_per_second, read(meter, 120.0).completion_tokens_per_second) == (0, 0)
+    assert read(meter, 120.0).prompt_tokens_total == 100
