@@ -7,10 +7,12 @@ last finished pass.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ OnProgress = Callable[[str, int, int], None]
 
 # tqdm's line, such as "Processing layers...:  10%|#   | 3/30 [00:20<03:00, ...".
 _BAR = re.compile(r"([A-Z][\w .]*?)\.*:\s+\d+%\|[^|]*\| (\d+)/(\d+) ")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _RECORDS = ("footprint.json", "model_config.json", "output_footprint.json", "run_history.txt")
 
@@ -146,6 +150,7 @@ def _last_error(log: Path) -> str:
 
 
 def _child(job: Path) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also when the parent is killed
     from olive import run
 
     run(json.loads(job.read_text()))

@@ -224,6 +224,9 @@ class Client:
 
     def __init__(self, target: str | None = None) -> None:
         self.target = checked_target(target or default_target())
+        self._connect()
+
+    def _connect(self) -> None:
         self._channel = grpc.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
@@ -262,6 +265,10 @@ class Client:
                     yield event
         except grpc.RpcError as error:
             _raise(error, self.target)
+        except KeyboardInterrupt:
+            # It may have been raised inside gRPC, between taking a lock and giving it back: that channel is stuck.
+            self._connect()
+            raise
         finally:
             call.cancel()
 
