@@ -31,9 +31,9 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .chat import ChatTemplate
     from .engine import Engine
     from .health import Health
-    from .package import Package
-    from .requests import RequestReader
+    from .package import Build, Package
     from .session import OrtSession
+    from .tokenizer import Tokenizer
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
@@ -84,6 +84,8 @@ def _path_from_environment() -> Path | None:
 async def serve(config: Config) -> None:
     """Loads, serves, drains and returns."""
     use_one_heap()
+    # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
+    sys.setswitchinterval(0.0005)
     from .logs import configure
 
     configure(config.log_format, config.log_level)
@@ -162,14 +164,19 @@ class Daemon:
 
         from .health import Health
         from .package import Package
+        from .requests import RequestReader
         from .service import GenerationService
         from .telemetry import TelemetryService
+        from .tokenizer import Tokenizer
 
         package = Package.open(config.package, config.variant, verify=config.verify)
         package.require_this_machine()
         build = package.build
+        tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
         session = _load_session(package, config)
-        engine, reader = _load_engine(package, session, config)
+        engine = _load_engine(build, session, tokenizer, config)
+        template, vocab_size = _load_template(package), session.spec.vocab_size
+        reader = RequestReader(tokenizer, template, build.sampling, vocab_size, engine.context_tokens)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,
@@ -227,14 +234,11 @@ def _load_session(package: Package, config: Config) -> OrtSession:
     )
 
 
-def _load_engine(package: Package, session: OrtSession, config: Config) -> tuple[Engine, RequestReader]:
+def _load_engine(build: Build, session: OrtSession, tokenizer: Tokenizer, config: Config) -> Engine:
     from .engine import Engine
-    from .requests import RequestReader
-    from .tokenizer import Tokenizer
 
-    build, profile = package.build, package.build.profile.runtime
-    tokenizer = Tokenizer.from_file(package.tokenizer_file)
-    engine = Engine(
+    profile = build.profile.runtime
+    return Engine(
         session,
         tokenizer,
         eos_token_ids=frozenset(build.model.eos_token_ids),
@@ -242,8 +246,6 @@ def _load_engine(package: Package, session: OrtSession, config: Config) -> tuple
         prefill_chunk_tokens=profile.prefill_chunk_tokens,
         kv_budget_tokens=(profile.kv_cache.budget_mb << 20) // session.spec.kv_bytes_per_token,
     )
-    template, vocab_size = _load_template(package), session.spec.vocab_size
-    return engine, RequestReader(tokenizer, template, build.sampling, vocab_size, engine.context_tokens)
 
 
 def _load_template(package: Package) -> ChatTemplate | None:

@@ -221,6 +221,7 @@ def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) 
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
+    settings.enable_mem_pattern = False  # it keeps a plan for every shape, and here every prompt has its own
     # Spin inside a run, where work follows in microseconds; never between runs, where others need the cores.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.add_session_config_entry("session.force_spinning_stop", "1")

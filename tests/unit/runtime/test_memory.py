@@ -45,6 +45,21 @@ def test_pages_that_were_written_to_stay(tmp_path: Path) -> None:
         assert mapped[0] == 7
 
 
+def test_trimming_forgets_what_files_were_only_read(tmp_path: Path) -> None:
+    """Read-only mappings, such as code, leave resident memory and can be read again; others are not touched."""
+    path = tmp_path / "library"
+    with path.open("wb") as file:
+        file.write(bytes(range(256)) * 4096)
+        file.flush()
+        os.fsync(file.fileno())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:] == path.read_bytes()
+        assert resident_kb(path) >= 1024
+        trim_after_load()
+        assert resident_kb(path) == 0
+        assert mapped[:] == path.read_bytes()
+
+
 def test_trimming_is_harmless() -> None:
     """Objects survive it."""
     kept = [bytes(1000) for _ in range(1000)]
