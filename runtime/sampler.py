@@ -49,7 +49,7 @@ class Sampler:
         return token
 
     def distribution(self, logits: Logits) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The tokens that the filters keep, most likely first, and their probabilities before renormalizing."""
+        """The tokens that the filters keep, and their probabilities before renormalizing."""
         best = float(logits[self._best(logits)])
         params = self._params
         if params.top_k:
@@ -59,15 +59,16 @@ class Sampler:
             total = float(weights.sum())
         else:
             ids, weights, total = _likely(logits, best, params.temperature, params.top_p)
-        order = np.lexsort((ids, -weights))
-        ids, probabilities = ids[order], weights[order] / total
+        probabilities = weights / total
         if params.top_p < 1:
+            order = np.lexsort((ids, -weights))
+            ids, probabilities = ids[order], probabilities[order]
             before = np.cumsum(probabilities) - probabilities
             keep = max(1, int(np.count_nonzero(before < params.top_p)))
             ids, probabilities = ids[:keep], probabilities[:keep]
         if params.min_p > 0:
-            keep = int(np.count_nonzero(probabilities >= params.min_p * probabilities[0]))
-            ids, probabilities = ids[:keep], probabilities[:keep]
+            likely = probabilities >= params.min_p * probabilities.max()
+            ids, probabilities = ids[likely], probabilities[likely]
         return ids, probabilities
 
     def _best(self, logits: Logits) -> int:

@@ -127,7 +127,6 @@ def assert_as_theirs(process: ModuleType, params: SamplingParams, logits: np.nda
     got[ids] = probabilities / probabilities.sum()
     assert set(np.flatnonzero(got > 1e-12)) == set(np.flatnonzero(expected > 1e-12))
     np.testing.assert_allclose(got, expected, atol=1e-5)
-    assert list(got[ids]) == sorted(got[ids], reverse=True)
 
 
 @given(
@@ -146,7 +145,7 @@ def assert_as_theirs(process: ModuleType, params: SamplingParams, logits: np.nda
 def test_kept_tokens_and_probabilities_are_those_of_transformers(
     process: ModuleType, params: SamplingParams, seed: int, seen: list[int]
 ) -> None:
-    """The same set is kept, with the same probabilities, most likely first, for any settings."""
+    """The same set is kept, with the same probabilities, for any settings."""
     assert_as_theirs(process, params, row(seed), seen)
 
 
