@@ -46,6 +46,7 @@ LAYERS = {
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
 ACROSS = {
     "toolchain.*": ("runtime.profile", "runtime.package", "runtime.errors"),
+    "toolchain.calibrate": ("runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.evaluate": ("runtime.session",),
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
@@ -75,7 +76,7 @@ DOORS = {
     "rich": "toolchain.cli toolchain.progress edgeqwen.cli",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate",
-    "torch": "toolchain.calibrate toolchain.evaluate toolchain.sources",
+    "torch": "toolchain.evaluate toolchain.sources",
     "transformers": "toolchain.calibrate toolchain.evaluate toolchain.sources",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli",
 }

@@ -25,7 +25,7 @@ from . import calibrate, evaluate
 from .compile import run_olive
 from .package import WEIGHTS, VariantInput, write_package
 from .progress import Reporter
-from .recipe import Precision, Recipe, plan
+from .recipe import Precision, Recipe, plan, plan_calibration_writer
 from .sources import Checkpoint, resolve
 from .surgery import SERVING_GRAPH, make_serving_graph
 
@@ -107,10 +107,14 @@ def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> 
         out = options.cache / "calibration" / f"user-{_key(str(options.calibration.resolve()))[:16]}.jsonl"
         calibrate.read_calibration(options.calibration, out)
         return out
-    out = options.cache / "calibration" / f"{_key(checkpoint.digest, calibrate.calibration_key())[:16]}.jsonl"
+    recipe = plan_calibration_writer(checkpoint.geometry.hidden_size)
+    key = _key(checkpoint.digest, recipe.key, calibrate.calibration_key())[:16]
+    out = options.cache / "calibration" / f"{key}.jsonl"
     if not out.exists():
+        model_dir = _compiled(checkpoint, recipe, None, options.cache, report)
         with report.stage("calibration text") as stage:
-            calibrate.write_calibration(checkpoint.folder, out, on_tokens=stage.update)
+            session = calibrate.open_writer(model_dir / SERVING_GRAPH, threads=os.cpu_count() or 1)
+            calibrate.write_calibration(session, checkpoint.folder, out, on_tokens=stage.update)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Calibration text without a dataset: the float model writes it.
+"""Calibration text without a dataset: the model writes it.
 
 GPTQ needs activations like those the model meets in use. The model's own sampled answers to varied prompts, and text it
 writes from bare openings, come from its own distribution (the data-free calibration of LLM-QAT, arXiv:2305.17888).
@@ -8,53 +8,72 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from runtime.errors import SourceError
+from runtime.sampler import Sampler
+from runtime.sequence import SamplingParams
+from runtime.session import OrtSession, Session
 
 SAMPLES = 64
 TOKENS = 320
+ROWS = 16
+CONTEXT_TOKENS = 512
 TEMPERATURE = 1.0
 SEED = 20_250_101
-_BATCH = 32
 
 OnTokens = Callable[[int, int], None]
 """Called with the number of tokens written and how many there will be."""
 
 
 def calibration_key() -> str:
-    """SHA-256 of all that decides what `write_calibration` writes, the checkpoint aside."""
-    recipe = [_prompts(), SAMPLES, TOKENS, TEMPERATURE, SEED, torch.__version__]
+    """SHA-256 of all that decides what `write_calibration` writes, the model aside."""
+    recipe = [_prompts(), SAMPLES, TOKENS, ROWS, TEMPERATURE, SEED, version("onnxruntime")]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
 
 
-def write_calibration(checkpoint: Path, out: Path, *, on_tokens: OnTokens = lambda done, total: None) -> None:
-    """Writes JSON lines with a `text` each to `out`: SAMPLES texts of up to TOKENS tokens after their prompt.
+def open_writer(graph: Path, *, threads: int) -> Session:
+    """The serving graph in a session for `write_calibration`."""
+    return OrtSession(graph, slots=ROWS, context_tokens=CONTEXT_TOKENS, threads=threads)
 
-    The same checkpoint on the same kind of machine writes the same text.
+
+def write_calibration(
+    session: Session, checkpoint: Path, out: Path, *, on_tokens: OnTokens = lambda done, total: None
+) -> None:
+    """Writes JSON lines with a `text` each to `out`: SAMPLES texts of TOKENS tokens after their prompt.
+
+    The same model on the same kind of machine writes the same text.
+
+    Args:
+        session: the model, from `open_writer`.
+        checkpoint: the folder with its tokenizer and chat template.
     """
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, padding_side="left")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    openings = _openings(tokenizer)
-    texts: list[str] = []
-    torch.manual_seed(SEED)
-    for at in range(0, len(openings), _BATCH):
-        batch = openings[at : at + _BATCH]
-        done = at * TOKENS
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    texts = [tokenizer.encode(opening, add_special_tokens=False) for opening in _openings(tokenizer)]
+    for at in range(0, len(texts), ROWS):
+        for written in _go_on(session, texts[at : at + ROWS], first_seed=SEED + at):
+            on_tokens(at * TOKENS + written, len(texts) * TOKENS)
+    _write(out, [str(tokenizer.decode(tokens)) for tokens in texts])
 
-        def on_step(step: int, done: int = done, size: int = len(batch)) -> None:
-            on_tokens(done + step * size, len(openings) * TOKENS)
 
-        texts += _sample(model, tokenizer, batch, on_step)
-    _write(out, texts)
+def _go_on(session: Session, rows: Sequence[list[int]], *, first_seed: int) -> Iterator[int]:
+    """Samples TOKENS more tokens to each of `rows`, all at once; yields how many there are after each step."""
+    sampling = [SamplingParams(temperature=TEMPERATURE, seed=first_seed + slot) for slot in range(len(rows))]
+    samplers = [Sampler(params, [], session.spec.vocab_size) for params in sampling]
+    for slot, (row, sampler) in enumerate(zip(rows, samplers, strict=True)):
+        row.append(sampler.pick(session.prefill(slot, row, 0)[0]))
+    for step in range(1, TOKENS):
+        yield step * len(rows)
+        logits = session.decode(range(len(rows)), [row[-1] for row in rows], [len(row) - 1 for row in rows])
+        for row, sampler, its in zip(rows, samplers, logits, strict=True):
+            row.append(sampler.pick(its))
+    yield TOKENS * len(rows)
 
 
 def read_calibration(file: Path, out: Path) -> None:
@@ -95,36 +114,6 @@ def _openings(tokenizer: AutoTokenizer) -> list[str]:
 def _chat(tokenizer: AutoTokenizer, question: str) -> str:
     message = {"role": "user", "content": question}
     return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
-
-
-def _sample(
-    model: AutoModelForCausalLM,
-    tokenizer: AutoTokenizer,
-    openings: Sequence[str],
-    on_step: Callable[[int], None],
-) -> list[str]:
-    inputs = tokenizer(list(openings), return_tensors="pt", padding=True, add_special_tokens=False)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache, latest = None, ids
-    for step in range(TOKENS):
-        with torch.no_grad():
-            output = model(
-                input_ids=latest,
-                attention_mask=mask,
-                position_ids=positions[:, -latest.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache = output.past_key_values
-        probabilities = torch.softmax(output.logits[:, -1] / TEMPERATURE, dim=-1)
-        latest = torch.multinomial(probabilities, 1)
-        ids = torch.cat([ids, latest], 1)
-        mask = torch.cat([mask, torch.ones_like(latest)], 1)
-        positions = torch.cat([positions, positions[:, -1:] + 1], 1)
-        on_step(step + 1)
-    return [str(tokenizer.decode(row[kept.bool()])) for row, kept in zip(ids, mask, strict=True)]
 
 
 def _write(out: Path, texts: Sequence[str]) -> None:
