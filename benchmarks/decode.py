@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -138,17 +139,31 @@ def _rates(case: Case, start: float, streams: list[list[tuple[float, int]]]) -> 
     return Rates(case.prompt * case.streams / (first - start), tokens / (last - first))
 
 
+@dataclass(frozen=True)
+class Daemon:
+    """A running `edgeqwend`; it was ready `ready_s` after its start."""
+
+    target: str
+    ready_s: float
+
+    def memory_mb(self) -> float:
+        """What is resident now."""
+        with Client(self.target) as client:
+            return client.snapshot().process.rss_bytes / 1e6
+
+
 @contextmanager
-def daemon(package: Path, threads: int) -> Iterator[str]:
-    """A running `edgeqwend`; yields its target."""
+def daemon(package: Path, threads: int) -> Iterator[Daemon]:
+    """Runs `edgeqwend` to the end of the block."""
     with tempfile.TemporaryDirectory(prefix="edgeqwen-") as folder:
         target = f"unix:{folder}/bench.sock"
         command = [sys.executable, "-m", "runtime.daemon", "--package", str(package), "--listen", target]
+        start = time.perf_counter()
         child = subprocess.Popen([*command, "--threads", str(threads), "--slots", "8", "--log-level", "warning"])
         try:
             with Client(target) as client:
                 client.wait_until_serving(timeout_s=60)
-            yield target
+            yield Daemon(target, time.perf_counter() - start)
         finally:
             child.terminate()
             child.wait(timeout=30)
@@ -156,7 +171,7 @@ def daemon(package: Path, threads: int) -> Iterator[str]:
 
 def random_package() -> Path:
     """Builds the package of the random checkpoint, or finds it from last time."""
-    built = CACHE / "qwen2.5-0.5b-random"
+    built = CACHE / f"qwen2.5-0.5b-random-{hashlib.sha256(PROFILE.read_bytes()).hexdigest()[:12]}"
     packages = sorted(built.glob("*.ortpackage"))
     if not packages:
         checkpoint = make_checkpoint(CACHE / "checkpoint" / "qwen2.5-0.5b-random")
@@ -166,19 +181,37 @@ def random_package() -> Path:
     return packages[0]
 
 
-def measure(package: Path, rounds: int, threads: int) -> list[dict[str, object]]:
-    """One row per case: medians, and the median of the rounds' ratios."""
-    local = InProcess(Package.open(package, verify=False), threads)
+@dataclass(frozen=True)
+class Measured:
+    """What one run found. `scaling` is 8 streams' total over one stream's: in-process, and through gRPC."""
+
+    rows: list[dict[str, object]]
+    scaling: tuple[float, float]
+    daemon: dict[str, float]
+
+
+def measure(package: Path, rounds: int, threads: int) -> Measured:
+    """Medians over the rounds; of ratios, the median of the rounds' ratios."""
+    opened = Package.open(package, verify=False)
+    local = InProcess(opened, threads)
     seen: dict[Case, list[tuple[Rates, Rates]]] = {case: [] for case in CASES}
-    with daemon(package, threads) as target:
-        remote = ThroughGrpc(target)
+    with daemon(package, threads) as served:
+        ready_mb = served.memory_mb()
+        remote = ThroughGrpc(served.target)
         for side in (local, remote):
             side.run(CASES[0])  # warm up
         for _ in range(rounds):
             for case in CASES:
                 seen[case].append((local.run(case), remote.run(case)))
+        about = {
+            "ready_s": round(served.ready_s, 2),
+            "weights_mb": round(opened.build.memory.weights_bytes / 1e6, 1),
+            "memory_ready_mb": round(ready_mb, 1),
+            "memory_after_mb": round(served.memory_mb(), 1),
+        }
     local.close()
-    return [_row(case, pairs) for case, pairs in seen.items()]
+    rows = [_row(case, pairs) for case, pairs in seen.items()]
+    return Measured(rows, (_scaling(seen, 0), _scaling(seen, 1)), about)
 
 
 def _row(case: Case, pairs: list[tuple[Rates, Rates]]) -> dict[str, object]:
@@ -191,6 +224,12 @@ def _row(case: Case, pairs: list[tuple[Rates, Rates]]) -> dict[str, object]:
         "grpc_decode": round(median(there.decode for _, there in pairs), 1),
         "grpc_share": round(median(there.decode / here.decode for here, there in pairs), 3),
     }
+
+
+def _scaling(seen: dict[Case, list[tuple[Rates, Rates]]], side: int) -> float:
+    """Side 0 is in-process, 1 is gRPC."""
+    one, most = seen[CASES[0]], seen[CASES[-1]]
+    return round(statistics.median(m[side].decode / o[side].decode for o, m in zip(one, most, strict=True)), 2)
 
 
 def machine() -> str:
@@ -211,15 +250,21 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     package = options.package or random_package()
-    rows = measure(package, options.rounds, options.threads)
+    found = measure(package, options.rounds, options.threads)
     if options.json:
-        print(json.dumps({"machine": machine(), "threads": options.threads, "rows": rows}, indent=1))
+        print(json.dumps({"machine": machine(), "threads": options.threads, **asdict(found)}, indent=1))
         return
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")
     print("| case | prefill | decode | gRPC prefill | gRPC decode | gRPC / in-process |")
     print("|---|---|---|---|---|---|")
-    for row in rows:
+    for row in found.rows:
         print(f"| {' | '.join(str(value) for value in row.values())} |")
+    here, there = found.scaling
+    print(f"\n8 streams give {here} times the tokens/s of one in-process, {there} times through gRPC.")
+    print(
+        "The daemon was ready {ready_s} s after its start, and held {memory_ready_mb} MB then and {memory_after_mb} MB"
+        " after all of this, with {weights_mb} MB of weights.".format(**found.daemon)
+    )
 
 
 if __name__ == "__main__":

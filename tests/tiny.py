@@ -10,30 +10,69 @@ import torch
 from chatml import CHATML, SPECIAL, raw_byte_tokenizer
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+Architecture = Literal["qwen2", "qwen3"]
+
 VOCABULARY = 512
 HIDDEN = 64
 
 
-def make_tiny(folder: Path, architecture: Literal["qwen2", "qwen3"]) -> Path:
+_TINY = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.1,
+}
+# The published layers of Qwen2.5-0.5B and of Qwen3-0.6B.
+_REAL = {
+    "qwen2": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768,
+        "rope_theta": 1_000_000.0,
+        "rms_norm_eps": 1e-6,
+    },
+    "qwen3": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40_960,
+        "rope_theta": 1_000_000.0,
+        "rms_norm_eps": 1e-6,
+    },
+}
+
+
+def make_tiny(folder: Path, architecture: Architecture) -> Path:
+    """Two small layers: compiled in seconds."""
+    shape = _TINY | ({"head_dim": 32} if architecture == "qwen3" else {})
+    return _make(folder, architecture, shape)
+
+
+def make_real_shape(folder: Path, architecture: Architecture) -> Path:
+    """Two layers of the size that the published models have, with a small vocabulary."""
+    return _make(folder, architecture, _REAL[architecture])
+
+
+def _make(folder: Path, architecture: Architecture, shape: dict[str, int | float]) -> Path:
     """Writes a checkpoint whose qkv biases (Qwen2) or q and k norms (Qwen3) are far from neutral."""
     torch.manual_seed(0)
-    shape = {
+    common = {
         "vocab_size": VOCABULARY,
-        "hidden_size": HIDDEN,
-        "intermediate_size": 128,
         "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "initializer_range": 0.1,
         "tie_word_embeddings": True,
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
     if architecture == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**shape))
+        model = Qwen2ForCausalLM(Qwen2Config(**common, **shape))
     else:
-        model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=32))
+        model = Qwen3ForCausalLM(Qwen3Config(**common, **shape))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("proj.bias", "q_norm.weight", "k_norm.weight")):

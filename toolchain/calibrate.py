@@ -73,6 +73,8 @@ def _go_on(session: Session, rows: Sequence[list[int]], *, first_seed: int) -> I
         logits = session.decode(range(len(rows)), [row[-1] for row in rows], [len(row) - 1 for row in rows])
         for row, sampler, its in zip(rows, samplers, logits, strict=True):
             row.append(sampler.pick(its))
+    for slot in range(len(rows)):
+        session.clear(slot)
     yield TOKENS * len(rows)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import make_tiny
+from tiny import make_real_shape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runtime.package import Package
@@ -64,11 +65,12 @@ def test_greedy_tokens_of_the_float_package_are_those_of_transformers(float_pack
 
 
 @pytest.fixture(scope="module", params=["qwen2", "qwen3"])
-def tiny_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A random checkpoint, with qkv bias or with q/k norm, and its serving graph at float32."""
+def small_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A random checkpoint of real shape, with qkv bias or with q/k norm, and its serving graph at float32."""
     folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = make_tiny(folder / "checkpoint", request.param)
-    recipe = plan(find_profile("generic-x86_64"), "float32", 64)
+    checkpoint = make_real_shape(folder / "checkpoint", request.param)
+    hidden_size = json.loads((checkpoint / "config.json").read_text())["hidden_size"]
+    recipe = plan(find_profile("generic-x86_64"), "float32", hidden_size)
     run_olive(checkpoint, recipe, None, folder / "model", work=folder / "work", log=folder / "log")
     return checkpoint, make_serving_graph(folder / "model")
 
@@ -79,9 +81,9 @@ def expected_logits(checkpoint: Path, tokens: list[int]) -> np.ndarray:
         return model(torch.tensor([tokens])).logits[0].numpy()
 
 
-def test_bias_and_norm_survive_the_way_to_the_serving_graph(tiny_graph: tuple[Path, Path]) -> None:
+def test_bias_and_norm_survive_the_way_to_the_serving_graph(small_graph: tuple[Path, Path]) -> None:
     """Logits of every position within 1e-3 of transformers', in one chunk, in ragged chunks, and decoding."""
-    checkpoint, graph = tiny_graph
+    checkpoint, graph = small_graph
     tokens = np.random.default_rng(0).integers(3, 300, 40).tolist()
     expected = expected_logits(checkpoint, tokens)
     assert np.abs(expected).max() > 0.1, "a model of zeros would pass any comparison"
@@ -95,9 +97,9 @@ def test_bias_and_norm_survive_the_way_to_the_serving_graph(tiny_graph: tuple[Pa
         np.testing.assert_allclose(logits[0], expected[position], atol=1e-3)
 
 
-def test_rows_of_different_lengths_share_a_batch(tiny_graph: tuple[Path, Path]) -> None:
+def test_rows_of_different_lengths_share_a_batch(small_graph: tuple[Path, Path]) -> None:
     """Decoding slots 0 and 2 together, at other depths and with an idle slot between, is decoding each alone."""
-    checkpoint, graph = tiny_graph
+    checkpoint, graph = small_graph
     rng = np.random.default_rng(1)
     rows = {slot: rng.integers(3, 300, length).tolist() for slot, length in ((0, 9), (2, 21))}
     session = open_session(graph, slots=3)
@@ -108,9 +110,9 @@ def test_rows_of_different_lengths_share_a_batch(tiny_graph: tuple[Path, Path]) 
         np.testing.assert_allclose(logits, expected_logits(checkpoint, tokens)[-1], atol=1e-3)
 
 
-def test_a_moved_row_goes_on_where_it_was(tiny_graph: tuple[Path, Path]) -> None:
+def test_a_moved_row_goes_on_where_it_was(small_graph: tuple[Path, Path]) -> None:
     """The next logits after a move are those without it."""
-    _, graph = tiny_graph
+    _, graph = small_graph
     tokens = np.random.default_rng(2).integers(3, 300, 17).tolist()
     session = open_session(graph, slots=2)
     session.prefill(1, tokens[:-1], 0)
