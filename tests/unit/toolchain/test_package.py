@@ -1,0 +1,55 @@
+"""Packages are published whole, over whatever was there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import BuildError
+from toolchain.package import publish, scratch_folder
+
+
+def test_a_package_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    """At no time is there none: the old one is where the new one was made."""
+    new, target = tmp_path / "new", tmp_path / "target"
+    for folder in (new, target):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    publish(new, target)
+    assert (target / "name").read_text() == "new"
+    assert (new / "name").read_text() == "target"
+
+
+def test_what_cannot_be_replaced_is_left_alone(tmp_path: Path) -> None:
+    """The error says what to do."""
+    target = tmp_path / "target"
+    target.mkdir()
+    with pytest.raises(BuildError, match=r"cannot be replaced .*remove it"):
+        publish(tmp_path / "nowhere", target)
+    assert target.is_dir()
+
+
+def test_scratch_of_killed_builds_goes_and_that_of_running_ones_stays(tmp_path: Path) -> None:
+    """A lock tells them apart; the folder of this build goes at its end, also after an error."""
+    killed, running = tmp_path / ".name-killed", tmp_path / ".name-running"
+    for folder in (killed, running):
+        folder.mkdir()
+        (folder / "half").write_text("written")
+    handle = os.open(running, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        stopped_build(tmp_path, running.name)
+    finally:
+        os.close(handle)
+    assert [path.name for path in tmp_path.iterdir()] == [running.name]
+
+
+def stopped_build(folder: Path, other: str) -> None:
+    """Fails in the middle."""
+    with suppress(RuntimeError), scratch_folder(folder, ".name-") as scratch:
+        assert {path.name for path in folder.iterdir()} == {other, scratch.name}
+        raise RuntimeError("stopped")
