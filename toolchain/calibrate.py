@@ -22,9 +22,9 @@ from runtime.sequence import SamplingParams
 from runtime.session import OrtSession, Session
 
 SAMPLES = 64
-TOKENS = 320
+TOKENS = 192
 ROWS = 16
-CONTEXT_TOKENS = 512
+CONTEXT_TOKENS = 384
 TEMPERATURE = 1.0
 SEED = 20_250_101
 

@@ -1,4 +1,4 @@
-"""The commands in the guides work as written."""
+"""The guides are true: their console blocks run as written, and what needs a board or a hub names flags that exist."""
 
 from __future__ import annotations
 
@@ -15,31 +15,57 @@ from integration.daemons import Daemon
 pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-MODULES = {"edgeqwen": "edgeqwen.cli", "edgeqwen-compile": "toolchain.cli", "edgeqwend": "runtime.daemon"}
+GUIDES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PROGRAMS = ("edgeqwen", "edgeqwen-compile", "edgeqwend")
 
 
-def commands() -> list[str]:
-    """Lines that begin with `$ ` in the console blocks of README.md and docs/."""
-    texts = [path.read_text(encoding="utf-8") for path in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))]
-    blocks = [block for text in texts for block in BLOCK.findall(text)]
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+def blocks(guide: Path, *, console: bool) -> list[str]:
+    """Lines of the guide's console blocks that begin with `$ `, without it; or all lines of its plain blocks."""
+    found = [(kind, text.splitlines()) for kind, text in BLOCK.findall(guide.read_text(encoding="utf-8"))]
+    if console:
+        lines = [line for kind, text in found if kind == "console" for line in text]
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [line for kind, text in found if not kind for line in text]
 
 
-@pytest.mark.parametrize("command", commands())
-def test_commands_of_the_guides_work(command: str, int4_daemon: Daemon) -> None:
-    """Each exits with 0 and prints something."""
-    program, *arguments = shlex.split(command)
-    done = subprocess.run(
-        [sys.executable, "-m", MODULES[program], *arguments],
-        env=os.environ | {"EDGEQWEN_TARGET": int4_daemon.target},
+def run(command: list[str], where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        cwd=where,
+        env=os.environ | {"PATH": path} | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("guide", [g for g in GUIDES if blocks(g, console=True)], ids=lambda guide: guide.name)
+def test_commands_of_a_guide_work(guide: Path, int4_daemon: Daemon, build_cache: Path, tmp_path: Path) -> None:
+    """One after the other in one empty folder, where each exits with 0."""
+    target, cache = int4_daemon.target, str(build_cache / "cache")
+    for command in blocks(guide, console=True):
+        done = run(["bash", "-c", command], tmp_path, EDGEQWEN_TARGET=target, EDGEQWEN_CACHE=cache)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def unrunnable() -> list[str]:
+    """Calls of our programs that need a board or a model hub, once each."""
+    lines = (line.removeprefix("sudo ") for guide in GUIDES for line in blocks(guide, console=False))
+    return sorted({line for line in lines if line.split(" ")[0] in PROGRAMS})
+
+
+@pytest.mark.parametrize("command", unrunnable())
+def test_flags_of_other_commands_exist(command: str, tmp_path: Path) -> None:
+    """The help of the program, or of its subcommand, knows every flag."""
+    program, *arguments = shlex.split(command, comments=True)
+    subcommand = [] if program == "edgeqwend" else arguments[:1]
+    done = run([program, *subcommand, "--help"], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    for flag in (argument for argument in arguments if argument.startswith("-")):
+        assert re.search(rf"(^|[\s,]){re.escape(flag)}\b", done.stdout), f"{flag} is not in the help of {program}"
 
 
 def test_the_documented_links_lead_somewhere() -> None:
