@@ -24,6 +24,9 @@ CALIBRATION = "calibration"
 
 CALIBRATION_WINDOW_TOKENS = 512
 
+GPTQ_DAMPING = 0.1
+"""Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -80,7 +83,7 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
     layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
     if knobs.algorithm == "gptq":
-        layers |= {"type": "Gptq", "data_config": CALIBRATION}
+        layers |= {"type": "Gptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
     else:
         layers |= {"type": "Rtn"}
     return {

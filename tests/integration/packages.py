@@ -1,4 +1,4 @@
-"""Packages of the reference checkpoint, built as a user builds them and kept by what they are made from."""
+"""Packages that the slow tests share, built as a user builds them and kept by what they are made from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tiny import Architecture, make_real_shape
 
 REPO = Path(__file__).parents[2]
 
@@ -39,3 +41,12 @@ def _key(source: str) -> str:
     for path in sorted(made_from):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def small_checkpoint(architecture: Architecture, cache: Path) -> Path:
+    """A random checkpoint of real shape, from `cache` unless what makes it has changed."""
+    made_by = hashlib.sha256((REPO / "tests" / "tiny.py").read_bytes()).hexdigest()[:12]
+    folder = cache / "checkpoints" / f"small-{architecture}-{made_by}"
+    if not (folder / "tokenizer.json").is_file():  # the last file to be written
+        make_real_shape(folder, architecture)
+    return folder

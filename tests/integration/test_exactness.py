@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import make_real_shape
+from integration.packages import build_package, small_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runtime.package import Package
-from runtime.profile import find_profile
 from runtime.session import OrtSession
-from toolchain.compile import run_olive
-from toolchain.recipe import plan
 from toolchain.sources import resolve
-from toolchain.surgery import make_serving_graph
 
 pytestmark = pytest.mark.slow
 
@@ -50,29 +45,29 @@ def reference(build_cache: Path) -> Path:
 
 
 def test_greedy_tokens_of_the_float_package_are_those_of_transformers(float_package: Path, reference: Path) -> None:
-    """Five prompts, 64 tokens each, or up to the end of the turn."""
+    """Five prompts, 64 tokens each, or up to the end of the turn.
+
+    Greedy decoding takes the most likely token after what is there, so one pass over prompt and answer tells each of
+    the tokens that transformers would take.
+    """
     tokenizer = AutoTokenizer.from_pretrained(reference)
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32).eval()
     session = open_session(Package.open(float_package).serving_graph)
     for question in QUESTIONS:
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+        messages = [{"role": "user", "content": question}]
+        prompt = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True))
+        answer = greedy(session, 0, prompt, tokenizer.eos_token_id)
+        assert len(answer) == TOKENS or answer[-1] == tokenizer.eos_token_id
         with torch.no_grad():
-            inputs = torch.tensor([prompt])
-            answer = model.generate(
-                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
-            )
-        assert greedy(session, 0, list(prompt), tokenizer.eos_token_id) == answer[0, len(prompt) :].tolist()
+            logits = model(torch.tensor([prompt + answer])).logits[0]
+        assert answer == logits[len(prompt) - 1 : -1].argmax(-1).tolist()
 
 
 @pytest.fixture(scope="module", params=["qwen2", "qwen3"])
-def small_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def small_graph(request: pytest.FixtureRequest, build_cache: Path) -> tuple[Path, Path]:
     """A random checkpoint of real shape, with qkv bias or with q/k norm, and its serving graph at float32."""
-    folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = make_real_shape(folder / "checkpoint", request.param)
-    hidden_size = json.loads((checkpoint / "config.json").read_text())["hidden_size"]
-    recipe = plan(find_profile("generic-x86_64"), "float32", hidden_size)
-    run_olive(checkpoint, recipe, None, folder / "model", work=folder / "work", log=folder / "log")
-    return checkpoint, make_serving_graph(folder / "model")
+    checkpoint = small_checkpoint(request.param, build_cache)
+    return checkpoint, Package.open(build_package("float32", build_cache, str(checkpoint))).serving_graph
 
 
 def expected_logits(checkpoint: Path, tokens: list[int]) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from runtime.package import Fidelity, Package
 from toolchain.evaluate import FloatReference, measure, open_session, windows_of
@@ -13,9 +15,22 @@ from toolchain.sources import resolve
 pytestmark = pytest.mark.slow
 
 
+class Remembering(FloatReference):
+    """Computes the logits of a window once, for both packages."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(checkpoint)
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        if tuple(tokens) not in self._known:
+            self._known[tuple(tokens)] = super().logits(tokens)
+        return self._known[tuple(tokens)]
+
+
 @pytest.fixture(scope="module")
 def reference(build_cache: Path) -> FloatReference:
-    return FloatReference(resolve("reference", revision=None, cache=build_cache / "cache").folder)
+    return Remembering(resolve("reference", revision=None, cache=build_cache / "cache").folder)
 
 
 def on_wikitext(package: Package, reference: FloatReference, shared: Path) -> Fidelity:

@@ -17,7 +17,7 @@ from edgeqwen.v1 import telemetry_pb2
 
 pytestmark = pytest.mark.slow
 
-GREEDY = Options(temperature=0.0, max_tokens=24)
+GREEDY = Options(temperature=0.0, max_tokens=16)
 PROMPTS = [
     "What is the capital of France?",
     "Count from one to ten.",
