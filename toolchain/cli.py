@@ -16,6 +16,7 @@ from rich.table import Table
 from runtime.errors import EdgeQwenError, ProfileError
 from runtime.profile import Profile, builtin_profiles, find_profile
 
+_WIDE = 240
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -111,7 +112,7 @@ def build(
         weights = f"{int(str(row['weights_bytes'])) / 1e6:.1f} MB"
         cells = (row["variant"], row["precision"], weights, row["mean_kld"], row["top1_agreement"])
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
-    Console().print(table)
+    _show(table)
     click.echo(str(package))
 
 
@@ -138,7 +139,7 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
             str(profile.runtime.slots),
             profile.description,
         )
-    Console().print(table)
+    _show(table)
 
 
 @profiles.command()
@@ -174,7 +175,14 @@ def explain() -> None:
     table = Table("field", "default", "what it means")
     for path, default, description in _fields(Profile):
         table.add_row(path, default, description)
-    Console().print(table)
+    _show(table)
+
+
+def _show(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no edge to cut names at
+        console = Console(width=_WIDE)
+    console.print(table)
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:

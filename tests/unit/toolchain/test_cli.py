@@ -14,7 +14,7 @@ from toolchain.cli import main
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments), prog_name="edgeqwen-compile", env={"COLUMNS": "300"})
+    return CliRunner().invoke(main, list(arguments), prog_name="edgeqwen-compile")
 
 
 def test_profiles_lists_all_that_come_along() -> None:
