@@ -2,6 +2,8 @@
 
 GPTQ needs activations like those the model meets in use. The model's own sampled answers to varied prompts, and text it
 writes from bare openings, come from its own distribution (the data-free calibration of LLM-QAT, arXiv:2305.17888).
+
+transformers takes seconds to import, and a build from its cache needs none of it: it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from transformers import AutoTokenizer
 
 from runtime.errors import SourceError
 from runtime.sampler import Sampler
 from runtime.sequence import SamplingParams
 from runtime.session import OrtSession, Session
+
+if TYPE_CHECKING:
+    from transformers import AutoTokenizer
 
 SAMPLES = 64
 TOKENS = 192
@@ -54,6 +59,8 @@ def write_calibration(
         session: the model, from `open_writer`.
         checkpoint: the folder with its tokenizer and chat template.
     """
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     texts = [tokenizer.encode(opening, add_special_tokens=False) for opening in _openings(tokenizer)]
     for at in range(0, len(texts), ROWS):

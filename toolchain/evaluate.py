@@ -3,6 +3,9 @@
 The measure is the one llama.cpp's `--kl-divergence` made common: the mean over positions of
 KL(float || quantized), beside perplexity and how often both would pick the same token. The quantized side runs through
 `runtime.session`, so what is measured is what ships.
+
+torch and transformers take seconds to import, and a build from its cache needs neither: they are imported where they
+are used.
 """
 
 from __future__ import annotations
@@ -10,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runtime.package import Fidelity, Golden
 from runtime.session import OrtSession, Session
+
+if TYPE_CHECKING:
+    import torch
 
 WINDOW_TOKENS = 512
 CHUNK_TOKENS = 128
@@ -33,10 +38,15 @@ class FloatReference:
     """The float32 checkpoint, in transformers."""
 
     def __init__(self, checkpoint: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
         self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """float32 `[len(tokens), vocab]`."""
+        import torch
+
         with torch.no_grad():
             result: torch.Tensor = self._model(torch.tensor([list(tokens)])).logits[0]
         return result
@@ -68,6 +78,8 @@ def measure(
     on_window: OnWindow = lambda done, total: None,
 ) -> Fidelity:
     """Compares `session` with `reference` on `windows`; `text` names where they come from."""
+    import torch
+
     klds: list[torch.Tensor] = []
     same: list[torch.Tensor] = []
     losses: list[torch.Tensor] = []
@@ -96,6 +108,8 @@ def measure(
 
 def golden_prompt(checkpoint: Path) -> list[int]:
     """Token ids of a short question in the checkpoint's chat template, or as plain text if it has none."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     if tokenizer.chat_template is None:
         return list(tokenizer.encode(GOLDEN_QUESTION, add_special_tokens=False))
