@@ -2,11 +2,11 @@
 
     python benchmarks/decode.py                    # Qwen2.5-0.5B's geometry, random weights, INT4
     python benchmarks/decode.py --package DIR      # a package of yours
-    python benchmarks/decode.py --rounds 7 --json
+    python benchmarks/decode.py --rounds 20 --json
 
 Every figure is the median of the rounds; every round measures each case once, in-process and through gRPC, one right
-after the other, so that a machine that slows down slows both. "Through gRPC" is what a client sees: a real daemon in
-its own process, a unix socket, one streaming call per request, timed at the client.
+after the other and each in turn the first, so that a machine that slows down slows both. "Through gRPC" is what a
+client sees: a real daemon in its own process, a unix socket, one streaming call per request, timed at the client.
 """
 
 from __future__ import annotations
@@ -200,9 +200,13 @@ def measure(package: Path, rounds: int, threads: int) -> Measured:
         remote = ThroughGrpc(served.target)
         for side in (local, remote):
             side.run(CASES[0])  # warm up
-        for _ in range(rounds):
+        for number in range(rounds):
             for case in CASES:
-                seen[case].append((local.run(case), remote.run(case)))
+                if number % 2:
+                    there, here = remote.run(case), local.run(case)
+                else:
+                    here, there = local.run(case), remote.run(case)
+                seen[case].append((here, there))
         about = {
             "ready_s": round(served.ready_s, 2),
             "weights_mb": round(opened.build.memory.weights_bytes / 1e6, 1),
@@ -245,7 +249,7 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, help="a package to measure; default: random weights, built here")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

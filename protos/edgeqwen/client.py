@@ -404,8 +404,8 @@ class AsyncClient:
 
 
 _CHANNEL_OPTIONS = [
-    # A daemon that restarts is found again within a second, not after the default two minutes.
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A daemon that starts is found within a quarter of a second, not after the default two minutes.
+    ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.initial_reconnect_backoff_ms", 50),
     # A proxy set for the web is not the way to a daemon on this machine or the next one.
     ("grpc.enable_http_proxy", 0),
