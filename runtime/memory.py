@@ -6,7 +6,7 @@ import ctypes
 import gc
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
@@ -31,31 +31,40 @@ def trim_after_load() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    _forget(lambda path, access: path.startswith("/") and "w" not in access)
+    _forget(_clean_mappings(lambda path, access: path.startswith("/") and "w" not in access))
 
 
-def forget_file_pages(file: Path) -> None:
-    """Takes this process's pages of `file` out of its resident memory; the page cache keeps them while it can.
+class MappedFile:
+    """The pages of `file` that this process has mapped by now. They must stay mapped, and not be written to.
 
-    ONNX Runtime maps the weights and copies most of them into the layout of its kernels; the mapped pages stay
-    resident although few are read again.
+    ONNX Runtime maps the weights and copies most of them into the layout of its kernels. What was read to make the
+    copies would stay resident although it is not read again, and every row of the embedding that was ever looked up.
     """
-    mapped = str(file.resolve())
-    _forget(lambda path, _: path == mapped)
+
+    def __init__(self, file: Path) -> None:
+        mapped = str(file.resolve())
+        self._mappings = list(_clean_mappings(lambda path, _: path == mapped))
+
+    def forget(self) -> None:
+        """Takes the pages out of resident memory. The page cache keeps them while it can; a use brings them back."""
+        _forget(self._mappings)
 
 
-def _forget(wanted: Callable[[str, str], bool]) -> None:
-    """Drops the pages of mappings that `wanted` says yes to, given path and access such as `r-xp`. A use brings them
-    back from the file; mappings with a page that was written to are left alone, so nothing is lost."""
-    if not _SMAPS.exists():
-        return
+_Mapping = tuple[int, int]  # addresses of its start and its end
+
+
+def _forget(mappings: Iterable[_Mapping]) -> None:
     madvise = ctypes.CDLL(None).madvise
-    for start, end in _clean_mappings(wanted):
+    for start, end in mappings:
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
-def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[tuple[int, int]]:
-    current: tuple[int, int] | None = None
+def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[_Mapping]:
+    """Mappings that `wanted` says yes to, given path and access such as `r-xp`; none with a page that was written to,
+    which would be lost."""
+    if not _SMAPS.exists():
+        return
+    current: _Mapping | None = None
     for line in _SMAPS.read_text().splitlines():
         if found := _MAPPING.match(line):
             current = (int(found[1], 16), int(found[2], 16)) if wanted(found[4], found[3]) else None

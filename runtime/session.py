@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SessionError
-from .memory import forget_file_pages
+from .memory import MappedFile
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 import onnxruntime as ort
@@ -97,7 +97,8 @@ class OrtSession:
     ) -> None:
         """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it."""
         self._ort = _load(graph, threads, provider, provider_options or {})
-        forget_file_pages(graph.with_name(_WEIGHTS))
+        self._weights = MappedFile(graph.with_name(_WEIGHTS))
+        self._weights.forget()
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
         shape = self._kv_shape(graph)
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
@@ -168,6 +169,7 @@ class OrtSession:
         for layer in range(len(self._caches)):
             start = (layer * self._spec.slots + slot) * row_bytes
             self._memory.madvise(mmap.MADV_DONTNEED, start, row_bytes)
+        self._weights.forget()  # the embeddings of its tokens
 
     def _kv_shape(self, graph: Path) -> tuple[int, int]:
         """(kv_heads, head_dim) of the graph."""

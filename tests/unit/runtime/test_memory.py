@@ -6,7 +6,7 @@ import mmap
 import os
 from pathlib import Path
 
-from runtime.memory import forget_file_pages, trim_after_load, use_one_heap
+from runtime.memory import MappedFile, trim_after_load, use_one_heap
 
 
 def resident_kb(path: Path) -> int:
@@ -30,9 +30,11 @@ def test_pages_of_a_mapped_file_are_forgotten_and_read_again(tmp_path: Path) -> 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
         assert mapped[:] == path.read_bytes()
         assert resident_kb(path) >= 1024
-        forget_file_pages(path)
-        assert resident_kb(path) == 0
-        assert mapped[:] == path.read_bytes()
+        weights = MappedFile(path)
+        for _ in range(2):
+            weights.forget()
+            assert resident_kb(path) == 0
+            assert mapped[:] == path.read_bytes()
 
 
 def test_pages_that_were_written_to_stay(tmp_path: Path) -> None:
@@ -41,7 +43,7 @@ def test_pages_that_were_written_to_stay(tmp_path: Path) -> None:
     path.write_bytes(bytes(8192))
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
         mapped[0] = 7
-        forget_file_pages(path)
+        MappedFile(path).forget()
         assert mapped[0] == 7
 
 
