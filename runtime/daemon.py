@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .engine import Engine
     from .health import Health
     from .package import Build, Package
+    from .service import GenerationService
     from .session import OrtSession
     from .tokenizer import Tokenizer
 
@@ -151,9 +152,17 @@ class _Signals:
 class Daemon:
     """The loaded model and the server in front of it. `summary` describes the model in the log."""
 
-    def __init__(self, engine: Engine, server: grpc.aio.Server, health: Health, summary: dict[str, str]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        server: grpc.aio.Server,
+        generation: GenerationService,
+        health: Health,
+        summary: dict[str, str],
+    ) -> None:
         self._engine = engine
         self._server = server
+        self._generation = generation
         self._health = health
         self.summary = summary
 
@@ -188,13 +197,14 @@ class Daemon:
             build_digest=package.build_digest,
         )
         server, health = _make_server(config), Health()
-        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, build.name), server)
+        generation = GenerationService(engine, reader, build.name)
+        generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
         telemetry = TelemetryService(engine, model, sensors=build.profile.sensors.thermal_zones)
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
         health.add_to(server)
         trim_after_load()
         summary = {name: getattr(model, name) for name in ("precision", "provider", "variant")}
-        return cls(engine, server, health, {"model": model.name, **summary})
+        return cls(engine, server, generation, health, {"model": model.name, **summary})
 
     async def listen(self, address: Address) -> str:
         """Starts the engine and the server; returns where it listens."""
@@ -217,6 +227,10 @@ class Daemon:
     async def close(self) -> None:
         """Ends the engine, then the server; requests that have not ended get an error."""
         await asyncio.to_thread(self._engine.stop)
+        # A server that is told to stop while a call is open closes the connection right behind the call's end, and a
+        # client that is just writing then loses what it has not read. Told afterwards, it waits until the client has.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._generation.wait_ended(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
 
 

@@ -49,10 +49,18 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self._reader = reader
         self._model = model
         self._log = structlog.get_logger()
+        self._open = 0
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    async def wait_ended(self) -> None:
+        """Returns when no call is open: the last messages and the status of each are on their way."""
+        await self._none_open.wait()
 
     async def Generate(  # noqa: N802 - the name is the contract's
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
+        self._opened(context)
         events = _Events()
         try:
             # Tokenizing a long prompt takes milliseconds, in which other streams go on.
@@ -82,6 +90,16 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
             if not ended:  # the client left, cancelled, or its deadline passed
                 self._engine.cancel(sequence)
                 log.info("cancelled", completion_tokens=len(sequence.output))
+
+    def _opened(self, context: Context) -> None:
+        self._open += 1
+        self._none_open.clear()
+        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # the stubs ask for a class of their own
+
+    def _ended(self, _: Context) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._none_open.set()
 
     def _failure_code(self) -> grpc.StatusCode:
         """A daemon that leaves did nothing wrong, and neither did the request: another daemon can answer it."""

@@ -304,7 +304,7 @@ async def running(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, structlog.testing.capture_logs() as lines:
         manager.bind(f"{folder}/notify")
         manager.setblocking(False)
-        daemon = Daemon(engine, server, health, {"model": "tiny"})
+        daemon = Daemon(engine, server, service, health, {"model": "tiny"})
         async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(target) as channel:
             task = asyncio.create_task(run(daemon, Address(target), drain_timeout_s, time.monotonic()))
             it = Running(task, channel, gate, manager, lines)
