@@ -64,13 +64,14 @@ clean:
 distclean: clean
 	rm -rf '$(VENV)'
 
-# An environment that a killed run left half made has no working pip: it is made again.
+# An environment that a killed run left half made has no working pip: it is made again. Most of what torch brings is never
+# imported, so nothing is compiled before it is.
 $(STAMP)-%-$(KEY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo 'edgeqwen needs Python 3.11 or later: name one with PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear '$(VENV)' || \
 		{ echo 'cannot make $(VENV): is the venv module of $(PYTHON) there (Debian: apt install python3-venv)?' >&2; exit 1; }
-	$(BIN)/python -m pip install --no-input --disable-pip-version-check \
+	$(BIN)/python -m pip install --no-input --no-compile --disable-pip-version-check \
 		$(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)') -e '.[$*]'
 	@rm -f $(STAMP)-*
 	@touch '$@'

@@ -39,6 +39,7 @@ LAYERS = {
         "sources",
         "recipe",
         "progress",
+        "olive_environment",
     ),
     "edgeqwen": ("cli", "client"),
 }
@@ -68,7 +69,7 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "numpy": "runtime.sampler runtime.session toolchain.evaluate",
-    "olive": "toolchain.compile",
+    "olive": "toolchain.compile toolchain.olive_environment",
     "onnx": "toolchain.build toolchain.surgery",
     "onnxruntime": "runtime.session",
     "psutil": "runtime.telemetry",

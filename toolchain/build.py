@@ -6,11 +6,13 @@ a build that was stopped goes on from what is done, and profiles that need the s
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +24,7 @@ from runtime.package import Build, Fidelity, Golden, Memory, Needs, Source
 from runtime.profile import Profile
 
 from . import calibrate, evaluate
-from .compile import run_olive
+from .compile import load_olive, run_olive
 from .package import WEIGHTS, VariantInput, write_package
 from .progress import Reporter
 from .recipe import Precision, Recipe, plan, plan_calibration_writer
@@ -54,12 +56,26 @@ class Options:
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds one package with a variant per profile; returns where it is and what is in it."""
     options.cache.mkdir(parents=True, exist_ok=True)
-    with report.stage("checkpoint"):
-        checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
-    variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
-    with report.stage("package"):
-        package = write_package(options.out, checkpoint.folder, variants)
+    with _exclusive(options.cache, report):
+        load_olive()
+        with report.stage("checkpoint"):
+            checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
+        variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
+        with report.stage("package"):
+            package = write_package(options.out, checkpoint.folder, variants)
     return package, [variant.build for variant in variants]
+
+
+@contextmanager
+def _exclusive(cache: Path, report: Reporter) -> Iterator[None]:
+    """Keeps other builds from the cache: two would write the same entries, and each wants all cores and much memory."""
+    with (cache / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with report.stage("waiting for the build that uses this cache"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report: Reporter) -> VariantInput:

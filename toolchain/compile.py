@@ -1,23 +1,25 @@
 """Runs a recipe through Microsoft Olive. The only door to olive.
 
-Olive runs in a child process: what it allocates and logs, and the environment it needs (no hub, no telemetry), stay
-there, and a build that is stopped takes it along. Its cache in the work folder makes a second run resume after the
-last finished pass.
+Olive runs in child processes: what it allocates and logs, and the environment it needs (no hub, no telemetry), stay
+there, and a build that is stopped takes them along. They fork from one process that has imported Olive, which takes
+seconds, before it is needed. Olive's cache in the work folder makes a second run resume after the last finished pass.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import BuildError
 
@@ -57,25 +59,15 @@ def run_olive(
     work.mkdir(parents=True, exist_ok=True)
     unfinished = work / "output"
     shutil.rmtree(unfinished, ignore_errors=True)
-    job = work / "job.json"
-    job.write_text(json.dumps(_job(checkpoint, recipe, calibration, unfinished, work), indent=1))
-    command = [sys.executable, "-m", "toolchain.compile", str(job)]
-    with (
-        log.open("w") as log_file,
-        subprocess.Popen(
-            command, env=_environment(work), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as child,
-    ):
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:  # universal newlines: each redraw of a bar is a line
-                log_file.write(line)
-                if bar := _BAR.search(line):
-                    on_progress(bar[1], int(bar[2]), int(bar[3]))
-            status = child.wait()
-        except BaseException:
-            child.kill()
-            raise
+    job = _job(checkpoint, recipe, calibration, unfinished, work)
+    with log.open("w") as log_file:
+
+        def on_line(line: str) -> None:
+            log_file.write(line)
+            if bar := _BAR.search(line):
+                on_progress(bar[1], int(bar[2]), int(bar[3]))
+
+        status = _in_child(_run, json.dumps(job), on_line)
     if status != 0 or not (unfinished / "model.onnx").is_file():
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
@@ -87,21 +79,67 @@ def run_olive(
 
 def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:
     """Merges model folders into ONNX Runtime's model package layout at `out`, a variant named after each folder."""
-    command = [sys.executable, "-m", "olive", "generate-model-package", "--disable_telemetry"]
+    arguments = ["generate-model-package", "--disable_telemetry"]
     for source in sources:
-        command += ["-s", str(source)]
-    command += ["-o", str(out), "--model_name", name]
-    with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run(command, env=_environment(Path(work)), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(f"Olive could not write the package: {(done.stderr or done.stdout).strip()[-300:]}")
+        arguments += ["-s", str(source)]
+    lines: list[str] = []
+    if _in_child(_command, [*arguments, "-o", str(out), "--model_name", name], lines.append) != 0:
+        raise BuildError(f"Olive could not write the package: {''.join(lines).strip()[-300:]}")
+
+
+def load_olive() -> None:
+    """Begins to import Olive, beside whatever comes next. Without it, the first run of Olive begins with that."""
+    forkserver.set_forkserver_preload([f"{__package__}.olive_environment"])
+    forkserver.ensure_running()
+
+
+def _in_child(call: Callable[[Any], None], argument: object, on_line: Callable[[str], None]) -> int | None:
+    """Makes the call in a process forked from the one that has imported Olive; returns its exit status.
+
+    `on_line` gets each line that it prints. If that raises, the process is killed.
+    """
+    load_olive()
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("forkserver").Process(target=_child, args=(writer, call, argument))
+    child.start()
+    writer.close()
+    try:
+        with reader, open(reader.fileno(), errors="replace", closefd=False) as output:
+            for line in output:  # universal newlines: each redraw of a bar is a line
+                on_line(line)
+        child.join()
+        return child.exitcode
+    finally:
+        child.kill()
+        child.join()
+
+
+def _child(output: Connection, call: Callable[[Any], None], argument: object) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also when the build is killed
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    output.close()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    call(argument)
+
+
+def _run(job: str) -> None:
+    from olive import run
+
+    run(json.loads(job))
+
+
+def _command(arguments: list[str]) -> None:
+    from olive.cli.launcher import main
+
+    main(arguments)
 
 
 def _job(checkpoint: Path, recipe: Recipe, calibration: Path | None, out: Path, work: Path) -> dict[str, object]:
     device = {"device": "cpu", "execution_providers": [recipe.provider]}
     return {
         "input_model": {"type": "HfModel", "model_path": str(checkpoint)},
-        "data_configs": [_calibration_data(calibration)] if calibration else [],
+        "data_configs": [_calibration_data(calibration, work)] if calibration else [],
         "passes": recipe.passes,
         "systems": {"target": {"type": "LocalSystem", "accelerators": [device]}},
         "target": "target",
@@ -112,11 +150,18 @@ def _job(checkpoint: Path, recipe: Recipe, calibration: Path | None, out: Path, 
     }
 
 
-def _calibration_data(text: Path) -> dict[str, object]:
+def _calibration_data(text: Path, work: Path) -> dict[str, object]:
     return {
         "name": CALIBRATION,
         "type": "HuggingfaceContainer",
-        "load_dataset_config": {"params": {"data_name": "json", "data_files": str(text), "split": "train"}},
+        "load_dataset_config": {
+            "params": {
+                "data_name": "json",
+                "data_files": str(text),
+                "split": "train",
+                "cache_dir": str(work / "datasets"),
+            }
+        },
         "pre_process_data_config": {
             "params": {
                 "strategy": "join",
@@ -128,33 +173,8 @@ def _calibration_data(text: Path) -> dict[str, object]:
     }
 
 
-def _environment(work: Path) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}  # the bars are read here
-    return {
-        **inherited,
-        "HF_HOME": str(work / "huggingface"),
-        "HF_HUB_OFFLINE": "1",
-        "CI": "1",  # without it, Olive 0.13 waits ten seconds for a heartbeat it queued although told not to
-        "OLIVE_DISABLE_TELEMETRY": "1",
-        "ORT_DISABLE_TELEMETRY": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-
-
 def _last_error(log: Path) -> str:
     """The last line of a traceback, if there is one: the closest to a reason."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return (errors or lines or ["it printed nothing"])[-1][:300]
-
-
-def _child(job: Path) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also when the parent is killed
-    from olive import run
-
-    run(json.loads(job.read_text()))
-
-
-if __name__ == "__main__":
-    _child(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Builds of a tiny checkpoint: killed, gone on with, and made again elsewhere."""
+"""Builds of a tiny checkpoint: killed, gone on with, made again elsewhere, and two at once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ ARCHITECTURES = {"generic-arm64": "aarch64", "generic-x86_64": "x86_64"}
 
 
 def build(checkpoint: Path, cache: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A build under way, which reports to a file beside `out`."""
     command = [sys.executable, "-m", "toolchain.cli", "build", str(checkpoint), "--precision", "int8"]
     profiles = [word for name in ARCHITECTURES for word in ("--profile", name)]
-    return subprocess.Popen([*command, *profiles, "--cache", str(cache), "-o", str(out)], stderr=subprocess.DEVNULL)
+    with out.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen([*command, *profiles, "--cache", str(cache), "-o", str(out)], stderr=log)
 
 
 def wait_until_olive_works(process: subprocess.Popen[bytes], cache: Path) -> None:
@@ -32,8 +34,9 @@ def wait_until_olive_works(process: subprocess.Popen[bytes], cache: Path) -> Non
 
 
 def test_a_killed_build_leaves_nothing_half_and_the_next_one_ends(tmp_path: Path) -> None:
-    """Killed while Olive works: Olive goes too, and there is no package. Run again: a whole one with a variant per
-    profile, to the last byte the same as one built from nothing elsewhere."""
+    """Killed while Olive works: Olive goes too, and there is no package. Run again, twice at once with one cache: one
+    waits for the other, and both are whole, with a variant per profile, to the last byte the same as one built from
+    nothing elsewhere."""
     checkpoint = make_tiny(tmp_path / "tiny", "qwen2")
     cache, out = tmp_path / "cache", tmp_path / "out"
     with build(checkpoint, cache, out) as killed:
@@ -43,11 +46,14 @@ def test_a_killed_build_leaves_nothing_half_and_the_next_one_ends(tmp_path: Path
         killed.kill()
     assert not psutil.wait_procs(children, timeout=30)[1], "a child outlived the build"
     assert not list(out.glob("*"))
-    places = ((cache, out), (tmp_path / "other-cache", tmp_path / "other-out"))
+    places = ((cache, out), (cache, tmp_path / "second-out"), (tmp_path / "other-cache", tmp_path / "other-out"))
     builds = [build(checkpoint, *place) for place in places]
-    assert [each.wait(timeout=300) for each in builds] == [0, 0]
-    [package], [other] = (list(out.glob("*")) for _, out in places)
+    assert [each.wait(timeout=300) for each in builds] == [0, 0, 0]
+    waited = ["waiting for the build" in out.with_suffix(".log").read_text() for _, out in places]
+    assert waited in ([True, False, False], [False, True, False])
+    packages = [path for _, out in places for path in out.glob("*")]
+    assert len(packages) == len(places)
     for variant, architecture in ARCHITECTURES.items():
-        first, second = Package.open(package, variant), Package.open(other, variant)
-        assert first.build_digest == second.build_digest
-        assert first.build.needs.arch == architecture
+        opened = [Package.open(package, variant) for package in packages]
+        assert len({package.build_digest for package in opened}) == 1
+        assert {package.build.needs.arch for package in opened} == {architecture}

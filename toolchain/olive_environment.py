@@ -1,0 +1,16 @@
+"""The environment of Olive's processes. Imported only there, before anything else: no hub, no telemetry, then Olive."""
+
+from __future__ import annotations
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "CI": "1",  # without it, Olive 0.13 waits ten seconds for a heartbeat it queued although told not to
+    "OLIVE_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.pop("TQDM_DISABLE", None)  # the bars are read
+
+import olive.cli.launcher  # noqa: F401
