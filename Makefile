@@ -64,8 +64,8 @@ clean:
 distclean: clean
 	rm -rf '$(VENV)'
 
-# An environment that a killed run left half made has no working pip: it is made again. Most of what torch brings is never
-# imported, so nothing is compiled before it is.
+# An environment that a killed run left half made has no working pip: it is made again. Most of what torch brings is
+# never imported, so nothing is compiled before it is.
 $(STAMP)-%-$(KEY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo 'edgeqwen needs Python 3.11 or later: name one with PYTHON=/path/to/python3' >&2; exit 1; }

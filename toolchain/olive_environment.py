@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+from .compile import die_with_parent
+
+die_with_parent()
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "CI": "1",  # without it, Olive 0.13 waits ten seconds for a heartbeat it queued although told not to
