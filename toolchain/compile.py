@@ -93,11 +93,6 @@ def load_olive() -> None:
     forkserver.ensure_running()
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent ends, in whatever way."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _in_child(call: Callable[[Any], None], argument: object, on_line: Callable[[str], None]) -> int | None:
     """Makes the call in a process forked from the one that has imported Olive; returns its exit status.
 
@@ -120,7 +115,7 @@ def _in_child(call: Callable[[Any], None], argument: object, on_line: Callable[[
 
 
 def _child(output: Connection, call: Callable[[Any], None], argument: object) -> None:
-    die_with_parent()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # also when the build is killed
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()
