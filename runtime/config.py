@@ -14,6 +14,9 @@ from .errors import ConfigError, Fault
 from .validation import StrictModel, parse
 
 ENVIRONMENT_PREFIX = "EDGEQWEN_"
+SharePrefix = Literal["client", "all", "off"]
+"""Whose KV a request may start from: that of its own client, of everybody, or nobody's."""
+
 DEFAULT_LISTEN = "unix:/run/edgeqwen/edgeqwend.sock"
 
 
@@ -40,6 +43,11 @@ class Config(StrictModel):
     )
     context_tokens: Annotated[int, Field(ge=64, le=131_072)] | None = Field(
         default=None, description="Tokens of a prompt and its answer together; unset: the profile's."
+    )
+    share_prefix: SharePrefix = Field(
+        default="client",
+        description="Whose earlier prompts a request may start from: its client's, all, or off. `all` lets clients"
+        " learn from timing what others asked.",
     )
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = Field(
         default=4 << 20, description="The largest request accepted."

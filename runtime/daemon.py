@@ -62,6 +62,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--threads", type=int, help="Threads of the model. Default: the profile's")
 @click.option("--slots", type=int, help="Requests that decode together. Default: the profile's")
 @click.option("--context-tokens", type=int, help="Prompt and answer together. Default: the profile's")
+@click.option("--share-prefix", help="Start prompts from earlier ones of: client, all or off. Default: client")
 @click.option("--max-message-bytes", type=int, help="The largest request accepted. Default: 4194304")
 @click.option("--log-format", help="auto, json or console. Default: auto")
 @click.option("--log-level", help="debug, info, warning or error. Default: info")
@@ -185,7 +186,8 @@ class Daemon:
         session = _load_session(package, config)
         engine = _load_engine(build, session, tokenizer, config)
         template, vocab_size = _load_template(package), session.spec.vocab_size
-        reader = RequestReader(tokenizer, template, build.sampling, vocab_size, engine.context_tokens)
+        limits = (vocab_size, engine.context_tokens, config.share_prefix)
+        reader = RequestReader(tokenizer, template, build.sampling, *limits)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,
@@ -238,9 +240,11 @@ def _load_session(package: Package, config: Config) -> OrtSession:
     from .session import OrtSession
 
     build, profile = package.build, package.build.profile.runtime
+    running = config.slots or profile.slots
     return OrtSession(
         package.serving_graph,
-        slots=config.slots or profile.slots,
+        # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
+        slots=running if config.share_prefix == "off" else 2 * running,
         context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
         threads=config.threads or min(profile.threads, len(os.sched_getaffinity(0))),
         provider=build.needs.provider,
@@ -258,6 +262,7 @@ def _load_engine(build: Build, session: OrtSession, tokenizer: Tokenizer, config
         eos_token_ids=frozenset(build.model.eos_token_ids),
         queue_limit=config.queue_limit,
         prefill_chunk_tokens=profile.prefill_chunk_tokens,
+        max_running=config.slots or profile.slots,
         kv_budget_tokens=(profile.kv_cache.budget_mb << 20) // session.spec.kv_bytes_per_token,
     )
 

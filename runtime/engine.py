@@ -39,12 +39,14 @@ class Engine:
     """Serves many requests on one session, batched continuously.
 
     Args:
-        session: the loaded model; from `start` on, only the engine's thread touches it.
+        session: the loaded model; from `start` on, only the engine's thread touches it. Slots beyond `max_running`
+            hold what earlier requests left.
         tokenizer: turns tokens into text.
         eos_token_ids: tokens that end a turn.
         queue_limit: requests that may wait beyond those that free slots take at once.
         prefill_chunk_tokens: the most prompt tokens computed in one step.
-        kv_budget_tokens: the most KV tokens promised to running requests together.
+        kv_budget_tokens: the most KV tokens promised to running requests or kept of earlier ones.
+        max_running: the most requests at once; None: as many as the session has slots.
         clock: monotonic seconds.
     """
 
@@ -57,6 +59,7 @@ class Engine:
         queue_limit: int,
         prefill_chunk_tokens: int,
         kv_budget_tokens: int,
+        max_running: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -64,7 +67,7 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._clock = clock
         self._scheduler = Scheduler(
-            KVCache(session.spec.slots, kv_budget_tokens),
+            KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
             queue_limit=queue_limit,
             prefill_chunk_tokens=prefill_chunk_tokens,
         )
@@ -157,9 +160,10 @@ class Engine:
                 self._clock(),
                 queue_depth=len(scheduler.waiting),
                 queue_limit=scheduler.queue_limit,
-                running=kv.slots - kv.free_slots,
-                slots=kv.slots,
+                running=len(kv.running),
+                slots=kv.max_running,
                 kv_used_tokens=kv.used_tokens,
+                kv_warm_tokens=kv.warm_tokens,
                 kv_reserved_tokens=kv.reserved_tokens,
                 kv_budget_tokens=kv.budget_tokens,
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
@@ -169,17 +173,20 @@ class Engine:
     def _schedule(self) -> Step:
         with self._wake:
             step = self._scheduler.schedule()
-            if step.prefill and step.prefill.start == 0:
+            if step.prefill and step.prefill.start == step.prefill.sequence.cached:
                 self._live[step.prefill.sequence].started_s = self._clock()
+                self._meter.prefill_started(step.prefill.sequence.cached)
             return step
 
     def _run(self, step: Step) -> list[tuple[Sequence, Logits]]:
         """Runs the model; returns a row of logits for each sequence that gets a token now."""
         session = self._session
-        for slot in step.freed:
-            session.clear(slot)
-        if step.move:
-            session.move(step.move.source, step.move.target, step.move.sequence.computed)
+        for clear in step.clear:
+            session.clear(clear.slot, clear.keep)
+        if copy := step.copy:
+            session.copy(copy.source, copy.target, copy.tokens)
+        if swap := step.exchange:
+            session.exchange(swap.first, swap.first_tokens, swap.second, swap.second_tokens)
         ready: list[tuple[Sequence, Logits]] = []
         if chunk := step.prefill:
             tokens = chunk.sequence.request.prompt[chunk.start : chunk.start + chunk.tokens]
@@ -246,7 +253,8 @@ class Engine:
         with self._wake:
             failed, self._live = self._live, {}
             for sequence in failed:
-                self._scheduler.remove(sequence)
+                self._scheduler.remove(sequence, keep=False)
+            self._scheduler.kv.forget_warm()  # what the failed step left in any slot is not known
             self._wake.notify_all()
         for live in failed.values():
             live.sink(Failed(message))
@@ -264,7 +272,7 @@ class Engine:
 
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""
-        return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.slots))
+        return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
 
 
 def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:
@@ -274,12 +282,12 @@ def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: floa
     decode_s = max(now_s - live.first_token_s, 1e-9)
     return Finished(
         reason=reason,
-        usage=Usage(sequence.prompt_tokens, len(sequence.output)),
+        usage=Usage(sequence.prompt_tokens, len(sequence.output), sequence.cached),
         timings=Timings(
             queue_ms=(live.started_s - live.arrived_s) * 1e3,
             time_to_first_token_ms=(live.first_token_s - live.arrived_s) * 1e3,
             total_ms=(now_s - live.arrived_s) * 1e3,
-            prefill_tokens_per_second=sequence.prompt_tokens / prefill_s,
+            prefill_tokens_per_second=(sequence.prompt_tokens - sequence.cached) / prefill_s,
             decode_tokens_per_second=(len(sequence.output) - 1) / decode_s,
         ),
         stop=live.completion.stop if reason is FinishReason.STOP else None,

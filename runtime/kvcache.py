@@ -1,23 +1,56 @@
-"""The ledger of the KV cache: who owns which slot, and how many tokens are promised. The memory is the session's.
+"""The ledger of the KV cache: who owns which slot, what earlier sequences left, and how many tokens are promised.
 
-A slot is one row of every layer's `[slots, kv_heads, capacity, head_dim]` array. A decode step runs over a contiguous
-range of slots, so a hole in the range costs a row's arithmetic; `compaction` says how to close one.
+A slot is one row of every layer's `[slots, kv_heads, capacity, head_dim]` array; the memory is the session's. It is
+free, or a running sequence has it, or it is warm: a sequence that has ended left its KV there, and a prompt that begins
+with the same tokens starts from it. Warm rows take what the promises leave of the budget; the one that was not used
+for longest goes first.
+
+A decode step runs over the range of slots from the first running row to the last, so a hole in it costs a row's
+arithmetic; `compaction` says how to close one.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from .sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Move:
-    """Copy a row: its owner has the slot `target` from now on."""
+class Clear:
+    """Give back the memory of `slot` from position `keep` on."""
 
-    sequence: Sequence
+    slot: int
+    keep: int = 0
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy the first `tokens` positions of slot `source` to `target`, which is empty."""
+
     source: int
     target: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Swap the rows of two slots, of which so many positions are filled."""
+
+    first: int
+    first_tokens: int
+    second: int
+    second_tokens: int
+
+
+@dataclass(eq=False)
+class Warm:
+    """KV that a sequence left: the tokens it was computed from, who may start from it, and when that was last done."""
+
+    tokens: tuple[int, ...]
+    scope: bytes
+    used: int
 
 
 class KVCache:
@@ -25,70 +58,169 @@ class KVCache:
 
     A sequence is promised the most tokens it can grow to when it is admitted, so a running one is never evicted.
     Physical pages are committed as tokens are written, not when they are promised.
+
+    Args:
+        slots: rows of the session.
+        budget_tokens: the most tokens that are promised or warm.
+        max_running: the most sequences at once; None: a sequence per slot.
     """
 
-    def __init__(self, slots: int, budget_tokens: int) -> None:
-        assert slots > 0
+    def __init__(self, slots: int, budget_tokens: int, *, max_running: int | None = None) -> None:
+        self.max_running = slots if max_running is None else max_running
+        assert 0 < self.max_running <= slots
         assert budget_tokens > 0
         self.budget_tokens = budget_tokens
-        self._owners: list[Sequence | None] = [None] * slots
+        self._rows: list[Sequence | Warm | None] = [None] * slots
+        self._clears: list[Clear] = []
+        self._uses = itertools.count()
 
     @property
     def slots(self) -> int:
-        return len(self._owners)
+        return len(self._rows)
 
     @property
-    def owners(self) -> list[Sequence]:
+    def running(self) -> list[Sequence]:
         """Running sequences in slot order."""
-        return [owner for owner in self._owners if owner is not None]
+        return [row for row in self._rows if isinstance(row, Sequence)]
 
     @property
     def free_slots(self) -> int:
-        return self._owners.count(None)
+        """How many more sequences may run."""
+        return self.max_running - len(self.running)
 
     @property
     def reserved_tokens(self) -> int:
-        return sum(owner.kv_tokens_needed for owner in self.owners)
+        return sum(sequence.kv_tokens_needed for sequence in self.running)
 
     @property
     def used_tokens(self) -> int:
-        return sum(owner.computed for owner in self.owners)
+        """Computed by running sequences."""
+        return sum(sequence.computed for sequence in self.running)
+
+    @property
+    def warm_tokens(self) -> int:
+        return sum(len(row.tokens) for row in self._rows if isinstance(row, Warm))
+
+    @property
+    def has_clears(self) -> bool:
+        return bool(self._clears)
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether there is a slot and budget for `sequence` now."""
+        """Whether there is a slot and budget for `sequence` now; warm rows make way."""
         return self.free_slots > 0 and self.reserved_tokens + sequence.kv_tokens_needed <= self.budget_tokens
 
-    def admit(self, sequence: Sequence) -> None:
-        """Gives `sequence` the lowest free slot."""
+    def admit(self, sequence: Sequence) -> Copy | None:
+        """Gives `sequence` a slot, in which as much of its prompt counts as computed as another row has.
+
+        That row's slot itself, if it is warm and nothing of it is lost or there is no room beside it; else a free one,
+        to which the returned copy is to be made first.
+        """
         assert self.fits(sequence)
         assert sequence.slot is None
-        sequence.slot = self._owners.index(None)
-        self._owners[sequence.slot] = sequence
+        source, shared = self._longest_prefix(sequence)
+        if source is not None and self._may_take_over(source, shared, sequence):
+            slot, copy = source, None
+            self._clears.append(Clear(slot, shared))
+        else:
+            slot = self._free_slot(spare=source)
+            copy = None if source is None else Copy(source, slot, shared)
+        self._rows[slot] = sequence
+        sequence.slot = slot
+        sequence.computed = sequence.cached = shared
+        while self.reserved_tokens + self.warm_tokens > self.budget_tokens:
+            self._evict(spare=source)
+        return copy
 
-    def release(self, sequence: Sequence) -> int:
-        """Takes the slot of `sequence` back and returns it."""
+    def release(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Takes the slot of `sequence` back. With `keep`, what was computed stays warm for those of its scope."""
         slot = sequence.slot
         assert slot is not None
-        assert self._owners[slot] is sequence
-        self._owners[slot] = None
+        assert self._rows[slot] is sequence
+        tokens, scope = sequence.computed_tokens, sequence.request.scope
+        warm = Warm(tokens, scope, next(self._uses)) if keep and tokens and scope is not None else None
+        self._rows[slot] = warm
+        self._clears.append(Clear(slot, len(tokens) if warm else 0))
         sequence.slot = None
-        return slot
 
-    def compaction(self) -> Move | None:
-        """Moves the highest row into the lowest hole, if there is a hole below it."""
-        owners = self.owners
-        hole = self._owners.index(None) if self.free_slots else self.slots
-        if len(owners) <= hole:
+    def forget_warm(self) -> None:
+        """Frees every warm row."""
+        for slot, row in enumerate(self._rows):
+            if isinstance(row, Warm):
+                self._free(slot)
+
+    def take_clears(self) -> tuple[Clear, ...]:
+        """What has to be cleared, in this order, before anything else is done with the slots."""
+        clears, self._clears = tuple(self._clears), []
+        return clears
+
+    def compaction(self) -> Exchange | None:
+        """Brings the highest running row into the lowest hole between running rows, if there is one."""
+        slots = [slot for slot, row in enumerate(self._rows) if isinstance(row, Sequence)]
+        hole = next((slot + 1 for slot, after in itertools.pairwise(slots) if after > slot + 1), None)
+        if hole is None:
             return None
-        highest = owners[-1]
-        source = self.release(highest)
-        highest.slot = hole
-        self._owners[hole] = highest
-        return Move(highest, source, hole)
+        sequence, other = self._rows[slots[-1]], self._rows[hole]
+        assert isinstance(sequence, Sequence)
+        self._rows[slots[-1]], self._rows[hole] = other, sequence
+        sequence.slot = hole
+        return Exchange(slots[-1], sequence.computed, hole, len(other.tokens) if isinstance(other, Warm) else 0)
+
+    def _longest_prefix(self, sequence: Sequence) -> tuple[int | None, int]:
+        """The slot that has most of the prompt's beginning, and how many tokens of it; the last is always computed."""
+        prompt, scope = sequence.request.prompt[:-1], sequence.request.scope
+        best: tuple[int | None, int] = (None, 0)
+        if scope is None:
+            return best
+        for slot, row in enumerate(self._rows):
+            if row is None or (row.scope if isinstance(row, Warm) else row.request.scope) != scope:
+                continue
+            tokens = row.tokens if isinstance(row, Warm) else row.computed_tokens
+            shared = _common_prefix(tokens, prompt)
+            if shared > best[1] or (shared and shared == best[1] == len(tokens)):
+                best = slot, shared
+        if best[0] is not None and isinstance(warm := self._rows[best[0]], Warm):
+            warm.used = next(self._uses)
+        return best
+
+    def _may_take_over(self, source: int, shared: int, sequence: Sequence) -> bool:
+        row = self._rows[source]
+        if not isinstance(row, Warm):
+            return False
+        beside = self.reserved_tokens + sequence.kv_tokens_needed + len(row.tokens) <= self.budget_tokens
+        return shared == len(row.tokens) or not beside or len(self.running) + 1 == self.slots
+
+    def _free_slot(self, *, spare: int | None) -> int:
+        """A free slot, in or next to the running rows if there is one there; evicts a warm row if none is free."""
+        if None not in self._rows:
+            self._evict(spare=spare)
+        running = [sequence.slot_in_use for sequence in self.running] or [0]
+        free = (slot for slot, row in enumerate(self._rows) if row is None)
+        return min(free, key=lambda slot: max(running[0] - slot, slot - running[-1], 0))
+
+    def _evict(self, *, spare: int | None) -> None:
+        """Frees the warm row that was not used for longest, `spare` aside."""
+        warm = [(row.used, slot) for slot, row in enumerate(self._rows) if isinstance(row, Warm) and slot != spare]
+        self._free(min(warm)[1])
+
+    def _free(self, slot: int) -> None:
+        self._rows[slot] = None
+        self._clears.append(Clear(slot))
 
     def __repr__(self) -> str:
         return (
-            f"<KVCache {self.slots - self.free_slots}/{self.slots} slots,"
-            f" {self.used_tokens} used + {self.reserved_tokens - self.used_tokens} promised"
+            f"<KVCache {len(self.running)}/{self.max_running} running,"
+            f" {self.used_tokens} used + {self.reserved_tokens - self.used_tokens} promised + {self.warm_tokens} warm"
             f" of {self.budget_tokens} tokens>"
         )
+
+
+def _common_prefix(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+    """How many tokens both begin with, by bisection: a comparison of slices costs far less than a loop over tokens."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgeqwen.v1 import generation_pb2 as pb
 
 from .chat import ChatMessage, ChatTemplate
+from .config import SharePrefix
 from .errors import Fault, RequestError
 from .package import SamplingDefaults
 from .sequence import Request, SamplingParams
@@ -15,6 +16,9 @@ from .tokenizer import Tokenizer
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
+SCOPE_BYTES = range(16, 65)
+SHARED_SCOPE = b""
+"""The scope of every request where clients share."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class RequestReader:
         template: None if the package has none; conversations are refused then.
         vocab_size: token ids must be below it.
         context_tokens: the most tokens of a prompt and its answer together.
+        share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
     """
 
     tokenizer: Tokenizer
@@ -32,12 +37,16 @@ class RequestReader:
     defaults: SamplingDefaults
     vocab_size: int
     context_tokens: int
+    share_prefix: SharePrefix = "client"
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """Raises RequestError with every fault that can be seen without the model."""
         faults: list[Fault] = []
         faults += self._sampling_faults(message.sampling)
         faults += _stop_faults(message)
+        if message.cache_scope and len(message.cache_scope) not in SCOPE_BYTES:
+            wanted = f"{SCOPE_BYTES.start} to {SCOPE_BYTES.stop - 1} bytes"
+            faults.append(_range("cache_scope", wanted, len(message.cache_scope)))
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
         prompt: list[int] = []
@@ -55,6 +64,7 @@ class RequestReader:
             sampling=self._sampling(message.sampling),
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
+            scope=self._scope(message),
         )
 
     def _prompt(self, message: pb.GenerateRequest) -> list[int]:
@@ -96,6 +106,11 @@ class RequestReader:
             for name, wanted, good in checks
             if sampling.HasField(name) and not good
         ]
+
+    def _scope(self, message: pb.GenerateRequest) -> bytes | None:
+        if self.share_prefix == "all":
+            return SHARED_SCOPE
+        return (message.cache_scope or None) if self.share_prefix == "client" else None
 
     def _sampling(self, sampling: pb.Sampling) -> SamplingParams:
         defaults = self.defaults

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from .kvcache import KVCache, Move
+from .kvcache import Clear, Copy, Exchange, KVCache
 from .sequence import Sequence
 
 
@@ -39,19 +39,20 @@ class Decode:
 
 @dataclass(frozen=True)
 class Step:
-    """What to run now: clear `freed` slots, then `move`, then the prefill chunk, then one decode of all `decode`.
+    """What to run now: the clears, then `copy`, then `exchange`, then the prefill chunk, then one decode of all rows.
 
     It names slots itself: a sequence that is cancelled while the step runs has none any more.
     """
 
-    freed: tuple[int, ...] = ()
-    move: Move | None = None
+    clear: tuple[Clear, ...] = ()
+    copy: Copy | None = None
+    exchange: Exchange | None = None
     prefill: Prefill | None = None
     decode: tuple[Decode, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return not (self.freed or self.move or self.prefill or self.decode)
+        return not (self.clear or self.copy or self.exchange or self.prefill or self.decode)
 
 
 class Scheduler:
@@ -64,8 +65,7 @@ class Scheduler:
         self.queue_limit = queue_limit
         self.prefill_chunk_tokens = prefill_chunk_tokens
         self.waiting: deque[Sequence] = deque()
-        self._prefilling: deque[Sequence] = deque()
-        self._freed: list[int] = []
+        self._prefilling: Sequence | None = None
 
     @property
     def full(self) -> bool:
@@ -75,42 +75,46 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing waits or runs, and no slot is left to clear."""
-        return not (self.waiting or self._freed or self.kv.free_slots < self.kv.slots)
+        return not (self.waiting or self.kv.running or self.kv.has_clears)
 
     def add(self, sequence: Sequence) -> None:
         """Queues `sequence`."""
         assert not self.full
         self.waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forgets `sequence`, wherever it is. Its slot is cleared by the next step."""
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """Forgets `sequence`, wherever it is. With `keep`, what was computed of it may stay warm."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
             return
-        if sequence in self._prefilling:
-            self._prefilling.remove(sequence)
-        self._freed.append(self.kv.release(sequence))
+        if sequence is self._prefilling:
+            self._prefilling = None
+        self.kv.release(sequence, keep=keep)
 
     def schedule(self) -> Step:
         """The next step. Marks nothing as computed: that is the engine's to do once it has run."""
-        freed, self._freed = tuple(self._freed), []
-        while self.waiting and self.kv.fits(self.waiting[0]):
-            sequence = self.waiting.popleft()
-            self.kv.admit(sequence)
-            self._prefilling.append(sequence)
-        return Step(freed, self.kv.compaction(), self._next_chunk(), self._decodable())
+        copy = self._admit()
+        clear, exchange = self.kv.take_clears(), self.kv.compaction()
+        return Step(clear, copy, exchange, self._next_chunk(), self._decodable())
+
+    def _admit(self) -> Copy | None:
+        """Admits the first that waits, if no other is in prefill: it may have computed what this one starts with."""
+        if self._prefilling and not self._prefilling.in_prefill:
+            self._prefilling = None
+        if self._prefilling or not self.waiting or not self.kv.fits(self.waiting[0]):
+            return None
+        self._prefilling = self.waiting.popleft()
+        return self.kv.admit(self._prefilling)
 
     def _next_chunk(self) -> Prefill | None:
-        while self._prefilling and not self._prefilling[0].in_prefill:
-            self._prefilling.popleft()
-        if not self._prefilling:
+        sequence = self._prefilling
+        if sequence is None:
             return None
-        sequence = self._prefilling[0]
         left = sequence.prompt_tokens - sequence.computed
         return Prefill(sequence, sequence.slot_in_use, sequence.computed, min(left, self.prefill_chunk_tokens))
 
     def _decodable(self) -> tuple[Decode, ...]:
-        return tuple(Decode(each, each.slot_in_use) for each in self.kv.owners if not each.in_prefill)
+        return tuple(Decode(each, each.slot_in_use) for each in self.kv.running if not each.in_prefill)
 
     def __repr__(self) -> str:
         return f"<Scheduler {len(self.waiting)}/{self.queue_limit} waiting, {self.kv!r}>"

@@ -33,6 +33,8 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    scope: bytes | None = None
+    """Requests of one scope may start from each other's KV; None keeps it to itself."""
 
 
 class FinishReason(Enum):
@@ -45,10 +47,11 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens in and out."""
+    """Tokens in and out; those of the prompt whose KV was there already are `cached_prompt_tokens`."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,16 @@ Event = Delta | Finished | Failed
 class Sequence:
     """A request with its progress. Compared by identity; only the engine's thread changes it.
 
-    Tokens `[0, computed)` of `prompt + output` are in the KV cache of `slot`. A sequence is in prefill until its whole
-    prompt is computed; then every decode step computes its last output token and appends the next.
+    Tokens `[0, computed)` of `prompt + output` are in the KV cache of `slot`, the first `cached` of them taken from
+    another row. A sequence is in prefill until its whole prompt is computed; then every decode step computes its last
+    output token and appends the next.
     """
 
     id: int
     request: Request
     output: list[int] = field(default_factory=list)
     computed: int = 0
+    cached: int = 0
     slot: int | None = None
 
     @property
@@ -111,6 +116,11 @@ class Sequence:
     @property
     def in_prefill(self) -> bool:
         return self.computed < self.prompt_tokens
+
+    @property
+    def computed_tokens(self) -> tuple[int, ...]:
+        """Those in the KV cache."""
+        return (*self.request.prompt, *self.output)[: self.computed]
 
     @property
     def slot_in_use(self) -> int:

@@ -191,6 +191,7 @@ def _request_id(sequence: Sequence) -> str:
 def _figures(end: Finished) -> dict[str, float]:
     return {
         "prompt_tokens": end.usage.prompt_tokens,
+        "cached_prompt_tokens": end.usage.cached_prompt_tokens,
         "completion_tokens": end.usage.completion_tokens,
         "time_to_first_token_ms": round(end.timings.time_to_first_token_ms, 1),
         "total_ms": round(end.timings.total_ms, 1),
@@ -200,7 +201,11 @@ def _figures(end: Finished) -> dict[str, float]:
 def _finished(end: Finished) -> pb.Finished:
     return pb.Finished(
         reason=_REASONS[end.reason],
-        usage=pb.Usage(prompt_tokens=end.usage.prompt_tokens, completion_tokens=end.usage.completion_tokens),
+        usage=pb.Usage(
+            prompt_tokens=end.usage.prompt_tokens,
+            completion_tokens=end.usage.completion_tokens,
+            cached_prompt_tokens=end.usage.cached_prompt_tokens,
+        ),
         timings=pb.Timings(
             queue_ms=end.timings.queue_ms,
             time_to_first_token_ms=end.timings.time_to_first_token_ms,

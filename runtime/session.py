@@ -2,13 +2,14 @@
 
 Every layer's keys and values live in one array `[slots, kv_heads, capacity, head_dim]`, and slot i is row i of it. A
 run binds a range of rows by pointer, so no step copies a cache, and rows of different lengths share a batch. Bindings
-are made once per range of rows and kept; a step changes numbers in bound arrays.
+are made once per range of rows and kept while they are in use; a step changes numbers in bound arrays.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import onnxruntime as ort
 
 Logits = NDArray[np.float32]
 
+_BINDINGS = 64  # kept, those used last; a new one takes less than a millisecond
 _WEIGHTS = "model.onnx.data"
 _PAGE_BYTES = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it. Pages are committed when written, not before.
@@ -60,12 +62,16 @@ class Session(Protocol):
         """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`."""
         ...
 
-    def move(self, source: int, target: int, tokens: int) -> None:
-        """Copies the first `tokens` positions of slot `source` to `target`, then clears `source`."""
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copies the first `tokens` positions of slot `source` to `target`."""
         ...
 
-    def clear(self, slot: int) -> None:
-        """Gives the memory of `slot` back to the system; what was in it is gone."""
+    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
+        """Swaps two slots, of which so many positions are filled."""
+        ...
+
+    def clear(self, slot: int, keep: int = 0) -> None:
+        """Gives the memory of `slot` from position `keep` on back to the system; what was in it is gone."""
         ...
 
 
@@ -108,7 +114,7 @@ class OrtSession:
         self._logits = np.zeros(
             (slots, vocab_size), np.float32
         )  # one for all bindings: results live until the next run
-        self._bindings: dict[tuple[int, int, int], _Binding] = {}
+        self._bindings: OrderedDict[tuple[int, int, int], _Binding] = OrderedDict()
         self._spec = SessionSpec(
             vocab_size=vocab_size,
             context_tokens=context_tokens,
@@ -159,17 +165,34 @@ class OrtSession:
         self._run(binding)
         return binding.logits
 
-    def move(self, source: int, target: int, tokens: int) -> None:
+    def copy(self, source: int, target: int, tokens: int) -> None:
         for cache in self._kv:
             cache[target, :, :tokens] = cache[source, :, :tokens]
-        self.clear(source)
 
-    def clear(self, slot: int) -> None:
-        row_bytes = self._kv[0][0].nbytes
-        for layer in range(len(self._caches)):
-            start = (layer * self._spec.slots + slot) * row_bytes
-            self._memory.madvise(mmap.MADV_DONTNEED, start, row_bytes)
+    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
+        for cache in self._kv:
+            kept = cache[second, :, :second_tokens].copy()
+            cache[second, :, :first_tokens] = cache[first, :, :first_tokens]
+            cache[first, :, :second_tokens] = kept
+        self._give_back(first, second_tokens)
+        self._give_back(second, first_tokens)
+
+    def clear(self, slot: int, keep: int = 0) -> None:
+        self._give_back(slot, keep)
         self._weights.forget()  # the embeddings of its tokens
+
+    def _give_back(self, slot: int, keep: int) -> None:
+        """Whole pages after the first `keep` positions of each head."""
+        _, kv_heads, capacity, head_dim = self._kv[0].shape
+        head_bytes = capacity * head_dim * 4
+        kept_bytes = _round_up(keep * head_dim * 4, _PAGE_BYTES)
+        if kept_bytes == head_bytes:
+            return
+        heads, length = (kv_heads, head_bytes) if keep else (1, kv_heads * head_bytes)
+        for layer in range(len(self._caches)):
+            row = (layer * self._spec.slots + slot) * kv_heads * head_bytes
+            for head in range(heads):
+                self._memory.madvise(mmap.MADV_DONTNEED, row + head * head_bytes + kept_bytes, length - kept_bytes)
 
     def _kv_shape(self, graph: Path) -> tuple[int, int]:
         """(kv_heads, head_dim) of the graph."""
@@ -183,7 +206,10 @@ class OrtSession:
     def _binding(self, first: int, rows: int, logits: int) -> _Binding:
         key = (first, rows, logits)
         if key not in self._bindings:
+            if len(self._bindings) == _BINDINGS:
+                self._bindings.popitem(last=False)
             self._bindings[key] = self._bind(first, rows, logits)
+        self._bindings.move_to_end(key)
         return self._bindings[key]
 
     def _bind(self, first: int, rows: int, logits: int) -> _Binding:

@@ -19,6 +19,7 @@ class EngineStats:
     slots: int
     kv_used_tokens: int
     kv_reserved_tokens: int
+    kv_warm_tokens: int
     kv_budget_tokens: int
     kv_bytes_per_token: int
     requests_total: int
@@ -26,6 +27,7 @@ class EngineStats:
     requests_cancelled_total: int
     requests_rejected_total: int
     prompt_tokens_total: int
+    cached_prompt_tokens_total: int
     completion_tokens_total: int
     steps_total: int
     window_s: float
@@ -43,7 +45,7 @@ class Meter:
     def __init__(self, window_s: float = WINDOW_S) -> None:
         self._window_s = window_s
         self._requests = self._finished = self._cancelled = self._rejected = 0
-        self._prompt_tokens = self._completion_tokens = self._steps = 0
+        self._prompt_tokens = self._cached_prompt_tokens = self._completion_tokens = self._steps = 0
         self._last_step_s: float | None = None
         self._mean_duration_s = 1.0
         self._seconds: deque[tuple[int, int, int]] = deque()  # (second, prompt tokens, completion tokens)
@@ -56,6 +58,9 @@ class Meter:
 
     def request_arrived(self) -> None:
         self._requests += 1
+
+    def prefill_started(self, cached_prompt_tokens: int) -> None:
+        self._cached_prompt_tokens += cached_prompt_tokens
 
     def rejected(self) -> None:
         self._rejected += 1
@@ -94,6 +99,7 @@ class Meter:
         slots: int,
         kv_used_tokens: int,
         kv_reserved_tokens: int,
+        kv_warm_tokens: int,
         kv_budget_tokens: int,
         kv_bytes_per_token: int,
         draining: bool,
@@ -108,6 +114,7 @@ class Meter:
             slots=slots,
             kv_used_tokens=kv_used_tokens,
             kv_reserved_tokens=kv_reserved_tokens,
+            kv_warm_tokens=kv_warm_tokens,
             kv_budget_tokens=kv_budget_tokens,
             kv_bytes_per_token=kv_bytes_per_token,
             requests_total=self._requests,
@@ -115,6 +122,7 @@ class Meter:
             requests_cancelled_total=self._cancelled,
             requests_rejected_total=self._rejected,
             prompt_tokens_total=self._prompt_tokens,
+            cached_prompt_tokens_total=self._cached_prompt_tokens,
             completion_tokens_total=self._completion_tokens,
             steps_total=self._steps,
             window_s=self._window_s,

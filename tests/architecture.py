@@ -41,7 +41,7 @@ LAYERS = {
         "progress",
         "olive_environment",
     ),
-    "edgeqwen": ("cli", "client"),
+    "edgeqwen": ("cli", "client", "messages", "errors"),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
@@ -61,8 +61,8 @@ DOORS = {
     "click": "runtime.daemon toolchain.cli edgeqwen.cli",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.service edgeqwen.cli",
-    "google.rpc": "runtime.service edgeqwen.client",
-    "grpc": "runtime.daemon runtime.health runtime.service runtime.telemetry edgeqwen.client",
+    "google.rpc": "runtime.service edgeqwen.errors",
+    "grpc": "runtime.daemon runtime.health runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.service",

@@ -69,13 +69,18 @@ class ScriptedSession:
             self.cache[slot].append(token)
         return np.stack([self._logits(slot) for slot in slots])
 
-    def move(self, source: int, target: int, tokens: int) -> None:
+    def copy(self, source: int, target: int, tokens: int) -> None:
         assert not self.cache[target], f"slot {target} was not cleared"
+        assert 0 < tokens <= len(self.cache[source])
         self.cache[target] = self.cache[source][:tokens]
-        self.clear(source)
 
-    def clear(self, slot: int) -> None:
-        self.cache[slot] = []
+    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
+        assert (len(self.cache[first]), len(self.cache[second])) == (first_tokens, second_tokens)
+        self.cache[first], self.cache[second] = self.cache[second], self.cache[first]
+
+    def clear(self, slot: int, keep: int = 0) -> None:
+        assert keep <= len(self.cache[slot]), f"slot {slot} holds {len(self.cache[slot])}, not {keep}"
+        del self.cache[slot][keep:]
 
     def _logits(self, slot: int) -> Logits:
         row = np.zeros(self.spec.vocab_size, np.float32)

@@ -151,9 +151,10 @@ class _Printing:
         if not self.as_json:
             click.echo()
         if self.stats:
+            cached = f", {event.cached_prompt_tokens} of them cached," if event.cached_prompt_tokens else ""
             click.echo(
                 f"{event.completion_tokens} tokens, {event.decode_tokens_per_second:.1f} tokens/s,"
-                f" first after {event.time_to_first_token_ms:.0f} ms, prompt of {event.prompt_tokens}"
+                f" first after {event.time_to_first_token_ms:.0f} ms, prompt of {event.prompt_tokens}{cached}"
                 f" at {event.prefill_tokens_per_second:.0f} tokens/s, ended by {event.reason}",
                 err=True,
             )
@@ -296,8 +297,9 @@ def status(target: str, as_json: bool) -> None:
     if engine.HasField("time_to_first_token_p50_ms"):
         first, last = engine.time_to_first_token_p50_ms, engine.time_to_first_token_p95_ms
         table.add_row("first token", f"{first:.0f} ms at the median, {last:.0f} ms at 95 %")
-    used = engine.kv_used_tokens * engine.kv_bytes_per_token
-    table.add_row("KV cache", f"{engine.kv_used_tokens} of {engine.kv_budget_tokens} tokens, {used / 1e6:.0f} MB")
+    held = (engine.kv_used_tokens + engine.kv_warm_tokens) * engine.kv_bytes_per_token
+    shares = f"{engine.kv_used_tokens} in use + {engine.kv_warm_tokens} warm of {engine.kv_budget_tokens} tokens"
+    table.add_row("KV cache", f"{shares}, {held / 1e6:.0f} MB")
     table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {model.weights_bytes / 1e6:.0f} MB")
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
     for reading in machine.temperatures:

@@ -105,13 +105,20 @@ def test_rows_of_different_lengths_share_a_batch(small_graph: tuple[Path, Path])
         np.testing.assert_allclose(logits, expected_logits(checkpoint, tokens)[-1], atol=1e-3)
 
 
-def test_a_moved_row_goes_on_where_it_was(small_graph: tuple[Path, Path]) -> None:
-    """The next logits after a move are those without it."""
+def test_rows_that_are_copied_swapped_and_cut_go_on_where_they_were(small_graph: tuple[Path, Path]) -> None:
+    """The next logits are those without it, and of another row's memory nothing is lost."""
     _, graph = small_graph
-    tokens = np.random.default_rng(2).integers(3, 300, 17).tolist()
-    session = open_session(graph, slots=2)
-    session.prefill(1, tokens[:-1], 0)
-    session.move(1, 0, 16)
-    moved = session.decode([0], [tokens[-1]], [16]).copy()
-    session.prefill(1, tokens[:-1], 0)
-    np.testing.assert_allclose(moved, session.decode([1], [tokens[-1]], [16]), atol=1e-5)
+    rng = np.random.default_rng(2)
+    long, short = rng.integers(3, 300, 40).tolist(), rng.integers(3, 300, 17).tolist()
+    session = open_session(graph, slots=4)
+    for slot, tokens in ((0, short), (1, long)):
+        session.prefill(slot, tokens[:-1], 0)
+    as_they_were = session.decode([0, 1], [short[-1], long[-1]], [16, 39]).copy()
+    session.exchange(0, 17, 1, 40)
+    session.copy(0, 2, 30)
+    session.exchange(2, 30, 3, 0)
+    session.clear(0, keep=39)
+    session.prefill(3, long[30:39], 30)
+    assert np.abs(session.decode([1], [short[-1]], [16]) - as_they_were[0]).max() < 1e-5
+    for slot in (0, 3):
+        assert np.abs(session.decode([slot], [long[-1]], [39]) - as_they_were[1]).max() < 1e-5

@@ -21,8 +21,8 @@ from edgeqwen.client import (
     QueueFull,
     ServerUnavailable,
     Started,
-    build_request,
 )
+from edgeqwen.messages import build_request
 
 GREEDY = Options(temperature=0.0, max_tokens=20, ignore_eos=True)
 FOREVER = Options(temperature=0.0, ignore_eos=True)

@@ -26,9 +26,9 @@ from edgeqwen.client import (
     QueueFull,
     ServerUnavailable,
     Started,
-    build_request,
     checked_target,
 )
+from edgeqwen.messages import build_request
 from edgeqwen.v1 import generation_pb2 as pb
 
 CODES = [

@@ -51,7 +51,9 @@ def make_reader(
 
 
 def finished(completion_tokens: int = 1) -> Finished:
-    return Finished(FinishReason.EOS, Usage(3, completion_tokens), Timings(1.0, 2.0, 4.0, 1500.0, 500.0))
+    return Finished(
+        FinishReason.EOS, Usage(3, completion_tokens, cached_prompt_tokens=2), Timings(1.0, 2.0, 4.0, 1500.0, 500.0)
+    )
 
 
 @dataclass
@@ -83,6 +85,7 @@ class FakeEngine:
             slots=4,
             kv_used_tokens=5,
             kv_reserved_tokens=6,
+            kv_warm_tokens=9,
             kv_budget_tokens=7,
             kv_bytes_per_token=8,
             draining=self.draining,

@@ -56,6 +56,7 @@ SPELLED = {
     "slots": ("2", 2),
     "context_tokens": ("128", 128),
     "max_message_bytes": ("2048", 2048),
+    "share_prefix": ("off", "off"),
     "log_format": ("json", "json"),
     "log_level": ("debug", "debug"),
 }

@@ -75,6 +75,14 @@ def run_to_rest(engine: Engine) -> None:
     engine.step()  # clears the last slot
 
 
+def ask(engine: Engine, request: Request) -> Inbox:
+    """What came of `request` on an engine that was not started."""
+    inbox = Inbox()
+    engine.submit(request, inbox)
+    run_to_rest(engine)
+    return inbox
+
+
 def test_an_answer_ends_with_finished_and_counts_its_tokens(engine: Engine) -> None:
     inbox = Inbox()
     engine.submit(Request(prompt=(5, 6, 7), max_tokens=6), inbox)
@@ -85,19 +93,52 @@ def test_an_answer_ends_with_finished_and_counts_its_tokens(engine: Engine) -> N
     assert 0 <= end.timings.queue_ms <= end.timings.time_to_first_token_ms <= end.timings.total_ms
 
 
+def test_a_prompt_starts_from_what_an_earlier_one_left() -> None:
+    """The next turn of a conversation computes only what is new; the answer is that of a fresh start."""
+    session = ScriptedSession()
+    engine = make_engine(session)
+    prompt = tuple(range(1, 41))
+    answer = tuple(ask(engine, Request(prompt, 5, scope=b"mine")).tokens())
+    session.longest_prefill = 0
+    *deltas, end = ask(engine, Request((*prompt, *answer, 7), 5, scope=b"mine")).all()
+    assert [t for d in deltas if isinstance(d, Delta) for t in d.token_ids] == expected((*prompt, *answer, 7), 5)
+    assert isinstance(end, Finished)
+    assert end.usage.cached_prompt_tokens == 44
+    assert session.longest_prefill == 2
+    stats = engine.stats()
+    assert (stats.prompt_tokens_total, stats.cached_prompt_tokens_total, stats.kv_warm_tokens) == (42, 44, 50)
+
+
+@pytest.mark.parametrize("scope", [b"others", None])
+def test_nobody_starts_from_the_text_of_others(scope: bytes | None) -> None:
+    engine = make_engine(ScriptedSession())
+    prompt = tuple(range(1, 41))
+    ask(engine, Request(prompt, 5, scope=scope))
+    end = ask(engine, Request(prompt, 5, scope=b"mine")).all()[-1]
+    assert isinstance(end, Finished)
+    assert end.usage.cached_prompt_tokens == 0
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=60)
 def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataObject) -> None:
     """Any mix of requests, arriving and cancelled at any step: each that is left gets its own answer, a cancelled one
-    hears nothing more, and at rest every slot is free and empty."""
+    hears nothing more, and at rest the slots hold what the engine says is warm."""
     session = ScriptedSession(slots=data.draw(st.integers(1, 4)))
-    engine = make_engine(session, prefill_chunk_tokens=data.draw(st.integers(1, 9)))
-    asked = data.draw(
-        st.lists(st.tuples(st.lists(st.integers(1, 250), min_size=1, max_size=20), st.integers(1, 12)), max_size=9)
+    budget = data.draw(st.integers(32, 200))
+    engine = make_engine(
+        session,
+        prefill_chunk_tokens=data.draw(st.integers(1, 9)),
+        kv_budget_tokens=budget,
+        max_running=data.draw(st.integers(1, session.spec.slots)),
     )
+    asked = data.draw(
+        st.lists(st.tuples(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.integers(1, 12)), max_size=9)
+    )
+    scopes = st.sampled_from([b"mine", b"others", None])
     running: list[tuple[Request, Inbox, Sequence]] = []
     for prompt, max_tokens in asked:
-        request, inbox = Request(tuple(prompt), max_tokens), Inbox()
+        request, inbox = Request(tuple(prompt), max_tokens, scope=data.draw(scopes)), Inbox()
         running.append((request, inbox, engine.submit(request, inbox)))
         for _ in range(data.draw(st.integers(0, 4))):
             engine.step()
@@ -108,8 +149,8 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     run_to_rest(engine)
     for request, inbox, _ in running:
         assert inbox.tokens() == expected(request.prompt, request.max_tokens)
-    assert session.cache == [[]] * session.spec.slots
     stats = engine.stats()
+    assert stats.kv_warm_tokens == sum(map(len, session.cache)) <= budget
     assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens, stats.kv_used_tokens) == (0, 0, 0, 0)
 
 
@@ -177,12 +218,17 @@ def test_what_can_never_fit_is_refused_with_the_limit(engine: Engine, prompt: in
 def test_a_failure_is_told_to_those_it_hits_and_the_next_request_works(
     engine: Engine, session: ScriptedSession
 ) -> None:
+    before, inbox, next_inbox = Inbox(), Inbox(), Inbox()
+    engine.submit(Request((1, 2), 3, scope=b"mine"), before)
+    assert before.tokens() == expected((1, 2), 3)
     session.fail_next = "out of memory"
-    inbox, next_inbox = Inbox(), Inbox()
-    engine.submit(Request((1, 2), 3), inbox)
+    engine.submit(Request((1, 2), 3, scope=b"mine"), inbox)
     assert inbox.next() == Failed("the engine failed: out of memory")
-    engine.submit(Request((1, 2), 3), next_inbox)
-    assert next_inbox.tokens() == expected((1, 2), 3)
+    engine.submit(Request((1, 2), 3, scope=b"mine"), next_inbox)
+    *deltas, end = next_inbox.all()
+    assert [t for d in deltas if isinstance(d, Delta) for t in d.token_ids] == expected((1, 2), 3)
+    assert isinstance(end, Finished)
+    assert end.usage.cached_prompt_tokens == 0, "nothing is kept of what a failure may have spoilt"
 
 
 def test_draining_refuses_new_requests_and_finishes_the_old() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from unit.runtime.fake_engine import CONTEXT_TOKENS, VOCABULARY, byte_tokenizer, make_reader
 
 from edgeqwen.v1 import generation_pb2 as pb
+from runtime.config import SharePrefix
 from runtime.errors import RequestError
 from runtime.package import SamplingDefaults
 from runtime.sequence import SamplingParams
@@ -78,6 +80,8 @@ def chat(*turns: tuple[str, str]) -> pb.GenerateRequest:
         (pb.GenerateRequest(prompt="x", stop=["a"] * 17), "stop: must hold at most 16 strings (got 17)"),
         (pb.GenerateRequest(prompt="x", stop=["ok", ""]), "stop[1]: must be 1 to 256 bytes (got 0)"),
         (pb.GenerateRequest(prompt="x", stop=["é" * 129]), "stop[0]: must be 1 to 256 bytes (got 258)"),
+        (pb.GenerateRequest(prompt="x", cache_scope=b"?" * 15), "cache_scope: must be 16 to 64 bytes (got 15)"),
+        (pb.GenerateRequest(prompt="x", cache_scope=b"?" * 65), "cache_scope: must be 16 to 64 bytes (got 65)"),
     ],
 )
 def test_a_request_that_cannot_work_says_where_and_what_would(message: pb.GenerateRequest, fault: str) -> None:
@@ -123,11 +127,25 @@ def test_a_model_that_cannot_chat_says_what_it_can() -> None:
     assert reader.read(pb.GenerateRequest(prompt="hi")).prompt
 
 
+@pytest.mark.parametrize(
+    ("share_prefix", "unset", "mine", "yours"),
+    [("client", None, b"m" * 16, b"y" * 64), ("all", b"", b"", b""), ("off", None, None, None)],
+)
+def test_who_shares_with_whom_is_the_operators_to_say(
+    share_prefix: SharePrefix, unset: bytes | None, mine: bytes | None, yours: bytes | None
+) -> None:
+    """Those who name the same secret, everybody, or nobody."""
+    reader = replace(READER, share_prefix=share_prefix)
+    asked = [pb.GenerateRequest(prompt="x", cache_scope=scope) for scope in (b"", b"m" * 16, b"y" * 64)]
+    assert [reader.read(each).scope for each in asked] == [unset, mine, yours]
+
+
 messages = st.builds(
     pb.GenerateRequest,
     prompt=st.text(max_size=300),
     max_tokens=st.none() | st.integers(0, 2**32 - 1),
     stop=st.lists(st.text(max_size=130), max_size=18),
+    cache_scope=st.binary(max_size=70),
     sampling=st.builds(
         pb.Sampling,
         temperature=st.none() | st.floats(width=32),
@@ -156,4 +174,5 @@ def test_whatever_comes_is_either_refused_or_within_all_bounds(message: pb.Gener
     assert 0 < sampling.top_p <= 1
     assert 0 <= sampling.min_p <= 1
     assert 0 < sampling.repetition_penalty <= 10
+    assert request.scope is None or 16 <= len(request.scope) <= 64
     assert all(1 <= len(stop.encode()) <= 256 for stop in request.stop)

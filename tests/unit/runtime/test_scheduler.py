@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.kvcache import KVCache
+from runtime.kvcache import Clear, KVCache
 from runtime.scheduler import Decode, Scheduler, Step
 from runtime.sequence import Request, Sequence
 
@@ -49,15 +49,33 @@ def test_a_long_prompt_comes_in_chunks_between_which_the_others_decode() -> None
 
 def test_a_sequence_that_does_not_fit_waits_and_those_behind_it_too() -> None:
     """First come, first served: no small request overtakes a big one for ever."""
-    scheduler = make(slots=4, budget=20)
+    scheduler = make(slots=4, budget=20, chunk=10)
     running, big, small = sequence(1, 3, 4), sequence(2, 10, 8), sequence(3, 1, 1)
     for each in (running, big, small):
         scheduler.add(each)
-    scheduler.schedule()
+    for _ in range(2):
+        commit(scheduler.schedule())
     assert list(scheduler.waiting) == [big, small]
     scheduler.remove(running)
-    scheduler.schedule()
+    for _ in range(2):
+        commit(scheduler.schedule())
     assert not scheduler.waiting
+
+
+def test_a_prompt_waits_for_the_one_before_whose_beginning_it_may_share() -> None:
+    """Two that come together with the same beginning: it is computed once."""
+    scheduler = make(slots=4, chunk=4)
+    first, second = (
+        Sequence(number, Request(prompt=(*range(10), number), max_tokens=4, scope=b"scope")) for number in (91, 92)
+    )
+    for each in (first, second):
+        scheduler.add(each)
+    steps = []
+    while second.in_prefill:
+        steps.append(scheduler.schedule())
+        commit(steps[-1])
+    computed = [(s.prefill.sequence, s.prefill.start, s.prefill.tokens) for s in steps if s.prefill]
+    assert computed == [(first, 0, 4), (first, 4, 4), (first, 8, 3), (second, 10, 1)]
 
 
 def test_full_counts_only_those_that_no_free_slot_takes() -> None:
@@ -66,7 +84,8 @@ def test_full_counts_only_those_that_no_free_slot_takes() -> None:
         assert not scheduler.full
         scheduler.add(sequence(number))
     assert scheduler.full
-    scheduler.schedule()
+    for _ in range(2):
+        commit(scheduler.schedule())
     assert len(scheduler.waiting) == 3
     assert scheduler.full
 
@@ -80,11 +99,12 @@ def test_a_removed_sequence_is_gone_wherever_it_was_and_its_slot_is_cleared_once
     for each in (prefilling, waiting):
         scheduler.add(each)
     commit(scheduler.schedule())
-    assert repr(scheduler) == ("<Scheduler 1/4 waiting, <KVCache 2/2 slots, 6 used + 11 promised of 1000 tokens>>")
+    kv = "<KVCache 2/2 running, 6 used + 11 promised + 0 warm of 1000 tokens>"
+    assert repr(scheduler) == (f"<Scheduler 1/4 waiting, {kv}>")
     for each in (waiting, prefilling, decoding):
         scheduler.remove(each)
     assert not scheduler.idle
-    assert scheduler.schedule() == Step(freed=(1, 0))
+    assert scheduler.schedule() == Step(clear=(Clear(1), Clear(0)))
     assert scheduler.idle
     assert scheduler.schedule().empty
 

@@ -18,6 +18,7 @@ def read(meter: Meter, now_s: float) -> EngineStats:
         slots=4,
         kv_used_tokens=5,
         kv_reserved_tokens=6,
+        kv_warm_tokens=9,
         kv_budget_tokens=7,
         kv_bytes_per_token=8,
         draining=True,

@@ -1,0 +1,87 @@
+"""What can go wrong for a client, and which gRPC status says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn, cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+Violation = tuple[str, str]
+"""A field as generation.proto names it, such as "sampling.top_p", and what is wrong with it."""
+
+
+class ClientError(Exception):
+    """The daemon did not do what was asked; the message is its reason."""
+
+
+class ServerUnavailable(ClientError):
+    """Nothing answers at the target, or it is shutting down."""
+
+
+class InvalidRequest(ClientError):
+    """The request can never succeed. `violations` has every fault as (field, description)."""
+
+    def __init__(self, message: str, violations: tuple[Violation, ...]) -> None:
+        self.violations = violations
+        super().__init__(message)
+
+
+class QueueFull(ClientError):
+    """Too many requests wait; try again in `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class DeadlineExceeded(ClientError):
+    """The timeout passed before the answer was complete."""
+
+
+def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
+    """The one table from gRPC codes to exceptions."""
+    code, message = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        raise ServerUnavailable(_unavailable(message, target)) from error
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        raise InvalidRequest(message, _violations(error)) from error
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and message.startswith("SERVER: Received message larger"):
+        reason = f"is too large for the daemon ({message})"
+        raise InvalidRequest(f"the request {reason}", (("input", reason),)) from error
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        raise QueueFull(message, _retry_after_s(error)) from error
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        raise DeadlineExceeded("the timeout passed before the answer was complete") from error
+    raise ClientError(f"{code.name}: {message}") from error
+
+
+_NOT_THERE = ("failed to connect", "connections to all backends failing", "errors resolving")
+
+
+def _unavailable(message: str, target: str) -> str:
+    """What to do about it. Only gRPC's words tell a daemon that is not there from one that refuses."""
+    if not message.startswith(_NOT_THERE):
+        return f"{target}: {message}"
+    reason = message.rpartition(": ")[2].rstrip("]")
+    if reason == "Permission denied":
+        return f"{target} is not for this user (permission denied); are you in the daemon's group? `id` tells"
+    return f"nothing listens at {target} ({reason}); is edgeqwend running? try `systemctl status edgeqwend`"
+
+
+def _details(error: grpc.RpcError) -> status_pb2.Status:
+    metadata = dict(cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()))
+    return status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
+
+
+def _violations(error: grpc.RpcError) -> tuple[Violation, ...]:
+    request = error_details_pb2.BadRequest()
+    found = [detail for detail in _details(error).details if detail.Unpack(request)]
+    return tuple((v.field, v.description) for v in request.field_violations) if found else ()
+
+
+def _retry_after_s(error: grpc.RpcError) -> float:
+    retry = error_details_pb2.RetryInfo()
+    found = [detail for detail in _details(error).details if detail.Unpack(retry)]
+    return retry.retry_delay.ToMilliseconds() / 1e3 if found else 1.0

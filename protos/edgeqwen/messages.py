@@ -1,0 +1,189 @@
+"""What goes over the wire, as Python types: requests to the daemon, and events back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .errors import ClientError, InvalidRequest, Violation
+from .v1 import generation_pb2 as pb
+
+Message = tuple[str, str]
+"""A turn of a conversation: its role ("system", "user" or "assistant") and its content."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The daemon has accepted the request."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """More of the answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer has ended. `reason` is "eos", "stop" or "length"; `stop` is the stop string that was found.
+
+    `cached_prompt_tokens` of the prompt did not have to be computed: an earlier request of this scope had them.
+    """
+
+    reason: str
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    time_to_first_token_ms: float
+    total_ms: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    stop: str | None = None
+
+
+Event = Started | Delta | Finished
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: Finished
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to generate. What is None takes the daemon's default, which is the model's own recommendation.
+
+    See GenerateRequest in generation.proto for ranges.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+def build_request(
+    *,
+    messages: Iterable[Message] | None = None,
+    prompt: str | None = None,
+    token_ids: Sequence[int] | None = None,
+    options: Options | None = None,
+    scope: bytes = b"",
+) -> pb.GenerateRequest:
+    """A GenerateRequest of exactly one of `messages`, `prompt` and `token_ids`. Raises ValueError otherwise.
+
+    Raises InvalidRequest for what the contract's types cannot hold; whether the rest makes sense, the daemon says.
+    """
+    if sum(given is not None for given in (messages, prompt, token_ids)) != 1:
+        raise ValueError("give exactly one of messages, prompt and token_ids")
+    options = options or Options()
+    turns = None if messages is None else list(messages)
+    if faults := tuple(_unsendable(turns or (), prompt or "", token_ids or (), options)):
+        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    request = pb.GenerateRequest(
+        stop=options.stop,
+        ignore_eos=options.ignore_eos,
+        max_tokens=options.max_tokens,
+        cache_scope=scope,
+        sampling=pb.Sampling(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+        ),
+    )
+    if turns is not None:
+        request.chat.CopyFrom(pb.Chat(messages=[pb.Message(role=role, content=content) for role, content in turns]))
+    elif prompt is not None:
+        request.prompt = prompt
+    else:
+        request.token_ids.CopyFrom(pb.TokenIds(ids=token_ids or ()))
+    return request
+
+
+def _unsendable(
+    turns: Iterable[Message], prompt: str, token_ids: Iterable[int], options: Options
+) -> Iterator[Violation]:
+    """Numbers and texts that protobuf refuses, sorted by field; of the token ids, the first."""
+    for at, (role, content) in enumerate(turns):
+        yield from _text_fault(f"chat.messages[{at}].content", content)
+        yield from _text_fault(f"chat.messages[{at}].role", role)
+    yield from _number_fault("max_tokens", options.max_tokens, bits=32)
+    yield from _text_fault("prompt", prompt)
+    yield from _number_fault("sampling.seed", options.seed, bits=64)
+    yield from _number_fault("sampling.top_k", options.top_k, bits=32)
+    for at, text in enumerate(options.stop):
+        yield from _text_fault(f"stop[{at}]", text)
+    faults = (_number_fault(f"token_ids.ids[{at}]", token, bits=32) for at, token in enumerate(token_ids))
+    yield from next((found for fault in faults if (found := list(fault))), [])
+
+
+def _number_fault(field: str, number: int | None, *, bits: int) -> Iterator[Violation]:
+    if number is not None and not 0 <= number < 1 << bits:
+        yield field, f"must be 0 to {(1 << bits) - 1} (got {number})"
+
+
+def _text_fault(field: str, text: str) -> Iterator[Violation]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        yield field, f"must be text that UTF-8 can hold (character {error.start} is not)"
+
+
+def event_of(response: pb.GenerateResponse) -> Event | None:
+    """None for a kind of event that only newer clients know."""
+    kind = response.WhichOneof("event")
+    if kind is None:
+        return None
+    if kind == "delta":
+        return Delta(response.delta.text, tuple(response.delta.token_ids))
+    if kind == "started":
+        started = response.started
+        return Started(started.request_id, started.model, started.prompt_tokens)
+    end = response.finished
+    return Finished(
+        reason=pb.Finished.Reason.Name(end.reason).removeprefix("REASON_").lower(),
+        prompt_tokens=end.usage.prompt_tokens,
+        cached_prompt_tokens=end.usage.cached_prompt_tokens,
+        completion_tokens=end.usage.completion_tokens,
+        queue_ms=end.timings.queue_ms,
+        time_to_first_token_ms=end.timings.time_to_first_token_ms,
+        total_ms=end.timings.total_ms,
+        prefill_tokens_per_second=end.timings.prefill_tokens_per_second,
+        decode_tokens_per_second=end.timings.decode_tokens_per_second,
+        stop=end.stop if end.HasField("stop") else None,
+    )
+
+
+def joined(events: Iterable[Event]) -> Completion:
+    """A whole answer from its events."""
+    text: list[str] = []
+    token_ids: list[int] = []
+    finished = None
+    for event in events:  # to its end, so that the call ends as the daemon ends it
+        if isinstance(event, Delta):
+            text.append(event.text)
+            token_ids += event.token_ids
+        elif isinstance(event, Finished):
+            finished = event
+    if finished is None:
+        raise ClientError("the stream ended without a result")
+    return Completion("".join(text), tuple(token_ids), finished)
