@@ -78,7 +78,11 @@ class Quantization(StrictModel):
 class KVCache(StrictModel):
     """Memory of what was read and written so far."""
 
-    dtype: Literal["float32"] = Field(default="float32", description="Type of its numbers.")
+    dtype: Literal["float32", "int8"] = Field(
+        default="float32",
+        description="Type of its numbers. int8 takes a quarter of the memory, decodes long contexts faster, reads"
+        " long prompts slower.",
+    )
     budget_mb: Annotated[int, Field(gt=0, description="The most that all requests together may use, in MiB.")]
 
 
@@ -135,6 +139,11 @@ class Profile(StrictModel):
                 f" (got {self.runtime.kv_cache.budget_mb})"
             )
         return self
+
+    @property
+    def kv_itemsize(self) -> int:
+        """Bytes of a number in the KV cache."""
+        return {"float32": 4, "int8": 1}[self.runtime.kv_cache.dtype]
 
     @property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ are made once per range of rows and kept while they are in use; a step changes n
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections import OrderedDict
@@ -26,6 +27,7 @@ import onnxruntime as ort
 
 Logits = NDArray[np.float32]
 
+_KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _BINDINGS = 64  # kept, those used last; a new one takes less than a millisecond
 _WEIGHTS = "model.onnx.data"
 _PAGE_BYTES = mmap.PAGESIZE
@@ -89,7 +91,7 @@ class _Binding:
 
 
 class OrtSession:
-    """`Session` on an ONNX Runtime execution provider with shared float32 KV buffers."""
+    """`Session` on an ONNX Runtime execution provider with shared KV buffers, float32 or int8 as the graph has them."""
 
     def __init__(
         self,
@@ -106,11 +108,11 @@ class OrtSession:
         self._weights = MappedFile(graph.with_name(_WEIGHTS))
         self._weights.forget()
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
-        shape = self._kv_shape(graph)
+        kv_heads, head_dim, dtype = self._kv_layout(graph)
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
         # Rows start on a page, so that clearing one gives back whole pages of its own.
-        capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (shape[1] * 4)))
-        self._memory, self._kv = _allocate(len(self._caches), slots, shape[0], capacity, shape[1])
+        capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (head_dim * dtype.itemsize)))
+        self._memory, self._kv = _allocate((len(self._caches), slots, kv_heads, capacity, head_dim), dtype)
         self._logits = np.zeros(
             (slots, vocab_size), np.float32
         )  # one for all bindings: results live until the next run
@@ -119,7 +121,7 @@ class OrtSession:
             vocab_size=vocab_size,
             context_tokens=context_tokens,
             slots=slots,
-            kv_bytes_per_token=len(self._caches) * shape[0] * shape[1] * 4,
+            kv_bytes_per_token=len(self._caches) * kv_heads * head_dim * dtype.itemsize,
             provider=provider,
         )
 
@@ -177,6 +179,10 @@ class OrtSession:
         self._give_back(first, second_tokens)
         self._give_back(second, first_tokens)
 
+    def read_kv(self, slot: int, tokens: int) -> dict[str, NDArray[np.generic]]:
+        """The first `tokens` positions of a slot, by cache input of the graph: `[kv_heads, tokens, head_dim]`."""
+        return {name: cache[slot, :, :tokens] for name, cache in zip(self._caches, self._kv, strict=True)}
+
     def clear(self, slot: int, keep: int = 0) -> None:
         self._give_back(slot, keep)
         self._weights.forget()  # the embeddings of its tokens
@@ -184,8 +190,9 @@ class OrtSession:
     def _give_back(self, slot: int, keep: int) -> None:
         """Whole pages after the first `keep` positions of each head."""
         _, kv_heads, capacity, head_dim = self._kv[0].shape
-        head_bytes = capacity * head_dim * 4
-        kept_bytes = _round_up(keep * head_dim * 4, _PAGE_BYTES)
+        position_bytes = head_dim * self._kv[0].itemsize
+        head_bytes = capacity * position_bytes
+        kept_bytes = _round_up(keep * position_bytes, _PAGE_BYTES)
         if kept_bytes == head_bytes:
             return
         heads, length = (kv_heads, head_bytes) if keep else (1, kv_heads * head_bytes)
@@ -194,14 +201,16 @@ class OrtSession:
             for head in range(heads):
                 self._memory.madvise(mmap.MADV_DONTNEED, row + head * head_bytes + kept_bytes, length - kept_bytes)
 
-    def _kv_shape(self, graph: Path) -> tuple[int, int]:
-        """(kv_heads, head_dim) of the graph."""
+    def _kv_layout(self, graph: Path) -> tuple[int, int, np.dtype[np.generic]]:
+        """(kv_heads, head_dim, dtype) of the graph."""
         wanted = {"input_ids", "seqlens_k", "total_sequence_length", "query_seqlens", "logit_rows"}
         inputs = {i.name: i for i in self._ort.get_inputs()}
         if missing := wanted - inputs.keys():
             raise SessionError(f"{graph.name} is not a serving graph: it lacks {', '.join(sorted(missing))}")
-        _, kv_heads, _, head_dim = inputs[self._caches[0]].shape
-        return kv_heads, head_dim
+        cache = inputs[self._caches[0]]
+        if cache.type not in _KV_DTYPES:
+            raise SessionError(f"{graph.name} keeps its KV as {cache.type}; this runtime knows {', '.join(_KV_DTYPES)}")
+        return cache.shape[1], cache.shape[3], np.dtype(_KV_DTYPES[cache.type])
 
     def _binding(self, first: int, rows: int, logits: int) -> _Binding:
         key = (first, rows, logits)
@@ -261,13 +270,10 @@ def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) 
         raise SessionError(f"cannot load {graph.name}: {_first_line(error)}") from error
 
 
-def _allocate(
-    caches: int, slots: int, kv_heads: int, capacity: int, head_dim: int
-) -> tuple[mmap.mmap, list[NDArray[np.float32]]]:
+def _allocate(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> tuple[mmap.mmap, list[NDArray[np.generic]]]:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    memory = mmap.mmap(-1, caches * slots * kv_heads * capacity * head_dim * 4, flags=flags)
-    arrays = np.frombuffer(memory, np.float32).reshape(caches, slots, kv_heads, capacity, head_dim)
-    return memory, list(arrays)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=flags)
+    return memory, list(np.frombuffer(memory, dtype).reshape(shape))
 
 
 def _bind_input(io: ort.IOBinding, name: str, array: NDArray[np.generic]) -> None:

@@ -1,4 +1,4 @@
-"""The build: checkpoint -> calibration text -> Olive -> serving graph -> fidelity -> package.
+"""The build: checkpoint -> calibration text -> Olive -> serving graph, KV scales -> fidelity -> package.
 
 Every result is kept in the cache under a key of all that it was made from, and appears there only when it is whole. So
 a build that was stopped goes on from what is done, and profiles that need the same model share it.
@@ -20,11 +20,12 @@ from pathlib import Path
 import onnx
 
 from runtime.errors import BuildError
-from runtime.package import Build, Fidelity, Golden, Memory, Needs, Source
+from runtime.package import Build, Fidelity, Golden, Memory, Needs, Source, file_digest
 from runtime.profile import Profile
 
 from . import calibrate, evaluate
 from .compile import load_olive, run_olive
+from .kvscales import Scales, calibration_tokens, measure_scales
 from .package import WEIGHTS, VariantInput, write_package
 from .progress import Reporter
 from .recipe import Precision, Recipe, plan, plan_calibration_writer
@@ -81,12 +82,17 @@ def _exclusive(cache: Path, report: Reporter) -> Iterator[None]:
 def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report: Reporter) -> VariantInput:
     precision = options.precision or profile.quantization.precision
     recipe = plan(profile, precision, checkpoint.geometry.hidden_size)
-    calibration = _calibration(checkpoint, options, report) if recipe.needs_calibration else None
-    model_dir = _compiled(checkpoint, recipe, calibration, options.cache, report)
-    fidelity, golden = _evaluated(checkpoint, model_dir, report)
+    int8_kv = profile.runtime.kv_cache.dtype == "int8"
+    calibration = _calibration(checkpoint, options, report) if recipe.needs_calibration or int8_kv else None
+    model_dir = _compiled(checkpoint, recipe, calibration if recipe.needs_calibration else None, options.cache, report)
+    serving_graph = model_dir / SERVING_GRAPH
+    if int8_kv and calibration is not None:
+        serving_graph = make_serving_graph(model_dir, _kv_scales(checkpoint, serving_graph, calibration, report))
+    fidelity, golden = _evaluated(checkpoint, serving_graph, report)
     geometry = checkpoint.geometry
     return VariantInput(
         model_dir,
+        serving_graph,
         Build(
             name=f"{checkpoint.name}-{precision}",
             variant=profile.name,
@@ -105,12 +111,12 @@ def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report:
                 provider=profile.execution.provider,
                 arch=profile.device.arch,
                 isa=profile.device.isa,
-                contrib_ops=_contrib_ops(model_dir / SERVING_GRAPH),
+                contrib_ops=_contrib_ops(serving_graph),
                 onnxruntime_min=".".join(version("onnxruntime").split(".")[:2]),
             ),
             memory=Memory(
                 weights_bytes=(model_dir / WEIGHTS).stat().st_size,
-                kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * 4,
+                kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
             ),
             files={},
         ),
@@ -136,7 +142,7 @@ def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> 
 
 def _compiled(checkpoint: Checkpoint, recipe: Recipe, calibration: Path | None, cache: Path, report: Reporter) -> Path:
     """Olive's model folder with the serving graph in it."""
-    text = hashlib.sha256(calibration.read_bytes()).hexdigest() if calibration else ""
+    text = file_digest(calibration) if calibration else ""
     key = _key(checkpoint.digest, recipe.key, text, *(version(name) for name in _TOOLS))[:16]
     out, work = cache / "compiled" / key, cache / "work" / key
     log = cache / "logs" / f"{key}.log"
@@ -157,27 +163,41 @@ def _compiled(checkpoint: Checkpoint, recipe: Recipe, calibration: Path | None, 
     return out
 
 
-def _evaluated(checkpoint: Checkpoint, model_dir: Path, report: Reporter) -> tuple[Fidelity, Golden]:
-    """Fidelity and golden transcript, measured once per compiled model and held-out text."""
+def _kv_scales(checkpoint: Checkpoint, graph: Path, calibration: Path, report: Reporter) -> Scales:
+    """Measured once per compiled model and calibration text."""
+    kept = graph.parent / f"kv-scales-{file_digest(calibration)[:16]}.json"
+    if not kept.exists():
+        texts = calibration_tokens(calibration, checkpoint.folder / "tokenizer.json")
+        with report.stage("KV scales") as stage:
+            _keep(kept, measure_scales(graph, texts, threads=os.cpu_count() or 1, on_text=stage.update))
+    scales: Scales = json.loads(kept.read_text())
+    return scales
+
+
+def _evaluated(checkpoint: Checkpoint, graph: Path, report: Reporter) -> tuple[Fidelity, Golden]:
+    """Fidelity and golden transcript, measured once per serving graph and held-out text."""
     text = evaluate.held_out_text()
-    kept = model_dir / f"evaluation-{_key(text)[:16]}.json"
+    kept = graph.parent / f"evaluation-{_key(file_digest(graph), text)[:16]}.json"
     if not kept.exists():
         with report.stage("fidelity") as stage:
-            fidelity, golden = _evaluate(checkpoint, model_dir, text, stage.update)
-        unfinished = kept.with_suffix(".tmp")
-        unfinished.write_text(json.dumps([fidelity.model_dump(), golden.model_dump()]))
-        unfinished.replace(kept)
+            fidelity, golden = _evaluate(checkpoint, graph, text, stage.update)
+        _keep(kept, [fidelity.model_dump(), golden.model_dump()])
     fidelity_data, golden_data = json.loads(kept.read_text())
     return Fidelity.model_validate(fidelity_data), Golden.model_validate(golden_data)
 
 
-def _evaluate(
-    checkpoint: Checkpoint, model_dir: Path, text: str, on_window: evaluate.OnWindow
-) -> tuple[Fidelity, Golden]:
+def _keep(path: Path, data: object) -> None:
+    """Writes JSON, whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(data))
+    unfinished.replace(path)
+
+
+def _evaluate(checkpoint: Checkpoint, graph: Path, text: str, on_window: evaluate.OnWindow) -> tuple[Fidelity, Golden]:
     windows = evaluate.windows_of(text, checkpoint.folder / "tokenizer.json")
     if not windows:
         raise BuildError("the held-out text is too short for this tokenizer")
-    session = evaluate.open_session(model_dir / SERVING_GRAPH, threads=os.cpu_count() or 1)
+    session = evaluate.open_session(graph, threads=os.cpu_count() or 1)
     golden = evaluate.golden_transcript(
         session,
         evaluate.golden_prompt(checkpoint.folder),

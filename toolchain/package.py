@@ -38,9 +38,10 @@ _CONFIG_FILES = (
 
 @dataclass(frozen=True)
 class VariantInput:
-    """A compiled variant: `model_dir` holds both graphs, the weights and genai_config.json; `build` lacks `files`."""
+    """A compiled variant: stock graph, weights and genai_config.json in `model_dir`; `build` lacks `files`."""
 
     model_dir: Path
+    serving_graph: Path
     build: Build
 
 
@@ -106,7 +107,7 @@ def _olive_source(folder: Path, checkpoint: Path, variant: VariantInput) -> Path
 
 def _add_ours(package: Path, variant: VariantInput) -> None:
     folder = package / VARIANTS / variant.build.variant
-    shutil.copyfile(variant.model_dir / SERVING_GRAPH, folder / SERVING_GRAPH)
+    shutil.copyfile(variant.serving_graph, folder / SERVING_GRAPH)
     for path in package.rglob("*"):  # readable by the daemon's user, whoever builds
         path.chmod(0o755 if path.is_dir() else 0o644)
     paths = sorted(p for part in (package / CONFIGS, folder) for p in part.rglob("*") if p.is_file())

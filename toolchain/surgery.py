@@ -8,7 +8,7 @@ serving graph takes rows of different lengths, each with a chunk of its own size
     total_sequence_length  int32 []               the longest of them, not minus one
     query_seqlens          int32 [rows]           valid tokens of each chunk; 0 leaves a row as it is
     logit_rows             int64 [logits]         positions in [0, rows * tokens) to compute logits for
-    past/present           float32 [rows, kv_heads, capacity, head_dim], one shared buffer each
+    past/present           float32 or int8 [rows, kv_heads, capacity, head_dim], one shared buffer each
     logits                 float32 [logits, vocabulary]
 
 Both graphs stay small and share one weights file, so nothing is stored twice and the stock graph stays usable.
@@ -16,6 +16,7 @@ Both graphs stay small and share one weights file, so nothing is stored twice an
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -25,19 +26,26 @@ from runtime.errors import BuildError
 
 STOCK_GRAPH = "model.onnx"
 SERVING_GRAPH = "serving.onnx"
+INT8_KV_GRAPH = "serving-int8-kv.onnx"
 
 # GroupQueryAttention's inputs, by position (com.microsoft, onnxruntime >= 1.32).
+_PAST_KEY, _PAST_VALUE, _K_SCALE, _V_SCALE = 3, 4, 12, 13
 _SEQLENS_K, _TOTAL_SEQUENCE_LENGTH, _QUERY_SEQLENS = 5, 6, 16
 
 
-def make_serving_graph(model_dir: Path) -> Path:
-    """Writes `serving.onnx` beside `model.onnx` in `model_dir`, over the same weights file; returns its path.
+def make_serving_graph(model_dir: Path, kv_scales: Mapping[str, Sequence[float]] | None = None) -> Path:
+    """Writes a serving graph beside `model.onnx` in `model_dir`, over the same weights file; returns its path.
+
+    Args:
+        kv_scales: makes the KV cache int8: by cache input, the scale of each channel, `[kv_heads * head_dim]`.
 
     Raises BuildError if the graph is not a decoder as ModelBuilder writes them.
     """
     model = onnx.load(str(model_dir / STOCK_GRAPH), load_external_data=False)
     rewire(model.graph)
-    target = model_dir / SERVING_GRAPH
+    if kv_scales is not None:
+        _keep_kv_in_int8(model.graph, kv_scales)
+    target = model_dir / (SERVING_GRAPH if kv_scales is None else INT8_KV_GRAPH)
     temporary = target.with_suffix(".tmp")
     onnx.save(model, str(temporary))
     temporary.replace(target)
@@ -74,11 +82,29 @@ def _take_lengths_instead_of_a_mask(graph: GraphProto) -> None:
 
 
 def _share_the_kv_cache(graph: GraphProto) -> None:
-    for value in [*graph.input, *graph.output]:
-        if value.name.startswith(("past_key_values.", "present.")):
-            rows, _, capacity, _ = value.type.tensor_type.shape.dim
-            rows.dim_param = "rows"
-            capacity.dim_param = "capacity"
+    for value in _caches(graph):
+        rows, _, capacity, _ = value.type.tensor_type.shape.dim
+        rows.dim_param = "rows"
+        capacity.dim_param = "capacity"
+
+
+def _keep_kv_in_int8(graph: GraphProto, scales: Mapping[str, Sequence[float]]) -> None:
+    for name, values in scales.items():
+        graph.initializer.append(helper.make_tensor(f"{name}.scale", TensorProto.FLOAT, [len(values)], values))
+    for node in graph.node:
+        if node.op_type == "GroupQueryAttention":
+            for scale, cache in ((_K_SCALE, _PAST_KEY), (_V_SCALE, _PAST_VALUE)):
+                node.input[scale] = f"{node.input[cache]}.scale"
+            for attribute in ("k_quant_type", "v_quant_type"):
+                node.attribute.append(helper.make_attribute(attribute, "PER_CHANNEL"))
+            node.attribute.append(helper.make_attribute("kv_cache_bit_width", 8))
+    for value in _caches(graph):
+        value.type.tensor_type.elem_type = TensorProto.INT8
+
+
+def _caches(graph: GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs and outputs that hold keys and values."""
+    return [v for v in (*graph.input, *graph.output) if v.name.startswith(("past_key_values.", "present."))]
 
 
 def _pick_logits(graph: GraphProto) -> None:

@@ -17,7 +17,8 @@ def float_package(build_cache: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def int8_package(build_cache: Path) -> Path:
-    return build_package("int8", build_cache)
+    """With a variant that keeps its KV in float32, and one for ARM that keeps it in int8."""
+    return build_package("int8", build_cache, profiles=("generic-x86_64", "generic-arm64"))
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,14 @@ from tiny import Architecture, make_real_shape
 REPO = Path(__file__).parents[2]
 
 
-def build_package(precision: str, cache: Path, source: str = "reference") -> Path:
-    """The package of `source` for generic-x86_64, from `cache` unless what it is made from has changed."""
-    out = cache / "packages" / f"{precision}-{_key(source)}"
+def build_package(
+    precision: str, cache: Path, source: str = "reference", profiles: tuple[str, ...] = ("generic-x86_64",)
+) -> Path:
+    """The package of `source` for `profiles`, from `cache` unless what it is made from has changed."""
+    out = cache / "packages" / f"{precision}-{_key(source, profiles)}"
     if not list(out.glob("*.ortpackage")):
-        command = [sys.executable, "-m", "toolchain.cli", "build", source, "--profile", "generic-x86_64"]
+        command = [sys.executable, "-m", "toolchain.cli", "build", source]
+        command += [word for name in profiles for word in ("--profile", name)]
         environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
         subprocess.run(
             [*command, "--precision", precision, "--cache", str(cache / "cache"), "-o", str(out)],
@@ -28,13 +31,13 @@ def build_package(precision: str, cache: Path, source: str = "reference") -> Pat
     return package
 
 
-def _key(source: str) -> str:
+def _key(source: str, profiles: tuple[str, ...]) -> str:
     made_from = [
         *(REPO / "toolchain").rglob("*.py"),
         *(REPO / "toolchain" / "data").iterdir(),
         REPO / "runtime" / "package.py",
         REPO / "runtime" / "profile.py",
-        REPO / "device_profiles" / "generic-x86_64.yaml",
+        *(REPO / "device_profiles" / f"{name}.yaml" for name in profiles),
         REPO / "pyproject.toml",
     ]
     digest = hashlib.sha256(source.encode())

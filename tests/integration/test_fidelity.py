@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 
 from runtime.package import Fidelity, Package
+from runtime.session import OrtSession
 from toolchain.evaluate import FloatReference, measure, open_session, windows_of
 from toolchain.sources import resolve
 
@@ -40,12 +43,49 @@ def on_wikitext(package: Package, reference: FloatReference, shared: Path) -> Fi
     return measure(reference, session, windows, text="wikitext2 test")
 
 
-def test_int8_is_nearly_the_float_checkpoint(int8_package: Path, reference: FloatReference, shared: Path) -> None:
+@pytest.fixture(scope="module")
+def int8_on_wikitext(int8_package: Path, reference: FloatReference, shared: Path) -> dict[str, Fidelity]:
+    """Of the variant that keeps its KV in float32, and of that which keeps it in int8."""
+    variants = {"float32": "generic-x86_64", "int8": "generic-arm64"}
+    return {kv: on_wikitext(Package.open(int8_package, name), reference, shared) for kv, name in variants.items()}
+
+
+def test_int8_is_nearly_the_float_checkpoint(int8_package: Path, int8_on_wikitext: dict[str, Fidelity]) -> None:
     """Mean KLD at most 0.006."""
-    package = Package.open(int8_package)
+    package = Package.open(int8_package, "generic-x86_64")
     assert package.build.fidelity is not None
     assert package.build.fidelity.mean_kld <= 0.006
-    assert on_wikitext(package, reference, shared).mean_kld <= 0.006
+    assert int8_on_wikitext["float32"].mean_kld <= 0.006
+
+
+def test_an_int8_cache_costs_little(int8_package: Path, int8_on_wikitext: dict[str, Fidelity]) -> None:
+    """Mean KLD rises by less than 0.005, on our text and on other."""
+    plain, small = (Package.open(int8_package, variant) for variant in ("generic-x86_64", "generic-arm64"))
+    assert plain.build.fidelity is not None
+    assert small.build.fidelity is not None
+    assert small.build.fidelity.mean_kld - plain.build.fidelity.mean_kld < 0.005
+    assert int8_on_wikitext["int8"].mean_kld - int8_on_wikitext["float32"].mean_kld < 0.005
+
+
+def test_an_int8_cache_takes_a_quarter_of_the_memory(int8_package: Path) -> None:
+    """Of resident memory as of what `build.json` and the session say; what is copied goes on where it was."""
+    given_back, said = [], []
+    for variant in ("generic-x86_64", "generic-arm64"):
+        package = Package.open(int8_package, variant)
+        session = OrtSession(package.serving_graph, slots=2, context_tokens=1024, threads=2)
+        assert session.spec.kv_bytes_per_token == package.build.memory.kv_bytes_per_token
+        said.append(session.spec.kv_bytes_per_token)
+        session.prefill(0, range(300, 1300), 0)
+        session.copy(0, 1, 1000)
+        first, second = session.decode([0, 1], [7, 7], [1000, 1000])
+        assert np.abs(first - second).max() < 1e-4
+        session.clear(1)  # and with it what was read of the embeddings
+        before = psutil.Process().memory_info().rss
+        session.clear(0)
+        given_back.append(before - psutil.Process().memory_info().rss)
+    assert said[0] == 4 * said[1]
+    assert given_back[0] == pytest.approx(4 * given_back[1], rel=0.05)
+    assert given_back[1] == pytest.approx(1000 * said[1], rel=0.1)
 
 
 def test_int4_stays_close_within_its_bytes(int4_package: Path, reference: FloatReference, shared: Path) -> None:
