@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeqwen.v1 import generation_pb2 as pb
@@ -16,6 +17,8 @@ from .tokenizer import Tokenizer
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
+MAX_BIASED_TOKENS = 1024
+MAX_BIAS = 100.0
 SCOPE_BYTES = range(16, 65)
 SHARED_SCOPE = b""
 """The scope of every request where clients share."""
@@ -100,11 +103,28 @@ class RequestReader:
             ("top_p", "more than 0, up to 1", 0 < sampling.top_p <= 1),
             ("min_p", "0 to 1", 0 <= sampling.min_p <= 1),
             ("repetition_penalty", "more than 0, up to 10", 0 < sampling.repetition_penalty <= 10),
+            ("presence_penalty", "-2 to 2", -2 <= sampling.presence_penalty <= 2),
+            ("frequency_penalty", "-2 to 2", -2 <= sampling.frequency_penalty <= 2),
         )
-        return [
+        faults = [
             _range(f"sampling.{name}", wanted, getattr(sampling, name))
             for name, wanted, good in checks
             if sampling.HasField(name) and not good
+        ]
+        return faults + self._bias_faults(sampling.logit_bias)
+
+    def _bias_faults(self, logit_bias: Mapping[int, float]) -> list[Fault]:
+        if len(logit_bias) > MAX_BIASED_TOKENS:
+            return [_range("sampling.logit_bias", f"at most {MAX_BIASED_TOKENS} tokens", len(logit_bias))]
+        unknown = [
+            Fault(f"sampling.logit_bias[{token}]", f"is no token: they are below {self.vocab_size}")
+            for token in sorted(logit_bias)
+            if token >= self.vocab_size
+        ]
+        return unknown + [
+            _range(f"sampling.logit_bias[{token}]", f"-{MAX_BIAS:g} to {MAX_BIAS:g}", bias)
+            for token, bias in sorted(logit_bias.items())
+            if not abs(bias) <= MAX_BIAS
         ]
 
     def _scope(self, message: pb.GenerateRequest) -> bytes | None:
@@ -125,6 +145,9 @@ class RequestReader:
             top_p=pick("top_p", defaults.top_p),
             min_p=pick("min_p", defaults.min_p),
             repetition_penalty=pick("repetition_penalty", defaults.repetition_penalty),
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            logit_bias=tuple(sorted(sampling.logit_bias.items())),
             seed=sampling.seed if sampling.HasField("seed") else None,
         )
 

@@ -1,7 +1,9 @@
 """Picks the next token from a row of logits.
 
-The filters and their order are those of transformers: repetition penalty, temperature, top-k, top-p, min-p. None sorts
-the vocabulary (151,936 entries for Qwen): a threshold leaves few candidates, and the exact filter runs on those.
+A bias comes first, then the penalties: repetition over prompt and completion (transformers' definition), presence and
+frequency over the completion (OpenAI's). The filters after them are transformers', in its order: temperature, top-k,
+top-p, min-p. None sorts the vocabulary (151,936 entries for Qwen): a threshold leaves few candidates, and the exact
+filter runs on those.
 """
 
 from __future__ import annotations
@@ -34,6 +36,11 @@ class Sampler:
         if params.repetition_penalty != 1.0:
             self._seen = np.zeros(vocab_size, np.bool_)
             self._seen[np.fromiter(prompt, np.int64)] = True
+        self._counts: NDArray[np.int32] | None = None
+        if params.presence_penalty or params.frequency_penalty:
+            self._counts = np.zeros(vocab_size, np.int32)
+        self._biased = np.array([token for token, _ in params.logit_bias], np.int64)
+        self._bias = np.array([bias for _, bias in params.logit_bias], np.float32)
 
     def pick(self, logits: Logits) -> int:
         """Samples from float32 `[vocab]`, which may be changed in place. Raises ValueError if no logit is finite."""
@@ -46,6 +53,8 @@ class Sampler:
             token = int(ids[min(place, len(ids) - 1)])
         if self._seen is not None:
             self._seen[token] = True
+        if self._counts is not None:
+            self._counts[token] += 1
         return token
 
     def distribution(self, logits: Logits) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -72,11 +81,16 @@ class Sampler:
         return ids, probabilities
 
     def _best(self, logits: Logits) -> int:
-        """The most likely token, seen ones penalized (in place)."""
+        """The most likely token, once bias and penalties are in `logits`."""
+        if self._biased.size:
+            logits[self._biased] += self._bias
         if self._seen is not None:
             at = np.flatnonzero(self._seen)
             some, penalty = logits[at], np.float32(max(self._params.repetition_penalty, _SMALLEST_PENALTY))
             logits[at] = np.where(some > 0, some / penalty, some * penalty)
+        if self._counts is not None:
+            at = np.flatnonzero(self._counts)
+            logits[at] -= self._params.presence_penalty + self._params.frequency_penalty * self._counts[at]
         best = int(logits.argmax())
         if not np.isfinite(logits[best]):
             raise ValueError("the model's logits are not finite")

@@ -20,6 +20,12 @@ class SamplingParams:
     """Keep those at least this fraction as likely as the most likely; 0 keeps all."""
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens already seen; 1 changes nothing."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that the completion has."""
+    frequency_penalty: float = 0.0
+    """The same, for each time the completion has them."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, and what is added to their logits before anything else."""
     seed: int | None = None
     """The same seed draws the same numbers; None draws a fresh one."""
 

@@ -96,6 +96,13 @@ def main(ctx: click.Context, target: str) -> None:
     ctx.obj = target
 
 
+def _biases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[int, float]:
+    try:
+        return {int(token): float(bias) for token, _, bias in (each.partition("=") for each in given)}
+    except ValueError:
+        raise click.BadParameter("looks like 1234=-100: a token's id and a number") from None
+
+
 def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--max-tokens", type=int, help="The most tokens to generate."),
@@ -104,6 +111,15 @@ def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--top-p", type=float, help="Keep the most likely tokens up to this probability."),
         click.option("--min-p", type=float, help="Keep tokens this likely, against the most likely one."),
         click.option("--repetition-penalty", type=float, help="More than 1 avoids repetition."),
+        click.option("--presence-penalty", type=float, help="More than 0 avoids tokens that the answer has."),
+        click.option("--frequency-penalty", type=float, help="The same, for each time it has them."),
+        click.option(
+            "--logit-bias",
+            multiple=True,
+            metavar="TOKEN=BIAS",
+            callback=_biases,
+            help="Add to a token's logit, -100 to 100; may be given again.",
+        ),
         click.option("--seed", type=int, help="The same seed gives the same answer."),
         click.option("--stop", multiple=True, help="End before this text; may be given again."),
         click.option(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from .errors import ClientError, InvalidRequest, Violation
 from .v1 import generation_pb2 as pb
@@ -73,6 +73,9 @@ class Options:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
@@ -107,6 +110,9 @@ def build_request(
             top_p=options.top_p,
             min_p=options.min_p,
             repetition_penalty=options.repetition_penalty,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            logit_bias=options.logit_bias,
             seed=options.seed,
         ),
     )
@@ -128,6 +134,8 @@ def _unsendable(
         yield from _text_fault(f"chat.messages[{at}].role", role)
     yield from _number_fault("max_tokens", options.max_tokens, bits=32)
     yield from _text_fault("prompt", prompt)
+    for token in options.logit_bias:
+        yield from _number_fault(f"sampling.logit_bias[{token}]", token, bits=32)
     yield from _number_fault("sampling.seed", options.seed, bits=64)
     yield from _number_fault("sampling.top_k", options.top_k, bits=32)
     for at, text in enumerate(options.stop):

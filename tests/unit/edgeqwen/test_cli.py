@@ -55,6 +55,16 @@ def test_token_ids_are_read_with_commas_or_spaces(target: str) -> None:
     assert run(target, "generate", "--token-ids", "five").exit_code == 2
 
 
+def test_a_bias_reaches_the_model(target: str) -> None:
+    """It forces a token; what is no bias is a usage error, and what is out of range the daemon's to refuse."""
+    done = run(
+        target, "generate", "abc", "--max-tokens", "3", "--logit-bias", "66=100", "--logit-bias", "67=-5", "--json"
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [token for event in events[1:-1] for token in event["token_ids"]] == [66, 66, 66]
+    assert [run(target, "generate", "abc", "--logit-bias", bias).exit_code for bias in ("66", "66=101")] == [2, 3]
+
+
 def test_status_for_people_and_for_scripts(target: str) -> None:
     """The same figures as a table and as one JSON object."""
     status = json.loads(run(target, "status", "--json").stdout)

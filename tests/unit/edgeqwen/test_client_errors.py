@@ -194,13 +194,14 @@ def test_waiting_for_a_daemon_ends(wait: Callable[[str, float], None]) -> None:
 
 def test_what_protobuf_cannot_hold_is_refused_with_every_field() -> None:
     """As the daemon would: field, range, what came; nothing is sent."""
-    options = Options(max_tokens=-1, top_k=1 << 32, seed=1 << 64, stop=("fine", "\udcff"))
+    options = Options(max_tokens=-1, top_k=1 << 32, seed=1 << 64, stop=("fine", "\udcff"), logit_bias={-3: 1})
     with pytest.raises(InvalidRequest) as raised:
         build_request(messages=[("user", "fine"), ("\ud800", "a\ud800")], options=options)
     assert raised.value.violations == (
         ("chat.messages[1].content", "must be text that UTF-8 can hold (character 1 is not)"),
         ("chat.messages[1].role", "must be text that UTF-8 can hold (character 0 is not)"),
         ("max_tokens", "must be 0 to 4294967295 (got -1)"),
+        ("sampling.logit_bias[-3]", "must be 0 to 4294967295 (got -3)"),
         ("sampling.seed", "must be 0 to 18446744073709551615 (got 18446744073709551616)"),
         ("sampling.top_k", "must be 0 to 4294967295 (got 4294967296)"),
         ("stop[1]", "must be text that UTF-8 can hold (character 0 is not)"),

@@ -59,6 +59,10 @@ def chat(*turns: tuple[str, str]) -> pb.GenerateRequest:
     return pb.GenerateRequest(chat=pb.Chat(messages=[pb.Message(role=role, content=text) for role, text in turns]))
 
 
+def biased(bias: dict[int, float]) -> pb.GenerateRequest:
+    return pb.GenerateRequest(prompt="x", sampling=pb.Sampling(logit_bias=bias))
+
+
 @pytest.mark.parametrize(
     ("message", "fault"),
     [
@@ -80,6 +84,10 @@ def chat(*turns: tuple[str, str]) -> pb.GenerateRequest:
         (pb.GenerateRequest(prompt="x", stop=["a"] * 17), "stop: must hold at most 16 strings (got 17)"),
         (pb.GenerateRequest(prompt="x", stop=["ok", ""]), "stop[1]: must be 1 to 256 bytes (got 0)"),
         (pb.GenerateRequest(prompt="x", stop=["é" * 129]), "stop[0]: must be 1 to 256 bytes (got 258)"),
+        (biased({256: 1}), "sampling.logit_bias[256]: is no token: they are below 256"),
+        (biased({5: -100.5}), "sampling.logit_bias[5]: must be -100 to 100 (got -100.5)"),
+        (biased({5: math.nan}), "sampling.logit_bias[5]: must be -100 to 100 (got nan)"),
+        (biased(dict.fromkeys(range(1025), 1)), "sampling.logit_bias: must be at most 1024 tokens (got 1025)"),
         (pb.GenerateRequest(prompt="x", cache_scope=b"?" * 15), "cache_scope: must be 16 to 64 bytes (got 15)"),
         (pb.GenerateRequest(prompt="x", cache_scope=b"?" * 65), "cache_scope: must be 16 to 64 bytes (got 65)"),
     ],
@@ -97,6 +105,8 @@ def test_a_request_that_cannot_work_says_where_and_what_would(message: pb.Genera
         ("top_p", (0, -1, 1.5, math.nan), (0.5, 1)),
         ("min_p", (-0.5, 1.5, math.nan), (0, 1)),
         ("repetition_penalty", (0, -1, 10.5, math.nan, math.inf), (0.5, 10)),
+        ("presence_penalty", (-2.5, 3, math.nan, math.inf), (-2, 2)),
+        ("frequency_penalty", (-2.5, 3, math.nan, math.inf), (-2, 2)),
     ],
 )
 def test_sampling_stays_in_its_ranges(field: str, bad: tuple[float, ...], good: tuple[float, ...]) -> None:
@@ -153,6 +163,9 @@ messages = st.builds(
         top_p=st.none() | st.floats(width=32),
         min_p=st.none() | st.floats(width=32),
         repetition_penalty=st.none() | st.floats(width=32),
+        presence_penalty=st.none() | st.floats(width=32),
+        frequency_penalty=st.none() | st.floats(width=32),
+        logit_bias=st.dictionaries(st.integers(0, 2**32 - 1), st.floats(width=32), max_size=3),
         seed=st.none() | st.integers(0, 2**64 - 1),
     ),
 )
@@ -174,5 +187,8 @@ def test_whatever_comes_is_either_refused_or_within_all_bounds(message: pb.Gener
     assert 0 < sampling.top_p <= 1
     assert 0 <= sampling.min_p <= 1
     assert 0 < sampling.repetition_penalty <= 10
+    assert abs(sampling.presence_penalty) <= 2
+    assert abs(sampling.frequency_penalty) <= 2
+    assert all(token < VOCABULARY and abs(bias) <= 100 for token, bias in sampling.logit_bias)
     assert request.scope is None or 16 <= len(request.scope) <= 64
     assert all(1 <= len(stop.encode()) <= 256 for stop in request.stop)

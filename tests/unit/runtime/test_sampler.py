@@ -87,6 +87,26 @@ def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
     assert [sampler.pick(logits.copy()) for _ in range(3)] == [1, 2, 3]
 
 
+def test_presence_and_frequency_penalties_count_the_answer_only() -> None:
+    """A token of the prompt goes free; one that came once loses both, one that came twice loses frequency twice."""
+    sampler = Sampler(SamplingParams(presence_penalty=0.25, frequency_penalty=0.5), [0], 3)
+    logits = np.array([4.0, 3.625, 0.0], np.float32)
+    assert [sampler.pick(logits.copy()) for _ in range(4)] == [0, 1, 0, 1]
+    after = logits.copy()
+    sampler.pick(after)
+    assert after.tolist() == [4.0 - 1.25, 3.625 - 1.25, 0.0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bias_bans_and_forces(temperature: float) -> None:
+    """Whatever the model thinks."""
+    forced = SamplingParams(temperature=temperature, logit_bias=((0, -100.0), (2, 100.0)), seed=1)
+    banned = SamplingParams(temperature=temperature, logit_bias=((0, -100.0),), seed=1)
+    logits = np.array([30.0, 5.0, 1.0], np.float32)
+    assert Sampler(forced, [], 3).pick(logits.copy()) == 2
+    assert 0 not in {Sampler(banned, [], 3).pick(logits.copy()) for _ in range(20)}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_are_an_error(temperature: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
@@ -191,7 +211,15 @@ def test_the_narrowest_filters_are_greedy(params: dict[str, float]) -> None:
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_the_most_extreme_requests_get_a_token(temperature: float, penalty: float, top_k: int) -> None:
     """What a request may ask for at the most never fails, since a failing pick fails the others' requests too."""
-    params = SamplingParams(temperature=temperature, repetition_penalty=penalty, top_k=top_k, seed=1)
+    params = SamplingParams(
+        temperature=temperature,
+        repetition_penalty=penalty,
+        top_k=top_k,
+        presence_penalty=-2.0,
+        frequency_penalty=2.0,
+        logit_bias=((0, -100.0), (1, 100.0)),
+        seed=1,
+    )
     sampler = Sampler(params, [1], 4)
     for _ in range(3):
         assert 0 <= sampler.pick(np.array([-40, 30, 50, -np.inf], np.float32)) < 3
