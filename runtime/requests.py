@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeqwen.v1 import generation_pb2 as pb
@@ -19,6 +19,10 @@ MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_BIASED_TOKENS = 1024
 MAX_BIAS = 100.0
+# What replies may hold, well below the 4 MiB that clients accept: an id takes three bytes at most.
+MAX_LISTED_TOKENS = 1 << 20
+MAX_JOINED_TOKENS = 1 << 17
+MAX_JOINED_BYTES = 3 << 20
 SCOPE_BYTES = range(16, 65)
 SHARED_SCOPE = b""
 """The scope of every request where clients share."""
@@ -70,7 +74,25 @@ class RequestReader:
             scope=self._scope(message),
         )
 
-    def _prompt(self, message: pb.GenerateRequest) -> list[int]:
+    def tokens(self, message: pb.TokenizeRequest) -> list[int]:
+        """The tokens of a conversation or a text. Raises RequestError, also for more than a reply can list."""
+        ids = self._prompt(message)
+        if len(ids) > MAX_LISTED_TOKENS and not message.count_only:
+            raise RequestError(
+                [Fault("input", f"has {len(ids)} tokens, too many to list: set count_only, or split it")]
+            )
+        return ids
+
+    def text(self, message: pb.DetokenizeRequest) -> str:
+        """The text of tokens. Raises RequestError for one that the model does not have, or for too many."""
+        if len(message.token_ids) > MAX_JOINED_TOKENS:
+            raise RequestError([_range("token_ids", f"at most {MAX_JOINED_TOKENS} tokens", len(message.token_ids))])
+        text = self.tokenizer.decode(self._known("token_ids", message.token_ids))
+        if len(text.encode()) > MAX_JOINED_BYTES:
+            raise RequestError([Fault("token_ids", "make a text too long for one reply: send fewer")])
+        return text
+
+    def _prompt(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> list[int]:
         kind = message.WhichOneof("input")
         if kind == "chat":
             if self.template is None:
@@ -79,13 +101,18 @@ class RequestReader:
             return self.tokenizer.encode(self.template.render(messages))
         if kind == "prompt":
             return self.tokenizer.encode(message.prompt)
+        if isinstance(message, pb.TokenizeRequest):
+            raise RequestError([Fault("input", "is required: set chat or prompt")])
         if kind == "token_ids":
-            ids = list(message.token_ids.ids)
-            bad = next((at for at, token in enumerate(ids) if token >= self.vocab_size), None)
-            if bad is not None:
-                raise RequestError([_range(f"token_ids.ids[{bad}]", f"below {self.vocab_size}", ids[bad])])
-            return ids
+            return self._known("token_ids.ids", message.token_ids.ids)
         raise RequestError([Fault("input", "is required: set chat, prompt or token_ids")])
+
+    def _known(self, path: str, token_ids: Iterable[int]) -> list[int]:
+        ids = list(token_ids)
+        bad = next((at for at, token in enumerate(ids) if token >= self.vocab_size), None)
+        if bad is not None:
+            raise RequestError([_range(f"{path}[{bad}]", f"below {self.vocab_size}", ids[bad])])
+        return ids
 
     def _length_faults(self, prompt: list[int]) -> list[Fault]:
         if not prompt:

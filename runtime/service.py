@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc.aio
 import structlog
@@ -91,6 +91,25 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                 self._engine.cancel(sequence)
                 log.info("cancelled", completion_tokens=len(sequence.output))
 
+    async def Tokenize(  # noqa: N802 - the name is the contract's
+        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse]
+    ) -> pb.TokenizeResponse:
+        try:
+            ids = await asyncio.to_thread(self._reader.tokens, request)
+        except EdgeQwenError as error:
+            await _abort(context, error)
+        return pb.TokenizeResponse(count=len(ids), token_ids=() if request.count_only else ids)
+
+    async def Detokenize(  # noqa: N802 - the name is the contract's
+        self,
+        request: pb.DetokenizeRequest,
+        context: grpc.aio.ServicerContext[pb.DetokenizeRequest, pb.DetokenizeResponse],
+    ) -> pb.DetokenizeResponse:
+        try:
+            return pb.DetokenizeResponse(text=await asyncio.to_thread(self._reader.text, request))
+        except EdgeQwenError as error:
+            await _abort(context, error)
+
     def _opened(self, context: Context) -> None:
         self._open += 1
         self._none_open.clear()
@@ -139,7 +158,7 @@ class _Events:
         return (pb.Delta(text="".join(text), token_ids=tokens) if tokens else None), end
 
 
-async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: EdgeQwenError) -> NoReturn:
     code = next(code for kind, code in _CODES if isinstance(error, kind))
     status = status_pb2.Status(code=code, message=str(error))
     if isinstance(error, RequestError):

@@ -293,6 +293,26 @@ def _ids(text: str) -> list[int]:
 
 
 @main.command()
+@click.argument("text", required=False)
+@click.option("--chat", is_flag=True, help="As a user's message, with the chat template around it.")
+@click.option("--count", is_flag=True, help="Only how many they are.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.pass_obj
+def tokenize(target: str, text: str | None, chat: bool, count: bool, as_json: bool) -> None:
+    """The tokens of TEXT, or of what is piped in."""
+    if text is None:
+        if _at_terminal():
+            raise click.UsageError("there is no text: give some, or pipe it in")
+        text = _piped()
+    with Client(target) as client:
+        ids = client.tokenize(messages=[("user", text)]) if chat else client.tokenize(prompt=text)
+    if as_json:
+        click.echo(json.dumps({"count": len(ids)} | ({} if count else {"token_ids": ids})))
+    else:
+        click.echo(len(ids) if count else " ".join(map(str, ids)))
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="The snapshot as one JSON object.")
 @click.pass_obj
 def status(target: str, as_json: bool) -> None:

@@ -29,7 +29,9 @@ from .messages import (
     Message,
     Options,
     Started,
+    build_detokenize_request,
     build_request,
+    build_tokenize_request,
     event_of,
     joined,
 )
@@ -151,6 +153,34 @@ class Client:
         """The whole continuation of a raw prompt."""
         return joined(self.generate(prompt=prompt, options=options, timeout_s=timeout_s))
 
+    def tokenize(
+        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+    ) -> tuple[int, ...]:
+        """The tokens that a conversation, with the chat template around it, or a text would be."""
+        request = build_tokenize_request(messages=messages, prompt=prompt)
+        try:
+            return tuple(self._generation.Tokenize(request, timeout=timeout_s).token_ids)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    def count_tokens(
+        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+    ) -> int:
+        """How many tokens that is."""
+        request = build_tokenize_request(messages=messages, prompt=prompt, count_only=True)
+        try:
+            return int(self._generation.Tokenize(request, timeout=timeout_s).count)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = 30.0) -> str:
+        """The text of tokens, special ones left out."""
+        request = build_detokenize_request(token_ids)
+        try:
+            return str(self._generation.Detokenize(request, timeout=timeout_s).text)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
     def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
         try:
@@ -242,6 +272,34 @@ class AsyncClient:
         """The whole continuation of a raw prompt."""
         stream = self.generate(prompt=prompt, options=options, timeout_s=timeout_s)
         return joined([event async for event in stream])
+
+    async def tokenize(
+        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+    ) -> tuple[int, ...]:
+        """The tokens that a conversation, with the chat template around it, or a text would be."""
+        request = build_tokenize_request(messages=messages, prompt=prompt)
+        try:
+            return tuple((await self._generation.Tokenize(request, timeout=timeout_s)).token_ids)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    async def count_tokens(
+        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+    ) -> int:
+        """How many tokens that is."""
+        request = build_tokenize_request(messages=messages, prompt=prompt, count_only=True)
+        try:
+            return int((await self._generation.Tokenize(request, timeout=timeout_s)).count)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    async def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = 30.0) -> str:
+        """The text of tokens, special ones left out."""
+        request = build_detokenize_request(token_ids)
+        try:
+            return str((await self._generation.Detokenize(request, timeout=timeout_s)).text)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
 
     async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""

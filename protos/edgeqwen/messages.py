@@ -117,12 +117,37 @@ def build_request(
         ),
     )
     if turns is not None:
-        request.chat.CopyFrom(pb.Chat(messages=[pb.Message(role=role, content=content) for role, content in turns]))
+        request.chat.CopyFrom(_chat(turns))
     elif prompt is not None:
         request.prompt = prompt
     else:
         request.token_ids.CopyFrom(pb.TokenIds(ids=token_ids or ()))
     return request
+
+
+def build_tokenize_request(
+    *, messages: Iterable[Message] | None = None, prompt: str | None = None, count_only: bool = False
+) -> pb.TokenizeRequest:
+    """A TokenizeRequest of exactly one of `messages` and `prompt`. Raises as `build_request` does."""
+    if (messages is None) == (prompt is None):
+        raise ValueError("give exactly one of messages and prompt")
+    turns = list(messages or ())
+    if faults := tuple(_unsendable(turns, prompt or "", (), Options())):
+        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    if prompt is not None:
+        return pb.TokenizeRequest(prompt=prompt, count_only=count_only)
+    return pb.TokenizeRequest(chat=_chat(turns), count_only=count_only)
+
+
+def build_detokenize_request(token_ids: Sequence[int]) -> pb.DetokenizeRequest:
+    """Raises InvalidRequest for what is no token."""
+    if faults := tuple(_unsendable((), "", token_ids, Options())):
+        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    return pb.DetokenizeRequest(token_ids=token_ids)
+
+
+def _chat(turns: Iterable[Message]) -> pb.Chat:
+    return pb.Chat(messages=[pb.Message(role=role, content=content) for role, content in turns])
 
 
 def _unsendable(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x64geqwen/v1/generation.proto\x12\x0b\x65\x64geqwen.v1\"\x83\x02\n\x0fGenerateRequest\x12!\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.edgeqwen.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.edgeqwen.v1.TokenIdsH\x00\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.edgeqwen.v1.Sampling\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\x13\n\x0b\x63\x61\x63he_scope\x18\x08 \x01(\x0c\x42\x07\n\x05inputB\r\n\x0b_max_tokens\".\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.edgeqwen.v1.Message\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xb8\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x38\n\nlogit_bias\x18\t \x03(\x0b\x32$.edgeqwen.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\x94\x01\n\x10GenerateResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.edgeqwen.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.edgeqwen.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.edgeqwen.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"C\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"(\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xf4\x01\n\x08\x46inished\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.edgeqwen.v1.Finished.Reason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.edgeqwen.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.edgeqwen.v1.Timings\x12\x11\n\x04stop\x18\x04 \x01(\tH\x00\x88\x01\x01\"T\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x0f\n\x0bREASON_STOP\x10\x02\x12\x11\n\rREASON_LENGTH\x10\x03\x42\x07\n\x05_stop\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\x92\x01\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\x12!\n\x19prefill_tokens_per_second\x18\x04 \x01(\x01\x12 \n\x18\x64\x65\x63ode_tokens_per_second\x18\x05 \x01(\x01\x32W\n\nGeneration\x12I\n\x08Generate\x12\x1c.edgeqwen.v1.GenerateRequest\x1a\x1d.edgeqwen.v1.GenerateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x64geqwen/v1/generation.proto\x12\x0b\x65\x64geqwen.v1\"\x83\x02\n\x0fGenerateRequest\x12!\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.edgeqwen.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.edgeqwen.v1.TokenIdsH\x00\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x01\x88\x01\x01\x12\'\n\x08sampling\x18\x05 \x01(\x0b\x32\x15.edgeqwen.v1.Sampling\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\nignore_eos\x18\x07 \x01(\x08\x12\x13\n\x0b\x63\x61\x63he_scope\x18\x08 \x01(\x0c\x42\x07\n\x05inputB\r\n\x0b_max_tokens\".\n\x04\x43hat\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.edgeqwen.v1.Message\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"c\n\x0fTokenizeRequest\x12!\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x11.edgeqwen.v1.ChatH\x00\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\x12\n\ncount_only\x18\x03 \x01(\x08\x42\x07\n\x05input\"4\n\x10TokenizeResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"&\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xb8\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x38\n\nlogit_bias\x18\t \x03(\x0b\x32$.edgeqwen.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x07\n\x05_seedB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penalty\"\x94\x01\n\x10GenerateResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.edgeqwen.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x12.edgeqwen.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.edgeqwen.v1.FinishedH\x00\x42\x07\n\x05\x65vent\"C\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"(\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\"\xf4\x01\n\x08\x46inished\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.edgeqwen.v1.Finished.Reason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.edgeqwen.v1.Usage\x12%\n\x07timings\x18\x03 \x01(\x0b\x32\x14.edgeqwen.v1.Timings\x12\x11\n\x04stop\x18\x04 \x01(\tH\x00\x88\x01\x01\"T\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x0e\n\nREASON_EOS\x10\x01\x12\x0f\n\x0bREASON_STOP\x10\x02\x12\x11\n\rREASON_LENGTH\x10\x03\x42\x07\n\x05_stop\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\x92\x01\n\x07Timings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x1e\n\x16time_to_first_token_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\x12!\n\x19prefill_tokens_per_second\x18\x04 \x01(\x01\x12 \n\x18\x64\x65\x63ode_tokens_per_second\x18\x05 \x01(\x01\x32\xef\x01\n\nGeneration\x12I\n\x08Generate\x12\x1c.edgeqwen.v1.GenerateRequest\x1a\x1d.edgeqwen.v1.GenerateResponse0\x01\x12G\n\x08Tokenize\x12\x1c.edgeqwen.v1.TokenizeRequest\x1a\x1d.edgeqwen.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.edgeqwen.v1.DetokenizeRequest\x1a\x1f.edgeqwen.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGE']._serialized_end=395
   _globals['_TOKENIDS']._serialized_start=397
   _globals['_TOKENIDS']._serialized_end=420
-  _globals['_SAMPLING']._serialized_start=423
-  _globals['_SAMPLING']._serialized_end=863
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=694
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=742
-  _globals['_GENERATERESPONSE']._serialized_start=866
-  _globals['_GENERATERESPONSE']._serialized_end=1014
-  _globals['_STARTED']._serialized_start=1016
-  _globals['_STARTED']._serialized_end=1083
-  _globals['_DELTA']._serialized_start=1085
-  _globals['_DELTA']._serialized_end=1125
-  _globals['_FINISHED']._serialized_start=1128
-  _globals['_FINISHED']._serialized_end=1372
-  _globals['_FINISHED_REASON']._serialized_start=1279
-  _globals['_FINISHED_REASON']._serialized_end=1363
-  _globals['_USAGE']._serialized_start=1374
-  _globals['_USAGE']._serialized_end=1461
-  _globals['_TIMINGS']._serialized_start=1464
-  _globals['_TIMINGS']._serialized_end=1610
-  _globals['_GENERATION']._serialized_start=1612
-  _globals['_GENERATION']._serialized_end=1699
+  _globals['_TOKENIZEREQUEST']._serialized_start=422
+  _globals['_TOKENIZEREQUEST']._serialized_end=521
+  _globals['_TOKENIZERESPONSE']._serialized_start=523
+  _globals['_TOKENIZERESPONSE']._serialized_end=575
+  _globals['_DETOKENIZEREQUEST']._serialized_start=577
+  _globals['_DETOKENIZEREQUEST']._serialized_end=615
+  _globals['_DETOKENIZERESPONSE']._serialized_start=617
+  _globals['_DETOKENIZERESPONSE']._serialized_end=651
+  _globals['_SAMPLING']._serialized_start=654
+  _globals['_SAMPLING']._serialized_end=1094
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=925
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=973
+  _globals['_GENERATERESPONSE']._serialized_start=1097
+  _globals['_GENERATERESPONSE']._serialized_end=1245
+  _globals['_STARTED']._serialized_start=1247
+  _globals['_STARTED']._serialized_end=1314
+  _globals['_DELTA']._serialized_start=1316
+  _globals['_DELTA']._serialized_end=1356
+  _globals['_FINISHED']._serialized_start=1359
+  _globals['_FINISHED']._serialized_end=1603
+  _globals['_FINISHED_REASON']._serialized_start=1510
+  _globals['_FINISHED_REASON']._serialized_end=1594
+  _globals['_USAGE']._serialized_start=1605
+  _globals['_USAGE']._serialized_end=1692
+  _globals['_TIMINGS']._serialized_start=1695
+  _globals['_TIMINGS']._serialized_end=1841
+  _globals['_GENERATION']._serialized_start=1844
+  _globals['_GENERATION']._serialized_end=2083
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,16 @@ class GenerationStub:
                 request_serializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/edgeqwen.v1.Generation/Tokenize',
+                request_serializer=edgeqwen_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=edgeqwen_dot_v1_dot_generation__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/edgeqwen.v1.Generation/Detokenize',
+                request_serializer=edgeqwen_dot_v1_dot_generation__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=edgeqwen_dot_v1_dot_generation__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServicer:
@@ -60,6 +70,22 @@ class GenerationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tokenize(self, request, context):
+        """The tokens that a conversation, with the chat template around it, or a text would be. Answers while requests run, and
+        while the queue is full. Errors: INVALID_ARGUMENT as for Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """The text of tokens, special tokens left out; U+FFFD where they do not make a whole character. Errors:
+        INVALID_ARGUMENT for a token that the model does not have.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -67,6 +93,16 @@ def add_GenerationServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=edgeqwen_dot_v1_dot_generation__pb2.TokenizeRequest.FromString,
+                    response_serializer=edgeqwen_dot_v1_dot_generation__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=edgeqwen_dot_v1_dot_generation__pb2.DetokenizeRequest.FromString,
+                    response_serializer=edgeqwen_dot_v1_dot_generation__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +133,60 @@ class Generation:
             '/edgeqwen.v1.Generation/Generate',
             edgeqwen_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             edgeqwen_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgeqwen.v1.Generation/Tokenize',
+            edgeqwen_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
+            edgeqwen_dot_v1_dot_generation__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgeqwen.v1.Generation/Detokenize',
+            edgeqwen_dot_v1_dot_generation__pb2.DetokenizeRequest.SerializeToString,
+            edgeqwen_dot_v1_dot_generation__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

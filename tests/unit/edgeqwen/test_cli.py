@@ -65,6 +65,16 @@ def test_a_bias_reaches_the_model(target: str) -> None:
     assert [run(target, "generate", "abc", "--logit-bias", bias).exit_code for bias in ("66", "66=101")] == [2, 3]
 
 
+def test_tokens_are_listed_and_counted(target: str) -> None:
+    """The ids can be given back to `generate`; the chat template adds its own."""
+    ids = run(target, "tokenize", "abc").stdout
+    asked = ("--max-tokens", "3")
+    assert run(target, "generate", "--token-ids", ids, *asked).stdout == run(target, "generate", "abc", *asked).stdout
+    assert run(target, "tokenize", "--count", piped="abc").stdout == "3\n"
+    templated = json.loads(run(target, "tokenize", "abc", "--chat", "--json").stdout)
+    assert len(templated["token_ids"]) == templated["count"] > 3
+
+
 def test_status_for_people_and_for_scripts(target: str) -> None:
     """The same figures as a table and as one JSON object."""
     status = json.loads(run(target, "status", "--json").stdout)

@@ -25,6 +25,7 @@ from edgeqwen.client import (
 from edgeqwen.messages import build_request
 
 GREEDY = Options(temperature=0.0, max_tokens=20, ignore_eos=True)
+TURNS = [("system", "Be brief."), ("user", "Why?")]
 FOREVER = Options(temperature=0.0, ignore_eos=True)
 
 
@@ -78,6 +79,31 @@ def test_the_asynchronous_client_says_the_same(target: str) -> None:
             return answer.text, health, snapshot.engine.slots
 
     assert asyncio.run(ask()) == (expected_text("abc", 20), "SERVING", 4)
+
+
+def test_text_becomes_tokens_and_tokens_text(target: str) -> None:
+    """Both clients agree with the prompt's own count, and what is no token is refused with its place."""
+
+    async def ask() -> tuple[tuple[int, ...], int, str]:
+        async with AsyncClient(target) as client:
+            ids = await client.tokenize(prompt="aé")
+            return ids, await client.count_tokens(messages=TURNS), await client.detokenize(ids)
+
+    with Client(target) as client:
+        started, *_ = client.generate(messages=TURNS, options=GREEDY)
+        assert isinstance(started, Started)
+        ids = client.tokenize(prompt="aé")
+        assert (len(ids), client.detokenize(ids), client.detokenize([])) == (3, "aé", "")
+        assert client.count_tokens(messages=TURNS) == len(client.tokenize(messages=TURNS)) == started.prompt_tokens
+        assert asyncio.run(ask()) == (ids, started.prompt_tokens, "aé")
+        with pytest.raises(InvalidRequest, match=r"token_ids\[1\]: must be below 256 \(got 256\)"):
+            client.detokenize([1, 256])
+        with pytest.raises(InvalidRequest, match=r"chat\.messages: must hold at least one"):
+            client.tokenize(messages=[])
+        with pytest.raises(InvalidRequest, match=r"token_ids\.ids\[0\]: must be 0 to"):
+            client.detokenize([-1])
+        with pytest.raises(ValueError, match="exactly one of messages and prompt"):
+            client.tokenize()
 
 
 def test_leaving_a_stream_frees_its_slot(target: str) -> None:

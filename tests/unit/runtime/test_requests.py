@@ -137,6 +137,17 @@ def test_a_model_that_cannot_chat_says_what_it_can() -> None:
     assert reader.read(pb.GenerateRequest(prompt="hi")).prompt
 
 
+def test_what_a_reply_cannot_hold_is_refused() -> None:
+    """More tokens than it can list, though it can count them, and more than it can join."""
+    many = pb.TokenizeRequest(prompt="x" * ((1 << 20) + 1))
+    with pytest.raises(RequestError, match="has 1048577 tokens, too many to list: set count_only"):
+        READER.tokens(many)
+    many.count_only = True
+    assert len(READER.tokens(many)) == 1048577
+    with pytest.raises(RequestError, match=r"token_ids: must be at most 131072 tokens \(got 131073\)"):
+        READER.text(pb.DetokenizeRequest(token_ids=[5] * 131073))
+
+
 @pytest.mark.parametrize(
     ("share_prefix", "unset", "mine", "yours"),
     [("client", None, b"m" * 16, b"y" * 64), ("all", b"", b"", b""), ("off", None, None, None)],
