@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .completion import Completion
+from .completion import Completion, Pick
 from .errors import Fault, QueueFull, RequestError, Unavailable
 from .kvcache import KVCache
 from .scheduler import Scheduler, Step
@@ -149,8 +149,8 @@ class Engine:
         """One turn of the loop."""
         step = self._schedule()
         logits = self._run(step)
-        tokens = self._sample(logits)
-        self._commit(step, tokens)
+        picks = self._sample(logits)
+        self._commit(step, picks)
 
     def stats(self) -> EngineStats:
         """A consistent reading."""
@@ -202,11 +202,11 @@ class Engine:
             ready.extend((row.sequence, its) for row, its in zip(step.decode, logits, strict=True))
         return ready
 
-    def _sample(self, ready: list[tuple[Sequence, Logits]]) -> list[tuple[Sequence, int]]:
+    def _sample(self, ready: list[tuple[Sequence, Logits]]) -> list[tuple[Sequence, Pick]]:
         live = ((sequence, self._live.get(sequence), logits) for sequence, logits in ready)
         return [(sequence, its.completion.pick(logits)) for sequence, its, logits in live if its]
 
-    def _commit(self, step: Step, tokens: list[tuple[Sequence, int]]) -> None:
+    def _commit(self, step: Step, picks: list[tuple[Sequence, Pick]]) -> None:
         """Notes what was computed, and delivers what came of it."""
         events: list[tuple[Sink, Event]] = []
         with self._wake:
@@ -215,21 +215,21 @@ class Engine:
                 step.prefill.sequence.computed += step.prefill.tokens
             for row in step.decode:
                 row.sequence.computed += 1
-            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, len(tokens))
-            for sequence, token in tokens:
+            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, len(picks))
+            for sequence, pick in picks:
                 if live := self._live.get(sequence):
-                    events += ((live.sink, event) for event in self._accept(sequence, live, token, now_s))
+                    events += ((live.sink, event) for event in self._accept(sequence, live, pick, now_s))
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
 
-    def _accept(self, sequence: Sequence, live: _Live, token: int, now_s: float) -> list[Event]:
-        sequence.output.append(token)
+    def _accept(self, sequence: Sequence, live: _Live, pick: Pick, now_s: float) -> list[Event]:
+        sequence.output.append(pick.token)
         if live.first_token_s is None:
             live.first_token_s = now_s
             self._meter.first_token(now_s, now_s - live.arrived_s)
-        delta, reason = live.completion.accept(token, len(sequence.output))
+        delta, reason = live.completion.accept(pick, len(sequence.output))
         if reason is None:
             return [delta]
         self._scheduler.remove(sequence)

@@ -17,6 +17,7 @@ from .tokenizer import Tokenizer
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
+MAX_TOP_LOGPROBS = 20
 MAX_BIASED_TOKENS = 1024
 MAX_BIAS = 100.0
 # What replies may hold, well below the 4 MiB that clients accept: an id takes three bytes at most.
@@ -51,6 +52,8 @@ class RequestReader:
         faults: list[Fault] = []
         faults += self._sampling_faults(message.sampling)
         faults += _stop_faults(message)
+        if message.top_logprobs > MAX_TOP_LOGPROBS:
+            faults.append(_range("top_logprobs", f"0 to {MAX_TOP_LOGPROBS}", message.top_logprobs))
         if message.cache_scope and len(message.cache_scope) not in SCOPE_BYTES:
             wanted = f"{SCOPE_BYTES.start} to {SCOPE_BYTES.stop - 1} bytes"
             faults.append(_range("cache_scope", wanted, len(message.cache_scope)))
@@ -71,6 +74,7 @@ class RequestReader:
             sampling=self._sampling(message.sampling),
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
+            top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
             scope=self._scope(message),
         )
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from .sequence import SamplingParams
+from .sequence import SamplingParams, TokenLogprobs
 
 Logits = NDArray[np.float32]
 
@@ -97,8 +97,16 @@ class Sampler:
         return best
 
 
+def logprobs(logits: Logits, token: int, top: int) -> TokenLogprobs:
+    """Of float32 `[vocab]` as the model gave it: the log-probability of `token`, and the `top` largest with theirs."""
+    best = float(logits.max())
+    total = best + float(np.log(np.exp(logits - np.float32(best)).sum(dtype=np.float64)))
+    places = _largest(logits, best, min(top, logits.size))
+    return TokenLogprobs(float(logits[token]) - total, tuple((int(at), float(logits[at]) - total) for at in places))
+
+
 def _largest(logits: Logits, best: float, count: int) -> NDArray[np.int64]:
-    """The places of the `count` largest, in no order; of equal ones, the first."""
+    """The places of the `count` largest, the largest first; of equal ones, the first."""
     margin = 8.0
     candidates = np.flatnonzero(logits >= best - margin)
     while candidates.size < count:

@@ -39,6 +39,8 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    top_logprobs: int | None = None
+    """How many of the likeliest tokens are told with each token's log-probability; None tells neither."""
     scope: bytes | None = None
     """Requests of one scope may start from each other's KV; None keeps it to itself."""
 
@@ -72,11 +74,20 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities of a sampled token and of the likeliest ones, best first, as the model gave them."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Delta:
-    """More of the completion; `text` never splits a UTF-8 character."""
+    """More of the completion; `text` never splits a UTF-8 character. `logprobs` has one for each token, or none."""
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from edgeqwen.v1 import generation_pb2_grpc
 from .engine import Engine
 from .errors import EdgeQwenError, Fault, QueueFull, RequestError, Unavailable
 from .requests import RequestReader
-from .sequence import Delta, Event, Failed, Finished, FinishReason, Sequence
+from .sequence import Delta, Event, Failed, Finished, FinishReason, Sequence, TokenLogprobs
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 
@@ -144,18 +144,26 @@ class _Events:
         """What is there, at least one event: deltas merged into one, and the end if it has come."""
         text: list[str] = []
         tokens: list[int] = []
+        logprobs: list[pb.TokenLogprobs] = []
         end: Finished | Failed | None = None
         event = await self._waiting.get()
         while True:
             if isinstance(event, Delta):
                 text.append(event.text)
                 tokens += event.token_ids
+                logprobs += map(_logprobs, event.logprobs)
             else:
                 end = event
             if self._waiting.empty() or len(tokens) >= MERGED_TOKENS:
                 break
             event = self._waiting.get_nowait()
-        return (pb.Delta(text="".join(text), token_ids=tokens) if tokens else None), end
+        delta = pb.Delta(text="".join(text), token_ids=tokens, logprobs=logprobs) if tokens else None
+        return delta, end
+
+
+def _logprobs(of: TokenLogprobs) -> pb.TokenLogprobs:
+    top = [pb.TokenLogprobs.Candidate(token_id=token, logprob=logprob) for token, logprob in of.top]
+    return pb.TokenLogprobs(logprob=of.logprob, top=top)
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: EdgeQwenError) -> NoReturn:

@@ -120,6 +120,7 @@ def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
             callback=_biases,
             help="Add to a token's logit, -100 to 100; may be given again.",
         ),
+        click.option("--top-logprobs", type=int, help="With --json, log-probabilities: of so many tokens beside each."),
         click.option("--seed", type=int, help="The same seed gives the same answer."),
         click.option("--stop", multiple=True, help="End before this text; may be given again."),
         click.option(

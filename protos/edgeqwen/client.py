@@ -29,6 +29,7 @@ from .messages import (
     Message,
     Options,
     Started,
+    TokenLogprobs,
     build_detokenize_request,
     build_request,
     build_tokenize_request,
@@ -52,6 +53,7 @@ __all__ = [
     "QueueFull",
     "ServerUnavailable",
     "Started",
+    "TokenLogprobs",
 ]
 
 DEFAULT_TARGET = "unix:/run/edgeqwen/edgeqwend.sock"

@@ -22,11 +22,20 @@ class Started:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities of a token and, best first, of the likeliest ones: before bias, penalties and temperature."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Delta:
-    """More of the answer."""
+    """More of the answer. With `Options.top_logprobs`, `logprobs` has one for each token."""
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Completion:
     text: str
     token_ids: tuple[int, ...]
     finished: Finished
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Options:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    top_logprobs: int | None = None
 
 
 def build_request(
@@ -102,6 +113,7 @@ def build_request(
     request = pb.GenerateRequest(
         stop=options.stop,
         ignore_eos=options.ignore_eos,
+        top_logprobs=options.top_logprobs,
         max_tokens=options.max_tokens,
         cache_scope=scope,
         sampling=pb.Sampling(
@@ -165,6 +177,7 @@ def _unsendable(
     yield from _number_fault("sampling.top_k", options.top_k, bits=32)
     for at, text in enumerate(options.stop):
         yield from _text_fault(f"stop[{at}]", text)
+    yield from _number_fault("top_logprobs", options.top_logprobs, bits=32)
     faults = (_number_fault(f"token_ids.ids[{at}]", token, bits=32) for at, token in enumerate(token_ids))
     yield from next((found for fault in faults if (found := list(fault))), [])
 
@@ -187,7 +200,8 @@ def event_of(response: pb.GenerateResponse) -> Event | None:
     if kind is None:
         return None
     if kind == "delta":
-        return Delta(response.delta.text, tuple(response.delta.token_ids))
+        delta = response.delta
+        return Delta(delta.text, tuple(delta.token_ids), tuple(map(_logprobs_of, delta.logprobs)))
     if kind == "started":
         started = response.started
         return Started(started.request_id, started.model, started.prompt_tokens)
@@ -206,17 +220,23 @@ def event_of(response: pb.GenerateResponse) -> Event | None:
     )
 
 
+def _logprobs_of(logprobs: pb.TokenLogprobs) -> TokenLogprobs:
+    return TokenLogprobs(logprobs.logprob, tuple((each.token_id, each.logprob) for each in logprobs.top))
+
+
 def joined(events: Iterable[Event]) -> Completion:
     """A whole answer from its events."""
     text: list[str] = []
     token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] = []
     finished = None
     for event in events:  # to its end, so that the call ends as the daemon ends it
         if isinstance(event, Delta):
             text.append(event.text)
             token_ids += event.token_ids
+            logprobs += event.logprobs
         elif isinstance(event, Finished):
             finished = event
     if finished is None:
         raise ClientError("the stream ended without a result")
-    return Completion("".join(text), tuple(token_ids), finished)
+    return Completion("".join(text), tuple(token_ids), finished, tuple(logprobs))

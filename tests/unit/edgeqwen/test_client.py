@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 
@@ -104,6 +105,22 @@ def test_text_becomes_tokens_and_tokens_text(target: str) -> None:
             client.detokenize([-1])
         with pytest.raises(ValueError, match="exactly one of messages and prompt"):
             client.tokenize()
+
+
+def test_logprobs_are_the_models_own(target: str) -> None:
+    """One for each token, with the likeliest beside it, whatever a bias or the temperature make of it; none unasked."""
+    options = Options(temperature=2.0, max_tokens=6, ignore_eos=True, top_logprobs=3, logit_bias={66: 100.0}, seed=1)
+    with Client(target) as client:
+        answer = client.complete("abc", options=options)
+        plain = client.complete("abc", options=GREEDY)
+    best = 10.0 - math.log(math.exp(10.0) + 255)  # the script's token has a logit of 10, the rest have 0
+    assert set(answer.token_ids) == {66}
+    assert len(answer.logprobs) == 6
+    first = answer.logprobs[0]
+    assert first.logprob == pytest.approx(best - 10.0, abs=1e-4)
+    assert [token for token, _ in first.top] == [plain.token_ids[0], 0, 1]
+    assert [logprob for _, logprob in first.top] == pytest.approx([best, best - 10.0, best - 10.0], abs=1e-4)
+    assert plain.logprobs == ()
 
 
 def test_leaving_a_stream_frees_its_slot(target: str) -> None:

@@ -88,6 +88,7 @@ def biased(bias: dict[int, float]) -> pb.GenerateRequest:
         (biased({5: -100.5}), "sampling.logit_bias[5]: must be -100 to 100 (got -100.5)"),
         (biased({5: math.nan}), "sampling.logit_bias[5]: must be -100 to 100 (got nan)"),
         (biased(dict.fromkeys(range(1025), 1)), "sampling.logit_bias: must be at most 1024 tokens (got 1025)"),
+        (pb.GenerateRequest(prompt="x", top_logprobs=21), "top_logprobs: must be 0 to 20 (got 21)"),
         (pb.GenerateRequest(prompt="x", cache_scope=b"?" * 15), "cache_scope: must be 16 to 64 bytes (got 15)"),
         (pb.GenerateRequest(prompt="x", cache_scope=b"?" * 65), "cache_scope: must be 16 to 64 bytes (got 65)"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.sampler import Sampler
+from runtime.sampler import Sampler, logprobs
 from runtime.sequence import SamplingParams
 
 VOCABULARY = 300
@@ -95,6 +95,19 @@ def test_presence_and_frequency_penalties_count_the_answer_only() -> None:
     after = logits.copy()
     sampler.pick(after)
     assert after.tolist() == [4.0 - 1.25, 3.625 - 1.25, 0.0]
+
+
+@given(st.integers(0, 10_000), st.integers(0, VOCABULARY - 1), st.integers(0, 20))
+@settings(deadline=None)
+def test_logprobs_are_those_of_the_definition(seed: int, token: int, top: int) -> None:
+    """Logarithm of the softmax, of the token and of the largest, largest first; the row stays as it was."""
+    logits = row(seed)
+    expected = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum())
+    got = logprobs(logits, token, top)
+    assert got.logprob == pytest.approx(expected[token], abs=1e-5)
+    assert [at for at, _ in got.top] == np.argsort(-expected, kind="stable")[:top].tolist()
+    assert [logprob for _, logprob in got.top] == pytest.approx(sorted(expected)[::-1][:top], abs=1e-5)
+    assert np.array_equal(logits, row(seed))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
