@@ -1,0 +1,141 @@
+"""Hours of use in minutes: short requests with random lengths, cancels and deadlines, whose answers are all known.
+
+    python benchmarks/soak.py --minutes 5          # the reference checkpoint at float32, built if it is not there
+
+Greedy answers of a float32 package depend neither on who else is in the batch nor on what a prompt starts from. So
+every answer, whole or cut short, must be the beginning of what the same prompt gets alone; anything else is a mix-up.
+Half of the clients share a scope each with themselves, a quarter one with each other, a quarter nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from decode import ROOT, daemon, machine
+
+from edgeqwen.client import AsyncClient, Client, DeadlineExceeded, Delta, Options, QueueFull
+
+CLIENTS, TOKENS, LONGEST_DEADLINE_S = 12, 24, 0.4
+SYSTEM = "You are the help of a pump. Answer in one short sentence, without greeting, and say what to check first. "
+QUESTIONS = ("Why does it vibrate?", "Why is it hot?", "It leaks.", "How often is it oiled?", "Hi", "List its parts.")
+FOLLOW_UPS = ("Why?", "And then?", "Say that in other words, for somebody who has never seen a pump.")
+
+Turns = tuple[tuple[str, str], ...]
+
+
+def float_package() -> Path:
+    cache = ROOT / "build" / "cache"
+    out = ROOT / "build" / "benchmarks" / "reference-float32"
+    command = [sys.executable, "-m", "toolchain.cli", "build", "reference", "--profile", "generic-x86_64"]
+    subprocess.run([*command, "--precision", "float32", "--cache", str(cache), "-o", str(out)], check=True)
+    [package] = out.glob("*.ortpackage")
+    return package
+
+
+def known_answers(target: str) -> dict[Turns, str]:
+    """Conversations of one and two turns, with and without the system prompt, and what each gets alone."""
+    known: dict[Turns, str] = {}
+    with Client(target, scope=b"") as client:
+        for question, before in itertools.product(QUESTIONS, ((), (("system", SYSTEM * 2),))):
+            first: Turns = (*before, ("user", question))
+            known[first] = _greedy(client, first)
+            for follow_up in FOLLOW_UPS:
+                second: Turns = (*first, ("assistant", known[first]), ("user", follow_up))
+                known[second] = _greedy(client, second)
+    return known
+
+
+def _greedy(client: Client, turns: Turns) -> str:
+    return client.chat(turns, options=Options(temperature=0.0, max_tokens=TOKENS)).text
+
+
+async def use(target: str, known: dict[Turns, str], scope: bytes | None, until: float, seed: int) -> Counter[str]:
+    """One client, until then; what came of its requests."""
+    chance, seen = random.Random(seed), Counter[str]()
+    async with AsyncClient(target, scope=scope) as client:
+        while time.monotonic() < until:
+            turns = chance.choice(list(known))
+            options = Options(temperature=0.0, max_tokens=chance.randint(1, TOKENS))
+            leave_after = chance.choice([None, None, chance.randint(0, 6)])
+            timeout_s = chance.choice([None, None, None, chance.uniform(0.005, LONGEST_DEADLINE_S)])
+            text, end = await _ask(client, turns, options, leave_after, timeout_s)
+            seen[end] += 1
+            seen["wrong"] += not known[turns].startswith(text)
+    return seen
+
+
+async def _ask(
+    client: AsyncClient, turns: Turns, options: Options, leave_after: int | None, timeout_s: float | None
+) -> tuple[str, str]:
+    text, deltas = "", 0
+    stream = client.generate(messages=turns, options=options, timeout_s=timeout_s)
+    async with contextlib.aclosing(stream):
+        try:
+            async for event in stream:
+                if deltas == leave_after:
+                    return text, "left"
+                if isinstance(event, Delta):
+                    text, deltas = text + event.text, deltas + 1
+        except DeadlineExceeded:
+            return text, "too late"
+        except QueueFull:
+            return text, "refused"
+    return text, "ended"
+
+
+async def watch(target: str, every_s: float, until: float) -> list[float]:
+    """Resident memory in MB without what is kept of earlier prompts, from time to time."""
+    readings = []
+    async with AsyncClient(target) as client:
+        while time.monotonic() < until:
+            await asyncio.sleep(every_s)
+            snapshot = await client.snapshot()
+            kv = (snapshot.engine.kv_warm_tokens + snapshot.engine.kv_used_tokens) * snapshot.engine.kv_bytes_per_token
+            readings.append((snapshot.process.rss_bytes - kv) / 1e6)
+    return readings
+
+
+async def soak(target: str, known: dict[Turns, str], minutes: float) -> tuple[Counter[str], list[float]]:
+    until, shared = time.monotonic() + 60 * minutes, secrets.token_bytes(16)
+    scopes = itertools.cycle([None, shared, None, b""])
+    clients = [use(target, known, next(scopes), until, seed) for seed in range(CLIENTS)]
+    readings, *seen = await asyncio.gather(watch(target, 1.5 * minutes, until), *clients)
+    return sum(seen, Counter[str]()), readings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    with daemon(float_package(), options.threads) as served:
+        known = known_answers(served.target)
+        seen, readings = asyncio.run(soak(served.target, known, options.minutes))
+        with Client(served.target) as client:
+            while (snapshot := client.snapshot()).engine.running:
+                pass
+    engine = snapshot.engine
+    print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.minutes:g} minutes\n")
+    wrong = seen.pop("wrong", 0)
+    ends = ", ".join(f"{count} {end}" for end, count in sorted(seen.items()))
+    print(f"{seen.total()} requests: {ends}; {wrong} wrong")
+    print(f"prompt tokens: {engine.prompt_tokens_total} computed, {engine.cached_prompt_tokens_total} cached")
+    print(f"memory without KV: {' '.join(f'{mb:.0f}' for mb in readings)} MB")
+    print(f"at the end {engine.kv_reserved_tokens} tokens are promised, {engine.kv_warm_tokens} warm")
+    if wrong or engine.kv_reserved_tokens:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
