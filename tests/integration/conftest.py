@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 from integration.daemons import Daemon, start
-from integration.packages import build_package
+from integration.packages import begin_build, build_package, end_builds
+
+REPO = Path(__file__).parents[2]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begins the longest build beside the fast tests, if a test needs it."""
+    needed = any("int4_package" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        begin_build("int4", REPO / "build")
+
+
+def pytest_sessionfinish() -> None:
+    end_builds()
 
 
 @pytest.fixture(scope="session")

@@ -18,17 +18,37 @@ def build_package(
 ) -> Path:
     """The package of `source` for `profiles`, from `cache` unless what it is made from has changed."""
     out = cache / "packages" / f"{precision}-{_key(source, profiles)}"
-    if not list(out.glob("*.ortpackage")):
+    if build := begin_build(precision, cache, source, profiles):
+        assert build.wait() == 0
+        del _BUILDS[out]
+    [package] = out.glob("*.ortpackage")
+    return package
+
+
+_BUILDS: dict[Path, subprocess.Popen[bytes]] = {}
+"""Those under way, by where the package will be."""
+
+
+def begin_build(
+    precision: str, cache: Path, source: str = "reference", profiles: tuple[str, ...] = ("generic-x86_64",)
+) -> subprocess.Popen[bytes] | None:
+    """The build that `build_package` will wait for, under way; None if the package is there."""
+    out = cache / "packages" / f"{precision}-{_key(source, profiles)}"
+    if out not in _BUILDS and not list(out.glob("*.ortpackage")):
         command = [sys.executable, "-m", "toolchain.cli", "build", source]
         command += [word for name in profiles for word in ("--profile", name)]
         environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
-        subprocess.run(
-            [*command, "--precision", precision, "--cache", str(cache / "cache"), "-o", str(out)],
-            check=True,
-            env=environment,
+        _BUILDS[out] = subprocess.Popen(
+            [*command, "--precision", precision, "--cache", str(cache / "cache"), "-o", str(out)], env=environment
         )
-    [package] = out.glob("*.ortpackage")
-    return package
+    return _BUILDS.get(out)
+
+
+def end_builds() -> None:
+    """Stops those that nobody waited for."""
+    for build in _BUILDS.values():
+        build.kill()
+        build.wait()
 
 
 def _key(source: str, profiles: tuple[str, ...]) -> str:
