@@ -305,12 +305,14 @@ def tokenize(target: str, text: str | None, chat: bool, count: bool, as_json: bo
         if _at_terminal():
             raise click.UsageError("there is no text: give some, or pipe it in")
         text = _piped()
+    messages, prompt = ([("user", text)], None) if chat else (None, text)
     with Client(target) as client:
-        ids = client.tokenize(messages=[("user", text)]) if chat else client.tokenize(prompt=text)
+        ids = None if count else client.tokenize(messages=messages, prompt=prompt)
+        total = client.count_tokens(messages=messages, prompt=prompt) if ids is None else len(ids)
     if as_json:
-        click.echo(json.dumps({"count": len(ids)} | ({} if count else {"token_ids": ids})))
+        click.echo(json.dumps({"count": total} | ({} if ids is None else {"token_ids": ids})))
     else:
-        click.echo(len(ids) if count else " ".join(map(str, ids)))
+        click.echo(total if ids is None else " ".join(map(str, ids)))
 
 
 @main.command()

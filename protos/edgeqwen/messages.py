@@ -108,8 +108,7 @@ def build_request(
         raise ValueError("give exactly one of messages, prompt and token_ids")
     options = options or Options()
     turns = None if messages is None else list(messages)
-    if faults := tuple(_unsendable(turns or (), prompt or "", token_ids or (), options)):
-        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    _require_sendable(turns or (), prompt or "", token_ids or (), options)
     request = pb.GenerateRequest(
         stop=options.stop,
         ignore_eos=options.ignore_eos,
@@ -144,8 +143,7 @@ def build_tokenize_request(
     if (messages is None) == (prompt is None):
         raise ValueError("give exactly one of messages and prompt")
     turns = list(messages or ())
-    if faults := tuple(_unsendable(turns, prompt or "", (), Options())):
-        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    _require_sendable(turns, prompt or "", (), Options())
     if prompt is not None:
         return pb.TokenizeRequest(prompt=prompt, count_only=count_only)
     return pb.TokenizeRequest(chat=_chat(turns), count_only=count_only)
@@ -153,13 +151,17 @@ def build_tokenize_request(
 
 def build_detokenize_request(token_ids: Sequence[int]) -> pb.DetokenizeRequest:
     """Raises InvalidRequest for what is no token."""
-    if faults := tuple(_unsendable((), "", token_ids, Options())):
-        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    _require_sendable((), "", token_ids, Options())
     return pb.DetokenizeRequest(token_ids=token_ids)
 
 
 def _chat(turns: Iterable[Message]) -> pb.Chat:
     return pb.Chat(messages=[pb.Message(role=role, content=content) for role, content in turns])
+
+
+def _require_sendable(turns: Iterable[Message], prompt: str, token_ids: Iterable[int], options: Options) -> None:
+    if faults := tuple(_unsendable(turns, prompt, token_ids, options)):
+        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
 
 
 def _unsendable(
