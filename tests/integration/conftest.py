@@ -11,32 +11,50 @@ from integration.packages import begin_build, build_package, end_builds
 
 REPO = Path(__file__).parents[2]
 
+# What is built for a fixture, the longest build last. The INT8 package has a variant that keeps its KV in float32, and
+# one for ARM that keeps it in int8.
+BUILDS = {
+    "float_package": ("float32", "generic-x86_64"),
+    "int8_package": ("int8", "generic-x86_64", "generic-arm64"),
+    "int4_package": ("int4", "generic-x86_64"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longer the build that a test waits for, the later it comes."""
+    items.sort(key=lambda item: max((at for at, name in enumerate(BUILDS, 1) if name in fixtures(item)), default=0))
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begins the longest build beside the fast tests, if a test needs it."""
-    needed = any("int4_package" in getattr(item, "fixturenames", ()) for item in session.items)
-    if needed and not session.config.option.collectonly:
-        begin_build("int4", REPO / "build")
+    """Begins the builds beside the tests that need none."""
+    if not session.config.option.collectonly:
+        for name in BUILDS:
+            if any(name in fixtures(item) for item in session.items):
+                begin_build(*BUILDS[name], cache=REPO / "build")
 
 
 def pytest_sessionfinish() -> None:
     end_builds()
 
 
+def fixtures(item: pytest.Item) -> list[str]:
+    """All that a test asks for, also through other fixtures."""
+    return getattr(item, "fixturenames", [])
+
+
 @pytest.fixture(scope="session")
 def float_package(build_cache: Path) -> Path:
-    return build_package("float32", build_cache)
+    return build_package(*BUILDS["float_package"], cache=build_cache)
 
 
 @pytest.fixture(scope="session")
 def int8_package(build_cache: Path) -> Path:
-    """With a variant that keeps its KV in float32, and one for ARM that keeps it in int8."""
-    return build_package("int8", build_cache, profiles=("generic-x86_64", "generic-arm64"))
+    return build_package(*BUILDS["int8_package"], cache=build_cache)
 
 
 @pytest.fixture(scope="session")
 def int4_package(build_cache: Path) -> Path:
-    return build_package("int4", build_cache)
+    return build_package(*BUILDS["int4_package"], cache=build_cache)
 
 
 @pytest.fixture(scope="module")

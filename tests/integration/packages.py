@@ -13,12 +13,10 @@ from tiny import Architecture, make_real_shape
 REPO = Path(__file__).parents[2]
 
 
-def build_package(
-    precision: str, cache: Path, source: str = "reference", profiles: tuple[str, ...] = ("generic-x86_64",)
-) -> Path:
+def build_package(precision: str, *profiles: str, cache: Path, source: str = "reference") -> Path:
     """The package of `source` for `profiles`, from `cache` unless what it is made from has changed."""
     out = cache / "packages" / f"{precision}-{_key(source, profiles)}"
-    if build := begin_build(precision, cache, source, profiles):
+    if build := begin_build(precision, *profiles, cache=cache, source=source):
         assert build.wait() == 0
         del _BUILDS[out]
     [package] = out.glob("*.ortpackage")
@@ -30,7 +28,7 @@ _BUILDS: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 def begin_build(
-    precision: str, cache: Path, source: str = "reference", profiles: tuple[str, ...] = ("generic-x86_64",)
+    precision: str, *profiles: str, cache: Path, source: str = "reference"
 ) -> subprocess.Popen[bytes] | None:
     """The build that `build_package` will wait for, under way; None if the package is there."""
     out = cache / "packages" / f"{precision}-{_key(source, profiles)}"

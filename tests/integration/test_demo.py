@@ -18,6 +18,7 @@ def demo(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(DEMO), *flags], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.usefixtures("int4_package")  # the demo finds that build in the cache
 def test_the_demo_answers_and_says_what_it_took(build_cache: Path, tmp_path: Path) -> None:
     """Paris, and the figures: generation, prompt, time to first token, memory. The daemon is gone afterwards."""
     done = demo("--output", str(tmp_path), "--cache", str(build_cache / "cache"))

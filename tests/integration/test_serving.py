@@ -21,11 +21,11 @@ GREEDY = Options(temperature=0.0, max_tokens=16)
 PROMPTS = [
     "What is the capital of France?",
     "Count from one to ten.",
-    "Name the colours of the rainbow, and say for each what it reminds you of. " * 8,
+    "Name the colours of the rainbow, and say for each what it reminds you of. " * 5,
     "Hi",
     "Explain in one sentence why ships float on water although they are made of steel.",
     "Write the word yes.",
-    "What do bees make? " * 20,
+    "What do bees make? " * 8,
     "Tell me about the moon.",
 ]
 
