@@ -86,13 +86,15 @@ def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment
 
 
 def _environment(folder: Path, *requirements: str) -> Environment:
-    """Installs with this environment's pip, so that the new one has none of its own."""
+    """Installs from outside, so that the new environment has no pip; as the Makefile does, by uv or else by pip."""
     venv, workdir = folder / "venv", folder / "work"
     workdir.mkdir()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "install"]
-    flags = ["--quiet", "--no-input", "--no-compile", "--disable-pip-version-check"]
-    subprocess.run([*pip, *flags, *requirements], check=True, cwd=workdir, stdin=subprocess.DEVNULL)
+    python = ["--python", str(venv / "bin" / "python")]
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--system-certs", *python, *requirements]
+    if subprocess.run(uv, cwd=workdir, stdin=subprocess.DEVNULL, check=False).returncode != 0:
+        pip = [sys.executable, "-m", "pip", *python, "install", "--no-input", "--no-compile", *requirements]
+        subprocess.run(pip, cwd=workdir, stdin=subprocess.DEVNULL, check=True)
     return Environment(venv, workdir)
 
 

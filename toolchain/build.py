@@ -135,7 +135,7 @@ def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> 
     if not out.exists():
         model_dir = _compiled(checkpoint, recipe, None, options.cache, report)
         with report.stage("calibration text") as stage:
-            session = calibrate.open_writer(model_dir / SERVING_GRAPH, threads=os.cpu_count() or 1)
+            session = calibrate.open_writer(model_dir / SERVING_GRAPH, threads=_cores())
             calibrate.write_calibration(session, checkpoint.folder, out, on_tokens=stage.update)
     return out
 
@@ -169,7 +169,7 @@ def _kv_scales(checkpoint: Checkpoint, graph: Path, calibration: Path, report: R
     if not kept.exists():
         texts = calibration_tokens(calibration, checkpoint.folder / "tokenizer.json")
         with report.stage("KV scales") as stage:
-            _keep(kept, measure_scales(graph, texts, threads=os.cpu_count() or 1, on_text=stage.update))
+            _keep(kept, measure_scales(graph, texts, threads=_cores(), on_text=stage.update))
     scales: Scales = json.loads(kept.read_text())
     return scales
 
@@ -197,7 +197,7 @@ def _evaluate(checkpoint: Checkpoint, graph: Path, text: str, on_window: evaluat
     windows = evaluate.windows_of(text, checkpoint.folder / "tokenizer.json")
     if not windows:
         raise BuildError("the held-out text is too short for this tokenizer")
-    session = evaluate.open_session(graph, threads=os.cpu_count() or 1)
+    session = evaluate.open_session(graph, threads=_cores())
     golden = evaluate.golden_transcript(
         session,
         evaluate.golden_prompt(checkpoint.folder),
@@ -215,6 +215,11 @@ def _contrib_ops(graph: Path) -> list[str]:
 
 def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _cores() -> int:
+    """Those that this process may use (taskset, cgroup cpuset)."""
+    return len(os.sched_getaffinity(0))
 
 
 def default_cache() -> Path:
