@@ -18,6 +18,9 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 STUBS := protos/edgeqwen/v1
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos
 
+# Set in many containers; torch and Olive would be compiled again by every process that imports them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format stubs bench clean distclean
 

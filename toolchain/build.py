@@ -1,7 +1,8 @@
 """The build: checkpoint -> calibration text -> Olive -> serving graph, KV scales -> fidelity -> package.
 
 Every result is kept in the cache under a key of all that it was made from, and appears there only when it is whole. So
-a build that was stopped goes on from what is done, and profiles that need the same model share it.
+a build that was stopped goes on from what is done, and profiles that need the same model share it, as do builds that
+run at once.
 """
 
 from __future__ import annotations
@@ -56,25 +57,25 @@ class Options:
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds one package with a variant per profile; returns where it is and what is in it."""
-    options.cache.mkdir(parents=True, exist_ok=True)
-    with _exclusive(options.cache, report):
-        load_olive()
-        with report.stage("checkpoint"):
-            checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
-        variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
-        with report.stage("package"):
-            package = write_package(options.out, checkpoint.folder, variants)
+    load_olive()
+    with _alone(options.cache, "checkpoint", report), report.stage("checkpoint"):
+        checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
+    variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
+    with report.stage("package"):
+        package = write_package(options.out, checkpoint.folder, variants)
     return package, [variant.build for variant in variants]
 
 
 @contextmanager
-def _exclusive(cache: Path, report: Reporter) -> Iterator[None]:
-    """Keeps other builds from the cache: two would write the same entries, and each wants all cores and much memory."""
-    with (cache / "lock").open("w") as lock:
+def _alone(cache: Path, entry: str, report: Reporter) -> Iterator[None]:
+    """Keeps other builds from an entry of the cache while this one looks for it or makes it."""
+    locks = cache / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / entry).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with report.stage("waiting for the build that uses this cache"):
+            with report.stage("waiting for the build that makes the same"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -86,9 +87,10 @@ def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report:
     calibration = _calibration(checkpoint, options, report) if recipe.needs_calibration or int8_kv else None
     model_dir = _compiled(checkpoint, recipe, calibration if recipe.needs_calibration else None, options.cache, report)
     serving_graph = model_dir / SERVING_GRAPH
-    if int8_kv and calibration is not None:
-        serving_graph = make_serving_graph(model_dir, _kv_scales(checkpoint, serving_graph, calibration, report))
-    fidelity, golden = _evaluated(checkpoint, serving_graph, report)
+    with _alone(options.cache, model_dir.name, report):
+        if int8_kv and calibration is not None:
+            serving_graph = make_serving_graph(model_dir, _kv_scales(checkpoint, serving_graph, calibration, report))
+        fidelity, golden = _evaluated(checkpoint, serving_graph, report)
     geometry = checkpoint.geometry
     return VariantInput(
         model_dir,
@@ -127,16 +129,18 @@ def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> 
     """The calibration text, the user's or the model's own, as JSON lines in the cache."""
     if options.calibration is not None:
         out = options.cache / "calibration" / f"user-{_key(str(options.calibration.resolve()))[:16]}.jsonl"
-        calibrate.read_calibration(options.calibration, out)
+        with _alone(options.cache, out.stem, report):
+            calibrate.read_calibration(options.calibration, out)
         return out
     recipe = plan_calibration_writer(checkpoint.geometry.hidden_size)
     key = _key(checkpoint.digest, recipe.key, calibrate.calibration_key())[:16]
     out = options.cache / "calibration" / f"{key}.jsonl"
-    if not out.exists():
-        model_dir = _compiled(checkpoint, recipe, None, options.cache, report)
-        with report.stage("calibration text") as stage:
-            session = calibrate.open_writer(model_dir / SERVING_GRAPH, threads=_cores())
-            calibrate.write_calibration(session, checkpoint.folder, out, on_tokens=stage.update)
+    with _alone(options.cache, out.stem, report):
+        if not out.exists():
+            model_dir = _compiled(checkpoint, recipe, None, options.cache, report)
+            with report.stage("calibration text") as stage:
+                session = calibrate.open_writer(model_dir / SERVING_GRAPH, threads=_cores())
+                calibrate.write_calibration(session, checkpoint.folder, out, on_tokens=stage.update)
     return out
 
 
@@ -147,19 +151,20 @@ def _compiled(checkpoint: Checkpoint, recipe: Recipe, calibration: Path | None, 
     out, work = cache / "compiled" / key, cache / "work" / key
     log = cache / "logs" / f"{key}.log"
     log.parent.mkdir(exist_ok=True)
-    if not out.is_dir():
-        with report.stage("Olive") as stage:
-            run_olive(
-                checkpoint.folder,
-                recipe,
-                calibration,
-                out,
-                work=work,
-                log=log,
-                on_progress=lambda part, done, total: stage.update(done, total, part),
-            )
-        shutil.rmtree(work, ignore_errors=True)
-    make_serving_graph(out)
+    with _alone(cache, key, report):
+        if not out.is_dir():
+            with report.stage("Olive") as stage:
+                run_olive(
+                    checkpoint.folder,
+                    recipe,
+                    calibration,
+                    out,
+                    work=work,
+                    log=log,
+                    on_progress=lambda part, done, total: stage.update(done, total, part),
+                )
+            shutil.rmtree(work, ignore_errors=True)
+        make_serving_graph(out)
     return out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from integration.daemons import Daemon, start
-from integration.packages import begin_build, build_package, end_builds
+from integration.packages import begin_build_aside, build_package, end_builds
 
 REPO = Path(__file__).parents[2]
 
@@ -26,11 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begins the builds beside the tests that need none."""
-    if not session.config.option.collectonly:
-        for name in BUILDS:
-            if any(name in fixtures(item) for item in session.items):
-                begin_build(*BUILDS[name], cache=REPO / "build")
+    """Begins the longest build beside the tests that do not need it."""
+    needed = any("int4_package" in fixtures(item) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        begin_build_aside(*BUILDS["int4_package"], cache=REPO / "build")
 
 
 def pytest_sessionfinish() -> None:

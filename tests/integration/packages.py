@@ -27,6 +27,12 @@ _BUILDS: dict[Path, subprocess.Popen[bytes]] = {}
 """Those under way, by where the package will be."""
 
 
+def begin_build_aside(precision: str, *profiles: str, cache: Path) -> None:
+    """Begins on one core what `build_package` will wait for, and leaves the others to whatever comes before."""
+    if build := begin_build(precision, *profiles, cache=cache):
+        os.sched_setaffinity(build.pid, {max(os.sched_getaffinity(0))})
+
+
 def begin_build(
     precision: str, *profiles: str, cache: Path, source: str = "reference"
 ) -> subprocess.Popen[bytes] | None:

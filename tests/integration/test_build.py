@@ -34,8 +34,8 @@ def wait_until_olive_works(process: subprocess.Popen[bytes], cache: Path) -> Non
 
 
 def test_a_killed_build_leaves_nothing_half_and_the_next_one_ends(tmp_path: Path) -> None:
-    """Killed while Olive works: Olive goes too, and there is no package. Run again, twice at once with one cache: one
-    waits for the other, and both are whole, with a variant per profile, to the last byte the same as one built from
+    """Killed while Olive works: Olive goes too, and there is no package. Run again, twice at once with one cache: they
+    wait for each other, and both are whole, with a variant per profile, to the last byte the same as one built from
     nothing elsewhere."""
     checkpoint = make_tiny(tmp_path / "tiny", "qwen2")
     cache, out = tmp_path / "cache", tmp_path / "out"
@@ -50,7 +50,8 @@ def test_a_killed_build_leaves_nothing_half_and_the_next_one_ends(tmp_path: Path
     builds = [build(checkpoint, *place) for place in places]
     assert [each.wait(timeout=300) for each in builds] == [0, 0, 0]
     waited = ["waiting for the build" in out.with_suffix(".log").read_text() for _, out in places]
-    assert waited in ([True, False, False], [False, True, False])
+    assert any(waited[:2])
+    assert not waited[2]
     packages = [path for _, out in places for path in out.glob("*")]
     assert len(packages) == len(places)
     for variant, architecture in ARCHITECTURES.items():
