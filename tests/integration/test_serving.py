@@ -18,6 +18,7 @@ from edgeqwen.v1 import telemetry_pb2
 pytestmark = pytest.mark.slow
 
 GREEDY = Options(temperature=0.0, max_tokens=16)
+BRIEF = Options(temperature=0.0, max_tokens=8)
 PROMPTS = [
     "What is the capital of France?",
     "Count from one to ten.",
@@ -46,10 +47,10 @@ def without_warm_rows(snapshot: telemetry_pb2.Snapshot) -> int:
     return snapshot.process.rss_bytes - engine.kv_warm_tokens * engine.kv_bytes_per_token
 
 
-async def ask(client: AsyncClient, prompt: str, *, leave_after: int | None = None) -> str:
+async def ask(client: AsyncClient, prompt: str, *, options: Options = GREEDY, leave_after: int | None = None) -> str:
     """The answer, or what came of it before leaving."""
     text, deltas = "", 0
-    stream = client.generate(messages=[("user", prompt)], options=GREEDY)
+    stream = client.generate(messages=[("user", prompt)], options=options)
     async for event in stream:
         if isinstance(event, Delta):
             text += event.text
@@ -100,7 +101,9 @@ def test_two_hundred_requests_later_memory_is_where_it_was(int4_daemon: Daemon) 
     async def wave(size: int, scope: bytes | None = b"") -> None:
         async with AsyncClient(int4_daemon.target, scope=scope) as client:
             leave = [random_numbers.choice([None, None, None, 2]) for _ in range(size)]
-            await asyncio.gather(*(ask(client, random_numbers.choice(PROMPTS), leave_after=after) for after in leave))
+            prompts = random_numbers.choices(PROMPTS, k=size)
+            calls = zip(prompts, leave, strict=True)
+            await asyncio.gather(*(ask(client, prompt, options=BRIEF, leave_after=after) for prompt, after in calls))
 
     with Client(int4_daemon.target) as client, asyncio.Runner() as runner:
         for _ in range(4):  # every shape has been seen once, so what is kept for reuse is there
