@@ -8,7 +8,6 @@ seconds, before it is needed. Olive's cache in the work folder makes a second ru
 from __future__ import annotations
 
 import ctypes
-import json
 import multiprocessing
 import os
 import re
@@ -67,7 +66,7 @@ def run_olive(
             if bar := _BAR.search(line):
                 on_progress(bar[1], int(bar[2]), int(bar[3]))
 
-        status = _in_child(_run, json.dumps(job), on_line)
+        status = _in_child(_run, job, on_line)
     if status != 0 or not (unfinished / "model.onnx").is_file():
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
@@ -123,10 +122,10 @@ def _child(output: Connection, call: Callable[[Any], None], argument: object) ->
     call(argument)
 
 
-def _run(job: str) -> None:
+def _run(job: dict[str, object]) -> None:
     from olive import run
 
-    run(json.loads(job))
+    run(job)
 
 
 def _command(arguments: list[str]) -> None:
