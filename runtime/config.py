@@ -49,6 +49,10 @@ class Config(StrictModel):
         description="Whose earlier prompts a request may start from: its client's, all, or off. `all` lets clients"
         " learn from timing what others asked.",
     )
+    speculate: bool = Field(
+        default=True,
+        description="Compute tokens that a request's own text suggests together with the next one, where that pays.",
+    )
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = Field(
         default=4 << 20, description="The largest request accepted."
     )

@@ -63,6 +63,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--slots", type=int, help="Requests that decode together. Default: the profile's")
 @click.option("--context-tokens", type=int, help="Prompt and answer together. Default: the profile's")
 @click.option("--share-prefix", help="Start prompts from earlier ones of: client, all or off. Default: client")
+@click.option("--speculate/--no-speculate", default=None, help="Guess tokens from the text. Default: speculate")
 @click.option("--max-message-bytes", type=int, help="The largest request accepted. Default: 4194304")
 @click.option("--log-format", help="auto, json or console. Default: auto")
 @click.option("--log-level", help="debug, info, warning or error. Default: info")
@@ -263,6 +264,7 @@ def _load_engine(build: Build, session: OrtSession, tokenizer: Tokenizer, config
         queue_limit=config.queue_limit,
         prefill_chunk_tokens=profile.prefill_chunk_tokens,
         max_running=config.slots or profile.slots,
+        speculate=config.speculate,
         kv_budget_tokens=(profile.kv_cache.budget_mb << 20) // session.spec.kv_bytes_per_token,
     )
 

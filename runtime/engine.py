@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from .completion import Completion, Pick
 from .errors import Fault, QueueFull, RequestError, Unavailable
 from .kvcache import KVCache
-from .scheduler import Scheduler, Step
-from .sequence import Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
+from .scheduler import Decode, Scheduler, Step
+from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
 from .session import Logits, Session
+from .speculation import Guesser, StepCost, best_width
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
 
@@ -31,8 +32,18 @@ class _Live:
     completion: Completion
     sink: Sink
     arrived_s: float
+    guesser: Guesser | None
     started_s: float | None = None
     first_token_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a step computed for one sequence: logits after its last token, and after each of the tokens guessed next."""
+
+    sequence: Sequence
+    logits: Logits
+    guess: tuple[int, ...] = ()
 
 
 class Engine:
@@ -47,6 +58,7 @@ class Engine:
         prefill_chunk_tokens: the most prompt tokens computed in one step.
         kv_budget_tokens: the most KV tokens promised to running requests or kept of earlier ones.
         max_running: the most requests at once; None: as many as the session has slots.
+        speculate: whether a step may compute tokens that are guessed from the request's own text.
         clock: monotonic seconds.
     """
 
@@ -60,12 +72,15 @@ class Engine:
         prefill_chunk_tokens: int,
         kv_budget_tokens: int,
         max_running: int | None = None,
+        speculate: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._clock = clock
+        self._speculate = speculate
+        self._decode_cost = StepCost()
         self._scheduler = Scheduler(
             KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
             queue_limit=queue_limit,
@@ -131,7 +146,8 @@ class Engine:
                 self._meter.rejected()
                 raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
             sequence = Sequence(next(self._ids), request)
-            self._live[sequence] = _Live(completion, sink, arrived_s=self._clock())
+            guesser = Guesser(request.prompt) if self._speculate else None
+            self._live[sequence] = _Live(completion, sink, self._clock(), guesser)
             self._scheduler.add(sequence)
             self._meter.request_arrived()
             self._wake.notify_all()
@@ -148,8 +164,8 @@ class Engine:
     def step(self) -> None:
         """One turn of the loop."""
         step = self._schedule()
-        logits = self._run(step)
-        picks = self._sample(logits)
+        ready = self._run(step)
+        picks = self._sample(ready)
         self._commit(step, picks)
 
     def stats(self) -> EngineStats:
@@ -178,8 +194,8 @@ class Engine:
                 self._meter.prefill_started(step.prefill.sequence.cached)
             return step
 
-    def _run(self, step: Step) -> list[tuple[Sequence, Logits]]:
-        """Runs the model; returns a row of logits for each sequence that gets a token now."""
+    def _run(self, step: Step) -> list[_Ready]:
+        """Runs the model, for each sequence that gets tokens now."""
         session = self._session
         for clear in step.clear:
             session.clear(clear.slot, clear.keep)
@@ -187,49 +203,92 @@ class Engine:
             session.copy(copy.source, copy.target, copy.tokens)
         if swap := step.exchange:
             session.exchange(swap.first, swap.first_tokens, swap.second, swap.second_tokens)
-        ready: list[tuple[Sequence, Logits]] = []
+        ready: list[_Ready] = []
         if chunk := step.prefill:
             tokens = chunk.sequence.request.prompt[chunk.start : chunk.start + chunk.tokens]
             logits = session.prefill(chunk.slot, tokens, chunk.start)
             if chunk.last:
-                ready.append((chunk.sequence, logits[0].copy()))  # the decode may reuse the buffer
+                ready.append(_Ready(chunk.sequence, logits.copy()))  # the decode may reuse the buffer
         if step.decode:
-            logits = session.decode(
-                [row.slot for row in step.decode],
-                [row.sequence.output[-1] for row in step.decode],
-                [row.sequence.computed for row in step.decode],
-            )
-            ready.extend((row.sequence, its) for row, its in zip(step.decode, logits, strict=True))
+            ready += self._decode(step.decode)
         return ready
 
-    def _sample(self, ready: list[tuple[Sequence, Logits]]) -> list[tuple[Sequence, Pick]]:
-        live = ((sequence, self._live.get(sequence), logits) for sequence, logits in ready)
-        return [(sequence, its.completion.pick(logits)) for sequence, its, logits in live if its]
+    def _decode(self, rows: tuple[Decode, ...]) -> list[_Ready]:
+        """The last token of each row, and what is guessed to follow it."""
+        slots = [row.slot for row in rows]
+        lengths = [row.sequence.computed for row in rows]
+        span = slots[-1] - slots[0] + 1
+        guesses = self._guesses(rows, span)
+        width = max(map(len, guesses))
+        started_s = self._clock()
+        if width == 0:
+            logits = self._session.decode(slots, [row.sequence.output[-1] for row in rows], lengths)
+        else:
+            tokens = [(row.sequence.output[-1], *guess) for row, guess in zip(rows, guesses, strict=True)]
+            logits = self._session.verify(slots, tokens, lengths)
+        self._decode_cost.observe(span * (1 + width), self._clock() - started_s)
+        ends = itertools.accumulate(1 + len(guess) for guess in guesses)
+        return [
+            _Ready(row.sequence, logits[end - 1 - len(guess) : end], guess)
+            for row, guess, end in zip(rows, guesses, ends, strict=True)
+        ]
 
-    def _commit(self, step: Step, picks: list[tuple[Sequence, Pick]]) -> None:
+    def _guesses(self, rows: tuple[Decode, ...], span: int) -> list[tuple[int, ...]]:
+        """For each row the part of its guess that is worth computing now."""
+        guesses: list[tuple[int, ...]] = []
+        offers: list[tuple[Guesser, int]] = []
+        for row in rows:
+            live = self._live.get(row.sequence)
+            guesser = live.guesser if live else None
+            useful = row.sequence.request.max_tokens - len(row.sequence.output) - 1
+            guesses.append(guesser.guess[:useful] if guesser else ())
+            if guesser and guesses[-1]:
+                offers.append((guesser, len(guesses[-1])))
+        if not offers:
+            return guesses
+        width = best_width(offers, requests=len(rows), rows=span, cost=self._decode_cost)
+        return [guess[:width] for guess in guesses]
+
+    def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
+        return [(row, _picks(live, row)) for row in ready if (live := self._live.get(row.sequence))]
+
+    def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
         """Notes what was computed, and delivers what came of it."""
         events: list[tuple[Sink, Event]] = []
         with self._wake:
             now_s = self._clock()
             if step.prefill:
                 step.prefill.sequence.computed += step.prefill.tokens
-            for row in step.decode:
-                row.sequence.computed += 1
-            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, len(picks))
-            for sequence, pick in picks:
-                if live := self._live.get(sequence):
-                    events += ((live.sink, event) for event in self._accept(sequence, live, pick, now_s))
+            tokens = 0
+            for row, its in picks:
+                self._meter.guessed(len(row.guess), len(its) - 1)
+                if live := self._live.get(row.sequence):
+                    before = len(row.sequence.output)
+                    events += ((live.sink, event) for event in self._accept(row.sequence, live, its, now_s))
+                    tokens += len(row.sequence.output) - before
+            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
 
-    def _accept(self, sequence: Sequence, live: _Live, pick: Pick, now_s: float) -> list[Event]:
-        sequence.output.append(pick.token)
+    def _accept(self, sequence: Sequence, live: _Live, picks: list[Pick], now_s: float) -> list[Event]:
+        """Takes what was picked, up to where the completion ends."""
         if live.first_token_s is None:
             live.first_token_s = now_s
             self._meter.first_token(now_s, now_s - live.arrived_s)
-        delta, reason = live.completion.accept(pick, len(sequence.output))
+        deltas: list[Delta] = []
+        reason = None
+        for pick in picks:
+            sequence.output.append(pick.token)
+            text, reason = live.completion.accept(pick, len(sequence.output))
+            deltas.append(text)
+            if reason is not None:
+                break
+        sequence.computed = sequence.prompt_tokens + len(sequence.output) - 1
+        if live.guesser:
+            live.guesser.accept(sequence.output[-len(deltas) :])
+        delta = deltas[0] if len(deltas) == 1 else Delta.join(deltas)
         if reason is None:
             return [delta]
         self._scheduler.remove(sequence)
@@ -273,6 +332,16 @@ class Engine:
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""
         return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
+
+
+def _picks(live: _Live, row: _Ready) -> list[Pick]:
+    """Samples a token, and one more for as long as they are those that were guessed."""
+    picks: list[Pick] = []
+    for logits, guessed in itertools.zip_longest(row.logits, row.guess):
+        picks.append(live.completion.pick(logits))
+        if picks[-1].token != guessed:
+            break
+    return picks
 
 
 def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:

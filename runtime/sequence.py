@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import chain
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,12 @@ class Delta:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+    @staticmethod
+    def join(deltas: Iterable[Delta]) -> Delta:
+        """What follows each other, as one."""
+        texts, tokens, logprobs = zip(*((its.text, its.token_ids, its.logprobs) for its in deltas), strict=True)
+        return Delta("".join(texts), tuple(chain(*tokens)), tuple(chain(*logprobs)))
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,13 @@ class Session(Protocol):
         """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`."""
         ...
 
+    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+        """Computes `tokens[i]` in each of `slots` (ascending), from position `lengths[i]` on.
+
+        Returns logits `[sum of all len(tokens[i]), vocab]`, a row for each token, those of the first slot first.
+        """
+        ...
+
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Copies the first `tokens` positions of slot `source` to `target`."""
         ...
@@ -139,18 +146,7 @@ class OrtSession:
         binding.seqlens_k[0] = start + count - 1
         binding.query_seqlens[0] = count
         binding.total_sequence_length[()] = start + count
-        rows = np.arange(count) if logits == "all" else np.array([count - 1])
-        result = binding.logits if rows.size == 1 else np.empty((count, self._spec.vocab_size), np.float32)
-        _bind_input(binding.io, "input_ids", chunk)
-        _bind_input(binding.io, "logit_rows", rows)
-        _bind_output(binding.io, "logits", result)
-        try:
-            self._run(binding)
-        finally:
-            _bind_input(binding.io, "input_ids", binding.tokens)
-            _bind_input(binding.io, "logit_rows", binding.logit_rows)
-            _bind_output(binding.io, "logits", binding.logits)
-        return result
+        return self._run_with(binding, chunk, np.arange(count) if logits == "all" else np.array([count - 1]))
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
         first, rows = slots[0], slots[-1] - slots[0] + 1
@@ -166,6 +162,23 @@ class OrtSession:
             binding.seqlens_k[binding.query_seqlens == 0] = 0
         self._run(binding)
         return binding.logits
+
+    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+        first, rows = slots[0], slots[-1] - slots[0] + 1
+        counts = np.array([len(its) for its in tokens])
+        width = int(counts.max())
+        binding = self._binding(first, rows, 1)
+        at = np.asarray(slots) - first
+        padded = np.zeros((rows, width), np.int64)
+        for row, its in zip(at, tokens, strict=True):
+            padded[row, : len(its)] = its
+        binding.seqlens_k[:] = 0
+        binding.seqlens_k[at] = lengths + counts - 1
+        binding.query_seqlens[:] = 0
+        binding.query_seqlens[at] = counts
+        binding.total_sequence_length[()] = int((lengths + counts).max())
+        places = np.concatenate([row * width + np.arange(count) for row, count in zip(at, counts, strict=True)])
+        return self._run_with(binding, padded, places)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         for cache in self._kv:
@@ -242,6 +255,23 @@ class OrtSession:
             _bind_input(binding.io, name, view)
             _bind_output(binding.io, name.replace("past_key_values.", "present."), view)
         return binding
+
+    def _run_with(self, binding: _Binding, tokens: NDArray[np.int64], logit_rows: NDArray[np.int64]) -> Logits:
+        """One run with other tokens `[rows, any width]` than the bound ones; returns logits of the places in them."""
+        count = logit_rows.size
+        logits = self._logits[:count]
+        if len(logits) < count:
+            logits = np.empty((count, self._spec.vocab_size), np.float32)
+        _bind_input(binding.io, "input_ids", tokens)
+        _bind_input(binding.io, "logit_rows", logit_rows)
+        _bind_output(binding.io, "logits", logits)
+        try:
+            self._run(binding)
+        finally:
+            _bind_input(binding.io, "input_ids", binding.tokens)
+            _bind_input(binding.io, "logit_rows", binding.logit_rows)
+            _bind_output(binding.io, "logits", binding.logits)
+        return logits
 
     def _run(self, binding: _Binding) -> None:
         try:

@@ -29,6 +29,8 @@ class EngineStats:
     prompt_tokens_total: int
     cached_prompt_tokens_total: int
     completion_tokens_total: int
+    guessed_tokens_total: int
+    right_guesses_total: int
     steps_total: int
     window_s: float
     completion_tokens_per_second: float
@@ -46,6 +48,7 @@ class Meter:
         self._window_s = window_s
         self._requests = self._finished = self._cancelled = self._rejected = 0
         self._prompt_tokens = self._cached_prompt_tokens = self._completion_tokens = self._steps = 0
+        self._guessed_tokens = self._right_guesses = 0
         self._last_step_s: float | None = None
         self._mean_duration_s = 1.0
         self._seconds: deque[tuple[int, int, int]] = deque()  # (second, prompt tokens, completion tokens)
@@ -74,6 +77,10 @@ class Meter:
 
     def first_token(self, now_s: float, time_to_first_token_s: float) -> None:
         self._first_tokens.append((now_s, time_to_first_token_s))
+
+    def guessed(self, tokens: int, right: int) -> None:
+        self._guessed_tokens += tokens
+        self._right_guesses += right
 
     def step(self, now_s: float, prompt_tokens: int, completion_tokens: int) -> None:
         """A step of the engine has ended."""
@@ -124,6 +131,8 @@ class Meter:
             prompt_tokens_total=self._prompt_tokens,
             cached_prompt_tokens_total=self._cached_prompt_tokens,
             completion_tokens_total=self._completion_tokens,
+            guessed_tokens_total=self._guessed_tokens,
+            right_guesses_total=self._right_guesses,
             steps_total=self._steps,
             window_s=self._window_s,
             completion_tokens_per_second=sum(c for _, _, c in self._seconds) / self._window_s,

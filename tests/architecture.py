@@ -20,7 +20,7 @@ LAYERS = {
         "completion",
         "scheduler session sampler tokenizer stop chat",
         "kvcache",
-        "sequence stats",
+        "sequence stats speculation",
         "config",
         "package",
         "profile",
@@ -84,9 +84,12 @@ DOORS = {
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
-PURE = frozenset({"runtime.errors", "runtime.sequence", "runtime.kvcache", "runtime.scheduler", "runtime.sampler"})
+PURE = frozenset(
+    {"runtime.errors", "runtime.sequence", "runtime.kvcache"}
+    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation"}
+)
 PURE_MAY_IMPORT = frozenset(
-    {"__future__", "abc", "bisect", "collections", "dataclasses", "enum"}
+    {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
     | {"functools", "heapq", "itertools", "math", "numpy", "operator", "typing"}
 )
 IMPURE_BUILTINS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"})

@@ -22,6 +22,11 @@ def count_up(history: tuple[int, ...]) -> int:
     return (sum(history) + len(history)) % 251
 
 
+def repeat_mostly(history: tuple[int, ...]) -> int:
+    """A model that says again what it said five tokens ago, and now and then something else."""
+    return 1 + count_up(history) if sum(history) % 9 == 0 else history[-5:][0]
+
+
 class ScriptedSession:
     """A `Session` whose KV cache holds the tokens themselves, and whose model is a function of them.
 
@@ -45,6 +50,8 @@ class ScriptedSession:
         )
         self.cache: list[list[int]] = [[] for _ in range(slots)]
         self.longest_prefill = 0
+        self.widest_verify = 0
+        self._guessed = [0] * slots
         self.fail_next: str | None = None
         self.during_run: Callable[[], None] = lambda: None
         self._script = script
@@ -65,9 +72,22 @@ class ScriptedSession:
         self._maybe_fail()
         assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
         for slot, token, length in zip(slots, tokens, lengths, strict=True):
-            assert len(self.cache[slot]) == length, f"slot {slot} holds {len(self.cache[slot])}, not {length}"
+            self._drop_guesses(slot, length)
             self.cache[slot].append(token)
         return np.stack([self._logits(slot) for slot in slots])
+
+    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+        self._maybe_fail()
+        assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
+        rows = []
+        for slot, its, length in zip(slots, tokens, lengths, strict=True):
+            self._drop_guesses(slot, length)
+            for token in its:
+                self.cache[slot].append(token)
+                rows.append(self._logits(slot))
+            self._guessed[slot] = len(its) - 1
+        self.widest_verify = max(self.widest_verify, max(map(len, tokens)))
+        return np.stack(rows)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         assert not self.cache[target], f"slot {target} was not cleared"
@@ -75,12 +95,21 @@ class ScriptedSession:
         self.cache[target] = self.cache[source][:tokens]
 
     def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
-        assert (len(self.cache[first]), len(self.cache[second])) == (first_tokens, second_tokens)
+        self._drop_guesses(first, first_tokens)
+        self._drop_guesses(second, second_tokens)
         self.cache[first], self.cache[second] = self.cache[second], self.cache[first]
 
     def clear(self, slot: int, keep: int = 0) -> None:
         assert keep <= len(self.cache[slot]), f"slot {slot} holds {len(self.cache[slot])}, not {keep}"
         del self.cache[slot][keep:]
+        self._guessed[slot] = 0
+
+    def _drop_guesses(self, slot: int, length: int) -> None:
+        """Of the last `verify`, those that turned out wrong: nothing else may be lost."""
+        held = len(self.cache[slot])
+        assert held - self._guessed[slot] <= length <= held, f"slot {slot} holds {held}, not {length}"
+        del self.cache[slot][length:]
+        self._guessed[slot] = 0
 
     def _logits(self, slot: int) -> Logits:
         row = np.zeros(self.spec.vocab_size, np.float32)

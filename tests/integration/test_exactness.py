@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ import torch
 from integration.packages import build_package, small_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runtime.chat import ChatMessage, ChatTemplate
+from runtime.engine import Engine
 from runtime.package import Package
+from runtime.sequence import Delta, Event, Request
 from runtime.session import OrtSession
+from runtime.tokenizer import Tokenizer
 from toolchain.sources import resolve
 
 pytestmark = pytest.mark.slow
@@ -22,6 +27,11 @@ QUESTIONS = [
     "Write a haiku about the sea.",
     "List three uses of copper.",
     "How many days has a leap year, and why?",
+]
+TEXTS = [
+    "the red valve opens first, the blue valve opens second, the green valve opens third, and then all of them close.",
+    '{"device": "pump-7", "status": "failed", "pressure_bar": 4.2, "firmware": "2.14.1", "tags": ["water", "primary"]}',
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen",
 ]
 TOKENS = 64
 
@@ -127,3 +137,42 @@ def test_rows_that_are_copied_swapped_and_cut_go_on_where_they_were(small_graph:
     assert np.abs(session.decode([1], [short[-1]], [16]) - as_they_were[0]).max() < 1e-5
     for slot in (0, 3):
         assert np.abs(session.decode([slot], [long[-1]], [39]) - as_they_were[1]).max() < 1e-5
+
+
+def test_guessed_tokens_change_nothing(float_package: Path) -> None:
+    """Answers that repeat their question, all at once and one by one: token for token those of plain decoding."""
+    package = Package.open(float_package)
+    tokenizer, template = Tokenizer.from_file(package.tokenizer_file), ChatTemplate(package.chat_template)
+    asked = [tuple(tokenizer.encode(template.render([ChatMessage("user", f"Repeat this: {text}")]))) for text in TEXTS]
+    session = open_session(package.serving_graph, slots=len(asked))
+
+    def answers(groups: list[list[tuple[int, ...]]], *, speculate: bool) -> tuple[list[list[int]], int]:
+        engine = Engine(
+            session,
+            tokenizer,
+            eos_token_ids=frozenset(package.build.model.eos_token_ids),
+            queue_limit=len(asked),
+            prefill_chunk_tokens=64,
+            kv_budget_tokens=2048,
+            speculate=speculate,
+        )
+        said: list[list[int]] = []
+        for group in groups:
+            for prompt in group:
+                said.append([])
+                engine.submit(Request(prompt, TOKENS), partial(_keep_tokens, said[-1]))
+            while not engine.idle:
+                engine.step()
+        engine.step()
+        return said, engine.stats().right_guesses_total
+
+    plain, guessed = answers([asked], speculate=False)
+    assert guessed == 0
+    for groups in ([asked], [[prompt] for prompt in asked]):
+        said, guessed = answers(groups, speculate=True)
+        assert said == plain
+        assert guessed > TOKENS // 2
+
+
+def _keep_tokens(said: list[int], event: Event) -> None:
+    said.extend(event.token_ids if isinstance(event, Delta) else ())

@@ -47,7 +47,7 @@ class ModelInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining")
+    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "guessed_tokens_total", "right_guesses_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining")
     QUEUE_DEPTH_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LIMIT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,8 @@ class EngineInfo(_message.Message):
     PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     CACHED_PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    GUESSED_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_GUESSES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     STEPS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     WINDOW_S_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +90,8 @@ class EngineInfo(_message.Message):
     prompt_tokens_total: int
     cached_prompt_tokens_total: int
     completion_tokens_total: int
+    guessed_tokens_total: int
+    right_guesses_total: int
     steps_total: int
     window_s: float
     completion_tokens_per_second: float
@@ -96,7 +100,7 @@ class EngineInfo(_message.Message):
     time_to_first_token_p95_ms: float
     last_step_age_ms: float
     draining: bool
-    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., kv_warm_tokens: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., kv_warm_tokens: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., guessed_tokens_total: _Optional[int] = ..., right_guesses_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class ProcessInfo(_message.Message):
     __slots__ = ("pid", "rss_bytes", "cpu_cores", "threads", "open_files")

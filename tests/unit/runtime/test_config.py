@@ -57,6 +57,7 @@ SPELLED = {
     "context_tokens": ("128", 128),
     "max_message_bytes": ("2048", 2048),
     "share_prefix": ("off", "off"),
+    "speculate": ("0", False),
     "log_format": ("json", "json"),
     "log_level": ("debug", "debug"),
 }

@@ -6,7 +6,7 @@ import queue
 from collections.abc import Iterator
 
 import pytest
-from fakes import ScriptedSession, byte_tokenizer, count_up
+from fakes import Script, ScriptedSession, byte_tokenizer, count_up, repeat_mostly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,11 +58,11 @@ def engine(session: ScriptedSession) -> Iterator[Engine]:
     engine.stop()
 
 
-def expected(prompt: tuple[int, ...], max_tokens: int) -> list[int]:
+def expected(prompt: tuple[int, ...], max_tokens: int, script: Script = count_up) -> list[int]:
     """What the script says to `prompt`, alone."""
     history = list(prompt)
     for _ in range(max_tokens):
-        history.append(count_up(tuple(history)))
+        history.append(script(tuple(history)))
         if history[-1] == 0:
             break
     return history[len(prompt) :]
@@ -109,6 +109,49 @@ def test_a_prompt_starts_from_what_an_earlier_one_left() -> None:
     assert (stats.prompt_tokens_total, stats.cached_prompt_tokens_total, stats.kv_warm_tokens) == (42, 44, 50)
 
 
+def test_what_repeats_is_guessed_and_takes_fewer_steps() -> None:
+    """The same answer, whole, to its last token; a step yields one event, with all of its tokens."""
+    session = ScriptedSession(repeat_mostly)
+    engine = make_engine(session)
+    request = Request(tuple(range(30, 50)), 100)
+    *deltas, end = ask(engine, request).all()
+    assert [t for d in deltas if isinstance(d, Delta) for t in d.token_ids] == expected(
+        request.prompt, 100, repeat_mostly
+    )
+    assert isinstance(end, Finished)
+    assert end.usage.completion_tokens == 100 == engine.stats().completion_tokens_total
+    assert len(deltas) < 70
+    assert 1 < session.widest_verify <= 16
+
+
+def test_who_does_not_want_guesses_gets_none() -> None:
+    session = ScriptedSession(repeat_mostly)
+    engine = Engine(
+        session,
+        byte_tokenizer(),
+        eos_token_ids=frozenset({0}),
+        queue_limit=1,
+        prefill_chunk_tokens=8,
+        kv_budget_tokens=1000,
+        speculate=False,
+    )
+    assert ask(engine, Request((1, 2, 3), 50)).tokens() == expected((1, 2, 3), 50, repeat_mostly)
+    assert session.widest_verify == 0
+
+
+def test_a_stop_among_guessed_tokens_ends_the_answer_there() -> None:
+    """Nothing of what was computed after it is told or kept."""
+    session = ScriptedSession(lambda history: history[-5:][0])
+    engine = make_engine(session)
+    text = byte_tokenizer().decode([5, 6, 7])
+    *deltas, end = ask(engine, Request((3, 4, 5, 6, 7) * 3, 60, stop=(text,), scope=b"mine")).all()
+    assert isinstance(end, Finished)
+    assert end.reason is FinishReason.STOP
+    tokens = [t for d in deltas if isinstance(d, Delta) for t in d.token_ids]
+    assert tokens == [3, 4, 5, 6, 7]
+    assert session.cache[0] == [3, 4, 5, 6, 7] * 3 + tokens[:-1]
+
+
 @pytest.mark.parametrize("scope", [b"others", None])
 def test_nobody_starts_from_the_text_of_others(scope: bytes | None) -> None:
     engine = make_engine(ScriptedSession())
@@ -123,9 +166,10 @@ def test_nobody_starts_from_the_text_of_others(scope: bytes | None) -> None:
 @settings(deadline=None, max_examples=60)
 def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataObject) -> None:
     """Any mix of requests, arriving and cancelled at any step: each that is left gets its own answer, a cancelled one
-    hears nothing more, and at rest the slots hold what the engine says is warm."""
-    session = ScriptedSession(slots=data.draw(st.integers(1, 4)))
-    budget = data.draw(st.integers(32, 200))
+    hears nothing more, and at rest the slots hold what the engine says is warm; also where guesses come right."""
+    script = data.draw(st.sampled_from([count_up, repeat_mostly]))
+    session = ScriptedSession(script, slots=data.draw(st.integers(1, 4)))
+    budget = data.draw(st.integers(44, 200))
     engine = make_engine(
         session,
         prefill_chunk_tokens=data.draw(st.integers(1, 9)),
@@ -133,7 +177,7 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
         max_running=data.draw(st.integers(1, session.spec.slots)),
     )
     asked = data.draw(
-        st.lists(st.tuples(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.integers(1, 12)), max_size=9)
+        st.lists(st.tuples(st.lists(st.integers(1, 3), min_size=1, max_size=20), st.integers(1, 24)), max_size=9)
     )
     scopes = st.sampled_from([b"mine", b"others", None])
     running: list[tuple[Request, Inbox, Sequence]] = []
@@ -148,7 +192,7 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
             engine.cancel(sequence)
     run_to_rest(engine)
     for request, inbox, _ in running:
-        assert inbox.tokens() == expected(request.prompt, request.max_tokens)
+        assert inbox.tokens() == expected(request.prompt, request.max_tokens, script)
     stats = engine.stats()
     assert stats.kv_warm_tokens == sum(map(len, session.cache)) <= budget
     assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens, stats.kv_used_tokens) == (0, 0, 0, 0)

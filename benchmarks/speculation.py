@@ -1,0 +1,135 @@
+"""What guessing from a request's own text does: tokens/s with and without, for answers that copy and others.
+
+    python benchmarks/speculation.py                    # the reference checkpoint at INT8
+    python benchmarks/speculation.py --package DIR --rounds 10
+
+Two engines take turns on one session, each in turn the first; greedy, so both should say the same, and the table says
+how many answers do: with quantized weights the kernels for one token and for many round differently. Tokens/s count
+from the first token of the first answer to the end of the last; medians over the rounds of the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from decode import CACHE, machine
+
+from runtime.chat import ChatMessage, ChatTemplate
+from runtime.engine import Engine
+from runtime.package import Package
+from runtime.sequence import Delta, Event, Request
+from runtime.session import OrtSession
+from runtime.tokenizer import Tokenizer
+
+ANSWER_TOKENS = 160
+COPYING = [
+    'Repeat this JSON with "status" changed to "ok", and nothing else:\n'
+    '{"device": "pump-7", "site": "north", "status": "failed", "pressure_bar": 4.2, "temperature_c": 71.5, '
+    '"firmware": "2.14.1", "tags": ["water", "primary"], "last_service": "2026-03-18", "operator": "K. Lindqvist"}',
+    "Repeat this text with every price in euros instead of dollars:\n"
+    "The small valve costs 12 dollars, the large valve costs 31 dollars, the gasket costs 2 dollars, the mounting "
+    "plate costs 9 dollars, the pressure gauge costs 27 dollars, and the service kit costs 54 dollars.",
+    "Repeat this Python function with the name changed to `mean`:\n"
+    "def average(values: list[float]) -> float:\n    if not values:\n        raise ValueError('no values')\n"
+    "    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n",
+]
+WRITING = [
+    "Explain why ships float on water although they are made of steel.",
+    "Describe a walk through an old harbour town in the morning.",
+    "What should one think of before replacing the bearings of a pump?",
+    "Tell me about the moon.",
+]
+
+
+def reference_package() -> Path:
+    """Built here, or found from last time."""
+    out = CACHE / "reference-int8"
+    if not list(out.glob("*.ortpackage")):
+        command = [sys.executable, "-m", "toolchain.cli", "build", "reference", "--profile", "generic-x86_64"]
+        subprocess.run([*command, "--precision", "int8", "--cache", str(CACHE / "cache"), "-o", str(out)], check=True)
+    [package] = out.glob("*.ortpackage")
+    return package
+
+
+def prompts(package: Package, tokenizer: Tokenizer, tasks: Sequence[str]) -> list[tuple[int, ...]]:
+    template = ChatTemplate(package.chat_template)
+    return [tuple(tokenizer.encode(template.render([ChatMessage("user", task)]))) for task in tasks]
+
+
+def answer(engine: Engine, asked: Sequence[tuple[int, ...]]) -> tuple[list[list[int]], float]:
+    """The answers to all at once, and the tokens/s of them together."""
+    answers: list[list[int]] = [[] for _ in asked]
+    times: list[float] = []
+
+    def sink_of(own: list[int]):  # type: ignore[no-untyped-def]
+        def sink(event: Event) -> None:
+            if isinstance(event, Delta):
+                own.extend(event.token_ids)
+                times.append(time.perf_counter())
+
+        return sink
+
+    for prompt, own in zip(asked, answers, strict=True):
+        engine.submit(Request(prompt, ANSWER_TOKENS), sink_of(own))
+    while not engine.idle:
+        engine.step()
+    engine.step()  # clears the last slot
+    return answers, sum(map(len, answers)) / (times[-1] - times[0])
+
+
+def measure(
+    session: OrtSession, tokenizer: Tokenizer, eos: frozenset[int], asked: Sequence[tuple[int, ...]], rounds: int
+) -> tuple[float, float, float, float]:
+    """Medians of tokens/s without and with guesses and of their ratio, and the share of answers that were the same."""
+    speeds: dict[bool, list[float]] = {False: [], True: []}
+    same: list[bool] = []
+    for number in range(rounds + 1):
+        said = {}
+        for speculate in (False, True) if number % 2 else (True, False):
+            engine = Engine(
+                session,
+                tokenizer,
+                eos_token_ids=eos,
+                queue_limit=len(asked),
+                prefill_chunk_tokens=64,
+                kv_budget_tokens=session.spec.slots * session.spec.context_tokens,
+                speculate=speculate,
+            )
+            said[speculate], speed = answer(engine, asked)
+            if number:  # the first is to warm up
+                speeds[speculate].append(speed)
+        same += [a == b for a, b in zip(said[False], said[True], strict=True)]
+    ratio = statistics.median(with_ / without for without, with_ in zip(speeds[False], speeds[True], strict=True))
+    return statistics.median(speeds[False]), statistics.median(speeds[True]), ratio, statistics.mean(same)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--package", type=Path, help="a package to measure; default: the reference checkpoint, INT8")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    package = Package.open(options.package or reference_package())
+    tokenizer = Tokenizer.from_file(package.tokenizer_file)
+    session = OrtSession(package.serving_graph, slots=4, context_tokens=1024, threads=options.threads)
+    eos = frozenset(package.build.model.eos_token_ids)
+    print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")
+    print("| task | streams | tokens/s | with guesses | ratio | same answers |")
+    print("|---|---|---|---|---|---|")
+    for name, tasks in (("copies", COPYING), ("writes", WRITING)):
+        asked = prompts(package, tokenizer, tasks)
+        cases = [(f"{name} {at}", [prompt]) for at, prompt in enumerate(asked, 1)]
+        for label, each in [*cases, (f"{name}, all", asked)]:
+            without, with_, ratio, same = measure(session, tokenizer, eos, each, options.rounds)
+            print(f"| {label} | {len(each)} | {without:.1f} | {with_:.1f} | {ratio:.2f} | {same:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Guesses what a request says next, so that one step can compute several of its tokens.
+
+The guess needs no second model: where the request's last few tokens stood before, in its prompt or its answer, it takes
+those that followed there (prompt lookup decoding; the "prompt n-gram" of vLLM and transformers). The step computes the
+guessed tokens beside the last sampled one, and the sampler takes tokens from its logits for as long as they are those
+that were guessed: what comes out is what would have come one by one.
+
+A guess costs arithmetic, so it is as wide as pays. How often a request's guesses are right is counted also while none
+is computed, since the next token tells whether it would have been; a guess that begins is right less often than one
+that goes on from a right one. How long a step takes by how many tokens it computes is measured as it goes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+MAX_GUESS = 15
+_MATCH_TOKENS = 3
+_TOKEN_BYTES = array("i").itemsize
+_LEARN = 0.15  # weight of the newest guess in how often they are right
+_LEARN_COST = 0.05  # weight of the newest step in what steps cost
+_SURE = 0.999
+_WORTH = 1.05  # how much more a second a step with guesses has to promise, as what it promises is an estimate
+_FIRST_SHARE = 0.25  # what a further token costs of a step with one, until it has been measured
+
+
+class Guesser:
+    """What one request is likely to say next.
+
+    Args:
+        prompt: its token ids.
+    """
+
+    def __init__(self, prompt: Iterable[int]) -> None:
+        self._said = bytearray(array("i", prompt))
+        self.guess: tuple[int, ...] = ()
+        """At most MAX_GUESS tokens that may follow."""
+        self._right = {False: 0.3, True: 0.7}  # how often, by whether the token before was as guessed
+        self._copying = False
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Takes the tokens that did follow, and guesses on from there."""
+        for token, guessed in zip(tokens, self.guess, strict=False):
+            right = token == guessed
+            self._right[self._copying] += _LEARN * (right - self._right[self._copying])
+            self._copying = right
+            if not right:
+                break
+        if not self.guess:
+            self._copying = False
+        self._said += array("i", tokens).tobytes()
+        self.guess = self._look_up()
+
+    def expected(self, width: int) -> float:
+        """How many tokens a step yields that computes `width` of the guess: those that are right, and one more."""
+        first, following = self._right[self._copying], self._right[True]
+        if following > _SURE:
+            return 1 + first * width
+        return 1 + first * (1 - following**width) / (1 - following)
+
+    def _look_up(self) -> tuple[int, ...]:
+        """What followed the last time that the last `_MATCH_TOKENS` tokens were said."""
+        suffix = self._said[-_MATCH_TOKENS * _TOKEN_BYTES :]
+        end = len(self._said) - _TOKEN_BYTES  # the occurrence that ends the text is no news
+        while (at := self._said.rfind(suffix, 0, end)) >= 0:
+            if at % _TOKEN_BYTES == 0:
+                follows = at + len(suffix)
+                return tuple(array("i", self._said[follows : follows + MAX_GUESS * _TOKEN_BYTES]))
+            end = at + len(suffix) - 1
+        return ()
+
+
+class StepCost:
+    """How long a step takes by the number of tokens it computes: a line, fitted to the latest steps."""
+
+    def __init__(self) -> None:
+        self._weight = self._tokens = self._seconds = self._squares = self._products = 0.0
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Takes note of a step."""
+        keep = 1 - _LEARN_COST
+        self._weight = keep * self._weight + 1
+        self._tokens = keep * self._tokens + tokens
+        self._seconds = keep * self._seconds + seconds
+        self._squares = keep * self._squares + tokens * tokens
+        self._products = keep * self._products + tokens * seconds
+
+    def of(self, tokens: int) -> float:
+        """A step's time, as a multiple of that of a step with one token."""
+        return 1 + self._share() * (tokens - 1)
+
+    def _share(self) -> float:
+        """What a further token costs of a step with one."""
+        if not self._seconds:
+            return _FIRST_SHARE
+        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
+        variance = self._squares / self._weight - mean_tokens**2
+        covariance = self._products / self._weight - mean_tokens * mean_s
+        # The first share decides as long as the steps hardly differ in their tokens.
+        first_slope = mean_s * _FIRST_SHARE / (1 + _FIRST_SHARE * (mean_tokens - 1))
+        slope = (covariance + first_slope) / (variance + 1)
+        one = mean_s - slope * (mean_tokens - 1)
+        return min(max(slope / one, 0.0), 1.0) if one > 0 else 1.0
+
+
+def best_width(offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: int, cost: StepCost) -> int:
+    """How many guessed tokens a step should compute for each request to yield the most tokens in its time.
+
+    Args:
+        offers: the guessers that have a guess, and how many tokens of it the request has a use for.
+        requests: of the step, with a guess or without.
+        rows: of the step, with a request or without: all are as wide as the widest.
+    """
+
+    def tokens_per_time(width: int) -> float:
+        expected = sum(guesser.expected(min(width, useful)) for guesser, useful in offers)
+        return (requests - len(offers) + expected) / cost.of(rows * (1 + width))
+
+    best = max(range(1 + max(useful for _, useful in offers)), key=tokens_per_time)
+    return best if tokens_per_time(best) > _WORTH * tokens_per_time(0) else 0
