@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 MAX_GUESS = 15
-_MATCH_TOKENS = 3
+_MATCHES = (4, 2)  # how many of the last tokens have to have been said before: the longer match is right more often
 _TOKEN_BYTES = array("i").itemsize
 _LEARN = 0.15  # weight of the newest guess in how often they are right
 _LEARN_COST = 0.05  # weight of the newest step in what steps cost
@@ -60,8 +60,11 @@ class Guesser:
         return 1 + first * (1 - following**width) / (1 - following)
 
     def _look_up(self) -> tuple[int, ...]:
-        """What followed the last time that the last `_MATCH_TOKENS` tokens were said."""
-        suffix = self._said[-_MATCH_TOKENS * _TOKEN_BYTES :]
+        return next(filter(None, map(self._what_followed, _MATCHES)), ())
+
+    def _what_followed(self, tokens: int) -> tuple[int, ...]:
+        """The last time that the last so many tokens were said before."""
+        suffix = self._said[-tokens * _TOKEN_BYTES :]
         end = len(self._said) - _TOKEN_BYTES  # the occurrence that ends the text is no news
         while (at := self._said.rfind(suffix, 0, end)) >= 0:
             if at % _TOKEN_BYTES == 0:

@@ -120,6 +120,20 @@ def test_rows_of_different_lengths_share_a_batch(small_graph: tuple[Path, Path])
         np.testing.assert_allclose(logits, expected_logits(checkpoint, tokens)[-1], atol=1e-3)
 
 
+def test_rows_take_several_tokens_at_once_and_give_back_what_was_wrong(small_graph: tuple[Path, Path]) -> None:
+    """Five tokens of slot 0 and one of slot 2, after others had been computed in their place."""
+    checkpoint, graph = small_graph
+    rng = np.random.default_rng(3)
+    first, second = rng.integers(3, 300, 20).tolist(), rng.integers(3, 300, 31).tolist()
+    session = open_session(graph, slots=3)
+    session.prefill(0, first[:15], 0)
+    session.prefill(2, second[:30], 0)
+    session.verify([0, 2], [[7, 7], [7, 7, 7]], [15, 30])
+    logits = session.verify([0, 2], [first[15:], second[30:]], [15, 30])
+    expected = [*expected_logits(checkpoint, first)[15:], expected_logits(checkpoint, second)[-1]]
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
 def test_rows_that_are_copied_swapped_and_cut_go_on_where_they_were(small_graph: tuple[Path, Path]) -> None:
     """The next logits are those without it, and of another row's memory nothing is lost."""
     _, graph = small_graph
