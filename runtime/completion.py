@@ -13,10 +13,12 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Pick:
-    """A sampled token, with its log-probabilities if the request asks for them."""
+    """The next token, with its log-probabilities if the request asks for them."""
 
     token: int
     logprobs: tuple[TokenLogprobs, ...] = ()
+    complete: bool = False
+    """Whether the answer has with it all that its grammar allows."""
 
     def delta(self, text: str) -> Delta:
         return Delta(text, (self.token,), self.logprobs)
@@ -31,16 +33,33 @@ class Completion:
         self._sampler = Sampler(request.sampling, request.prompt, vocab_size)
         self._detokenizer = tokenizer.detokenizer()
         self._stops = StopMatcher(request.stop)
+        self._matcher = request.grammar.matcher() if request.grammar else None
         self.stop: str | None = None
         """The stop string that was found."""
 
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """The tokens that must come next, whatever the model says."""
+        return self._matcher.forced if self._matcher else ()
+
     def pick(self, logits: Logits) -> Pick:
-        """Samples from float32 `[vocab]`, which may be changed in place."""
+        """Samples from float32 `[vocab]`, which may be changed in place, or takes the token that is forced."""
         top = self._request.top_logprobs
-        if top is None:
-            return Pick(self._sampler.pick(logits))
-        token = self._sampler.pick(logits.copy())
-        return Pick(token, (logprobs(logits, token, top),))
+        asked = () if top is None else (logits.copy(),)
+        token = self._next(logits)
+        told = tuple(logprobs(each, token, top or 0) for each in asked)
+        return Pick(token, told, self._matcher is not None and self._matcher.complete)
+
+    def _next(self, logits: Logits) -> int:
+        if self._matcher is None:
+            return self._sampler.pick(logits)
+        if forced := self._matcher.forced:
+            token = forced[0]
+            self._sampler.saw(token)
+        else:
+            token = self._sampler.pick(logits, self._matcher.allowed())
+        self._matcher.accept(token)
+        return token
 
     def accept(self, pick: Pick, generated: int) -> tuple[Delta, FinishReason | None]:
         """Takes the `generated`th token (1 is the first); returns its text and why the completion ends, if it does."""
@@ -49,6 +68,8 @@ class Completion:
         text, self.stop = self._stops.push(self._detokenizer.push(pick.token))
         if self.stop is not None:
             return pick.delta(text), FinishReason.STOP
+        if pick.complete:
+            return self._last(pick, text, FinishReason.EOS)
         if generated == self._request.max_tokens:
             return self._last(pick, text, FinishReason.LENGTH)
         return pick.delta(text), None

@@ -173,6 +173,7 @@ class Daemon:
         """Loads the package; nothing listens yet. Raises PackageError or SessionError."""
         from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
+        from .grammar import Grammars
         from .health import Health
         from .package import Package
         from .requests import RequestReader
@@ -187,7 +188,8 @@ class Daemon:
         session = _load_session(package, config)
         engine = _load_engine(build, session, tokenizer, config)
         template, vocab_size = _load_template(package), session.spec.vocab_size
-        limits = (vocab_size, engine.context_tokens, config.share_prefix)
+        grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
+        limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix)
         reader = RequestReader(tokenizer, template, build.sampling, *limits)
         model = telemetry_pb2.ModelInfo(
             name=build.name,

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .completion import Completion, Pick
-from .errors import Fault, QueueFull, RequestError, Unavailable
+from .errors import Fault, GrammarError, QueueFull, RequestError, Unavailable
 from .kvcache import KVCache
 from .scheduler import Decode, Scheduler, Step
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
 from .session import Logits, Session
-from .speculation import Guesser, StepCost, best_width
+from .speculation import MAX_GUESS, Guesser, StepCost, best_width
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
 
@@ -234,23 +234,33 @@ class Engine:
         ]
 
     def _guesses(self, rows: tuple[Decode, ...], span: int) -> list[tuple[int, ...]]:
-        """For each row the part of its guess that is worth computing now."""
+        """For each row the tokens that must follow, or the part of its guess that is worth computing now."""
         guesses: list[tuple[int, ...]] = []
         offers: list[tuple[Guesser, int]] = []
+        width = 0
         for row in rows:
             live = self._live.get(row.sequence)
+            forced = live.completion.forced if live else ()
             guesser = live.guesser if live else None
             useful = row.sequence.request.max_tokens - len(row.sequence.output) - 1
-            guesses.append(guesser.guess[:useful] if guesser else ())
-            if guesser and guesses[-1]:
+            guesses.append(forced[: min(useful, MAX_GUESS)] or (guesser.guess[:useful] if guesser else ()))
+            if forced:
+                width = max(width, len(guesses[-1]))
+            elif guesser and guesses[-1]:
                 offers.append((guesser, len(guesses[-1])))
-        if not offers:
-            return guesses
-        width = best_width(offers, requests=len(rows), rows=span, cost=self._decode_cost)
+        if offers:
+            width = max(width, best_width(offers, requests=len(rows), rows=span, cost=self._decode_cost))
         return [guess[:width] for guess in guesses]
 
     def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
-        return [(row, _picks(live, row)) for row in ready if (live := self._live.get(row.sequence))]
+        picks: list[tuple[_Ready, list[Pick]]] = []
+        for row in ready:
+            if live := self._live.get(row.sequence):
+                try:
+                    picks.append((row, _picks(live, row)))
+                except GrammarError as error:
+                    self._fail(row.sequence, str(error))
+        return picks
 
     def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
         """Notes what was computed, and delivers what came of it."""
@@ -308,6 +318,15 @@ class Engine:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
 
+    def _fail(self, sequence: Sequence, message: str) -> None:
+        """Ends one request that cannot go on."""
+        with self._wake:
+            live = self._live.pop(sequence, None)
+            if live is not None:
+                self._scheduler.remove(sequence, keep=False)
+        if live is not None:
+            live.sink(Failed(message))
+
     def _fail_all(self, message: str) -> None:
         with self._wake:
             failed, self._live = self._live, {}
@@ -339,7 +358,7 @@ def _picks(live: _Live, row: _Ready) -> list[Pick]:
     picks: list[Pick] = []
     for logits, guessed in itertools.zip_longest(row.logits, row.guess):
         picks.append(live.completion.pick(logits))
-        if picks[-1].token != guessed:
+        if picks[-1].token != guessed or picks[-1].complete:
             break
     return picks
 

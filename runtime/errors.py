@@ -69,6 +69,10 @@ class AddressInUse(EdgeQwenError):
     exit_code = 6
 
 
+class GrammarError(EdgeQwenError):
+    """An answer cannot be held to its structure any longer."""
+
+
 class SourceError(EdgeQwenError):
     """A checkpoint cannot be found or read."""
 

@@ -11,8 +11,9 @@ from edgeqwen.v1 import generation_pb2 as pb
 from .chat import ChatMessage, ChatTemplate
 from .config import SharePrefix
 from .errors import Fault, RequestError
+from .grammar import Grammars
 from .package import SamplingDefaults
-from .sequence import Request, SamplingParams
+from .sequence import Grammar, Request, SamplingParams
 from .tokenizer import Tokenizer
 
 MAX_STOPS = 16
@@ -37,6 +38,7 @@ class RequestReader:
         template: None if the package has none; conversations are refused then.
         vocab_size: token ids must be below it.
         context_tokens: the most tokens of a prompt and its answer together.
+        grammars: compiles what answers must look like.
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
     """
 
@@ -45,6 +47,7 @@ class RequestReader:
     defaults: SamplingDefaults
     vocab_size: int
     context_tokens: int
+    grammars: Grammars
     share_prefix: SharePrefix = "client"
 
     def read(self, message: pb.GenerateRequest) -> Request:
@@ -60,12 +63,17 @@ class RequestReader:
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
         prompt: list[int] = []
+        grammar = None
         try:
             prompt = self._prompt(message)
         except RequestError as error:
             faults += error.faults
         else:
             faults += self._length_faults(prompt)
+        try:
+            grammar = self._grammar(message)
+        except RequestError as error:
+            faults += error.faults
         if faults:
             raise RequestError(faults)
         return Request(
@@ -75,6 +83,7 @@ class RequestReader:
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
+            grammar=grammar,
             scope=self._scope(message),
         )
 
@@ -110,6 +119,10 @@ class RequestReader:
         if kind == "token_ids":
             return self._known("token_ids.ids", message.token_ids.ids)
         raise RequestError([Fault("input", "is required: set chat, prompt or token_ids")])
+
+    def _grammar(self, message: pb.GenerateRequest) -> Grammar | None:
+        kind = message.WhichOneof("structure")
+        return self.grammars.compile(kind, getattr(message, kind)) if kind else None
 
     def _known(self, path: str, token_ids: Iterable[int]) -> list[int]:
         ids = list(token_ids)

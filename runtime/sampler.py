@@ -1,9 +1,9 @@
 """Picks the next token from a row of logits.
 
-A bias comes first, then the penalties: repetition over prompt and completion (transformers' definition), presence and
-frequency over the completion (OpenAI's). The filters after them are transformers', in its order: temperature, top-k,
-top-p, min-p. None sorts the vocabulary (151,936 entries for Qwen): a threshold leaves few candidates, and the exact
-filter runs on those.
+What is not allowed is out. A bias comes first, then the penalties: repetition over prompt and completion
+(transformers' definition), presence and frequency over the completion (OpenAI's). The filters after them are
+transformers', in its order: temperature, top-k, top-p, min-p. None sorts the vocabulary (151,936 entries for Qwen): a
+threshold leaves few candidates, and the exact filter runs on those.
 """
 
 from __future__ import annotations
@@ -42,8 +42,14 @@ class Sampler:
         self._biased = np.array([token for token, _ in params.logit_bias], np.int64)
         self._bias = np.array([bias for _, bias in params.logit_bias], np.float32)
 
-    def pick(self, logits: Logits) -> int:
-        """Samples from float32 `[vocab]`, which may be changed in place. Raises ValueError if no logit is finite."""
+    def pick(self, logits: Logits, allowed: NDArray[np.bool_] | None = None) -> int:
+        """Samples from float32 `[vocab]`, which may be changed in place. Raises ValueError if no logit is finite.
+
+        Args:
+            allowed: bool `[vocab]`, tokens to pick from; None allows all.
+        """
+        if allowed is not None:
+            logits[~allowed] = -np.inf
         if self._params.temperature == 0:
             token = self._best(logits)
         else:
@@ -51,11 +57,15 @@ class Sampler:
             cumulative = np.cumsum(probabilities)
             place = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
             token = int(ids[min(place, len(ids) - 1)])
+        self.saw(token)
+        return token
+
+    def saw(self, token: int) -> None:
+        """Counts a token of the completion for the penalties."""
         if self._seen is not None:
             self._seen[token] = True
         if self._counts is not None:
             self._counts[token] += 1
-        return token
 
     def distribution(self, logits: Logits) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The tokens that the filters keep, and their probabilities before renormalizing."""

@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,31 @@ class SamplingParams:
     """The same seed draws the same numbers; None draws a fresh one."""
 
 
+class Matcher(Protocol):
+    """How far one answer has come in the structure that it must have."""
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """The tokens that must come next, as far as there is one way to write them."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more may come."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, bool `[vocab]`, where none is forced."""
+
+    def accept(self, token: int) -> None:
+        """Takes the next token. Raises GrammarError if the structure cannot be kept any longer."""
+
+
+class Grammar(Protocol):
+    """A structure that answers must have."""
+
+    def matcher(self) -> Matcher:
+        """One for each answer."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a client asked for, checked and tokenized."""
@@ -43,6 +72,8 @@ class Request:
     ignore_eos: bool = False
     top_logprobs: int | None = None
     """How many of the likeliest tokens are told with each token's log-probability; None tells neither."""
+    grammar: Grammar | None = None
+    """What the answer must look like."""
     scope: bytes | None = None
     """Requests of one scope may start from each other's KV; None keeps it to itself."""
 

@@ -39,6 +39,10 @@ class Tokenizer:
         """Text of `ids`, without special tokens."""
         return str(self._raw.decode(ids, skip_special_tokens=True))
 
+    def to_json(self) -> str:
+        """The whole of `tokenizer.json`."""
+        return str(self._raw.to_str())
+
     def detokenizer(self) -> Detokenizer:
         """A fresh incremental detokenizer."""
         return Detokenizer(self)

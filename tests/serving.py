@@ -17,6 +17,7 @@ from fakes import ScriptedSession, byte_tokenizer
 from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
+from runtime.grammar import Grammars
 from runtime.health import Health
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
@@ -66,6 +67,7 @@ async def _start(engine: Engine, session: ScriptedSession, target: str) -> grpc.
         SamplingDefaults(),
         session.spec.vocab_size,
         engine.context_tokens,
+        Grammars(byte_tokenizer(), session.spec.vocab_size, frozenset({0})),
     )
     server = grpc.aio.server()
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, MODEL), server)

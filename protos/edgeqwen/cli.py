@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 import click
@@ -103,6 +104,15 @@ def _biases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
         raise click.BadParameter("looks like 1234=-100: a token's id and a number") from None
 
 
+def _text_of(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"cannot read {file}: {error}") from error
+
+
 def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--max-tokens", type=int, help="The most tokens to generate."),
@@ -121,6 +131,9 @@ def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Add to a token's logit, -100 to 100; may be given again.",
         ),
         click.option("--top-logprobs", type=int, help="With --json, log-probabilities: of so many tokens beside each."),
+        click.option("--json-schema", callback=_text_of, metavar="FILE", help="The answer is JSON of this schema."),
+        click.option("--regex", help="The answer matches this regular expression."),
+        click.option("--grammar", callback=_text_of, metavar="FILE", help="The answer is of this Lark grammar."),
         click.option("--seed", type=int, help="The same seed gives the same answer."),
         click.option("--stop", multiple=True, help="End before this text; may be given again."),
         click.option(
@@ -180,6 +193,8 @@ class _Printing:
 def _split(flags: dict[str, Any]) -> tuple[Options, float | None, _Printing]:
     timeout_s = flags.pop("timeout_s")
     printing = _Printing(flags.pop("stats"), flags.pop("as_json"))
+    if sum(flags[name] is not None for name in ("json_schema", "regex", "grammar")) > 1:
+        raise click.UsageError("give at most one of --json-schema, --regex and --grammar")
     return Options(**flags), timeout_s, printing
 
 

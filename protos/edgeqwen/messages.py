@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -90,6 +91,10 @@ class Options:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     top_logprobs: int | None = None
+    json_schema: Mapping[str, object] | str | None = None
+    """What the answer must look like; at most one of the three."""
+    regex: str | None = None
+    grammar: str | None = None
 
 
 def build_request(
@@ -107,6 +112,7 @@ def build_request(
     if sum(given is not None for given in (messages, prompt, token_ids)) != 1:
         raise ValueError("give exactly one of messages, prompt and token_ids")
     options = options or Options()
+    structure = _structure(options)
     turns = None if messages is None else list(messages)
     _require_sendable(turns or (), prompt or "", token_ids or (), options)
     request = pb.GenerateRequest(
@@ -127,6 +133,8 @@ def build_request(
             seed=options.seed,
         ),
     )
+    for kind, text in structure.items():
+        setattr(request, kind, text)
     if turns is not None:
         request.chat.CopyFrom(_chat(turns))
     elif prompt is not None:
@@ -134,6 +142,22 @@ def build_request(
     else:
         request.token_ids.CopyFrom(pb.TokenIds(ids=token_ids or ()))
     return request
+
+
+def _structure(options: Options) -> dict[str, str]:
+    """The field of `structure` that is given. Raises ValueError if several are, InvalidRequest for what is no text."""
+    schema = options.json_schema
+    given = {
+        "json_schema": schema if schema is None or isinstance(schema, str) else json.dumps(schema),
+        "regex": options.regex,
+        "grammar": options.grammar,
+    }
+    found = {kind: text for kind, text in given.items() if text is not None}
+    if len(found) > 1:
+        raise ValueError("give at most one of json_schema, regex and grammar")
+    if faults := tuple(fault for kind, text in found.items() for fault in _text_fault(kind, text)):
+        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
+    return found
 
 
 def build_tokenize_request(

@@ -17,6 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from runtime.chat import ChatTemplate
 from runtime.engine import Sink
 from runtime.errors import EdgeQwenError
+from runtime.grammar import Grammars
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
 from runtime.sequence import Finished, FinishReason, Request, Sequence, Timings, Usage
@@ -47,6 +48,7 @@ def make_reader(
         defaults or SamplingDefaults(),
         vocab_size=VOCABULARY,
         context_tokens=context_tokens,
+        grammars=Grammars(byte_tokenizer(), VOCABULARY, frozenset({0})),
     )
 
 

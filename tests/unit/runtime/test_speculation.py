@@ -13,7 +13,7 @@ tokens = st.lists(st.integers(0, 3) | st.sampled_from([256, 65_536, 2**31 - 1]),
 
 @given(tokens.filter(bool), st.lists(tokens, max_size=4))
 def test_a_guess_is_what_followed_the_last_time(prompt: list[int], answers: list[list[int]]) -> None:
-    """That of a search token by token for the last four, else two; ids whose bytes hold those of others mislead nobody."""
+    """That of a search token by token, for four tokens, else two; ids whose bytes hold those of others are no trap."""
     guesser, said = Guesser(prompt), list(prompt)
     for answer in answers:
         guesser.accept(answer)

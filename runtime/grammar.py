@@ -1,0 +1,180 @@
+"""What an answer has to look like: a JSON schema, regular expression or grammar, kept token by token by llguidance.
+
+The only door to llguidance. Its index of a vocabulary takes a second and about 0.13 GB for 150,000 tokens, so it is
+made for the first request that asks for a structure. Which tokens may come next is computed in a thread of its own,
+while the model runs.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
+
+from .errors import Fault, GrammarError, RequestError
+from .tokenizer import Tokenizer
+
+Kind = Literal["json_schema", "regex", "grammar"]
+Way = tuple[str | int, ...]
+
+MAX_STRUCTURE_BYTES = 1 << 16
+# No other white space than models write: so most commas, colons and keys are forced, and need no sampling.
+_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_DEFINITIONS = ("$defs", "definitions")
+_HOLD_SCHEMA = ("items", "additionalProperties", "not", "if", "then", "else")
+# Definitions come first: a schema that refers to a wrong one is not wrong by itself.
+_HOLD_SCHEMAS = (*_DEFINITIONS, "anyOf", "oneOf", "allOf", "prefixItems", "properties", "patternProperties")
+
+
+class Grammars:
+    """Compiles structures for one model.
+
+    Args:
+        vocab_size: length of its rows of logits.
+        eos_token_ids: tokens that may end a finished answer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, sorted(eos_token_ids)
+        self._made: LLTokenizer | None = None
+        self._making = threading.Lock()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
+
+    def compile(self, kind: Kind, text: str) -> CompiledGrammar:
+        """Raises RequestError if `text` is no such structure; the fault says where."""
+        if len(text.encode()) > MAX_STRUCTURE_BYTES:
+            raise RequestError([Fault(kind, f"must be at most {MAX_STRUCTURE_BYTES} bytes")])
+        if kind == "json_schema":
+            source = _of_schema(_schema(text))
+            if _fault(source):
+                place, reason = _innermost_fault(_schema(text), ())
+                path = "".join(f"[{json.dumps(each)}]" for each in place)
+                raise RequestError([Fault(f"json_schema{path}", reason)])
+        else:
+            source = LLMatcher.grammar_from_regex(text) if kind == "regex" else LLMatcher.grammar_from_lark(text)
+            if wrong := _fault(source):
+                raise RequestError([Fault(kind, wrong)])
+        start = LLMatcher(self._index(), source, log_level=0)
+        if start.is_error():  # such as a token that this vocabulary does not have
+            raise RequestError([Fault(kind, _line(start.get_error()))])
+        return CompiledGrammar(start, self._vocab_size, self._pool)
+
+    def _index(self) -> LLTokenizer:
+        with self._making:
+            if self._made is None:
+                source = _with_plain_decoder(self._tokenizer.to_json())
+                self._made = LLTokenizer(source, n_vocab=self._vocab_size, eos_token=self._eos)
+            return self._made
+
+
+class CompiledGrammar:
+    """A structure that answers can be held to, each with a matcher of its own."""
+
+    def __init__(self, start: LLMatcher, vocab_size: int, pool: ThreadPoolExecutor) -> None:
+        self._start, self._vocab_size, self._pool = start, vocab_size, pool
+
+    def matcher(self) -> GrammarMatcher:
+        return GrammarMatcher(self._start.deep_copy(), self._vocab_size, self._pool)
+
+
+class GrammarMatcher:
+    """How far one answer has come in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, vocab_size: int, pool: ThreadPoolExecutor) -> None:
+        self._matcher, self._vocab_size, self._pool = matcher, vocab_size, pool
+        self.forced: tuple[int, ...] = ()
+        """The tokens that must come next, as far as there is one way to write them."""
+        self.complete = False
+        """Whether nothing more may come."""
+        self._mask: Future[NDArray[np.bool_]] | None = None
+        self._look_ahead()
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Which tokens may come next, bool `[vocab]`. Waits for them if they are still computed.
+
+        Raises GrammarError if the grammar has come to a limit of llguidance.
+        """
+        assert self._mask is not None
+        return self._mask.result()
+
+    def accept(self, token: int) -> None:
+        """Takes the next token. Raises GrammarError if the grammar has come to a limit of llguidance."""
+        if not self._matcher.consume_token(token):
+            raise GrammarError(f"the answer's structure could not be kept: {_line(self._matcher.get_error())}")
+        self.complete = self._matcher.is_stopped()
+        self.forced = self.forced[1:]
+        if not self.forced and not self.complete:
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        self.forced = tuple(self._matcher.compute_ff_tokens())
+        if not self.forced:
+            self._mask = self._pool.submit(self._compute)
+
+    def _compute(self) -> NDArray[np.bool_]:
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
+        if self._matcher.is_error() or not mask.any():
+            raise GrammarError(f"the answer's structure could not be kept: {_line(self._matcher.get_error())}")
+        return mask
+
+
+def _with_plain_decoder(tokenizer: str) -> str:
+    """llguidance learns from the decoder how tokens spell bytes. What transformers makes of a GGUF file has a decoder
+    for several spellings; with byte-level tokens only theirs counts."""
+    data = json.loads(tokenizer)
+    pre_tokenizer = data.get("pre_tokenizer") or {}
+    if "ByteLevel" in {each.get("type") for each in (pre_tokenizer, *pre_tokenizer.get("pretokenizers", ()))}:
+        data["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return json.dumps(data)
+
+
+def _schema(text: str) -> object:
+    try:
+        schema: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError([Fault("json_schema", f"is not JSON: {error}")]) from error
+    if not isinstance(schema, dict | bool):
+        raise RequestError([Fault("json_schema", "must be a JSON object")])
+    return schema
+
+
+def _of_schema(schema: object) -> str:
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON))
+
+
+def _fault(source: str) -> str | None:
+    wrong, messages = LLMatcher.validate_grammar_with_warnings(source)
+    return _line(messages[0]) if wrong else None
+
+
+def _line(message: str) -> str:
+    return " ".join(message.split())[:300]
+
+
+def _innermost_fault(schema: object, place: Way) -> tuple[Way, str]:
+    """Where a wrong schema is wrong: in the innermost schema of it that is wrong by itself, and why it is."""
+    definitions = {key: schema[key] for key in _DEFINITIONS if key in schema} if isinstance(schema, dict) else {}
+    for way, inner in _inner_schemas(schema):
+        alone = {**definitions, **inner} if way[0] not in _DEFINITIONS and isinstance(inner, dict) else inner
+        if _fault(_of_schema(alone)):
+            return _innermost_fault(alone, (*place, *way))
+    return place, _fault(_of_schema(schema)) or "is no JSON schema"
+
+
+def _inner_schemas(schema: object) -> Iterator[tuple[Way, object]]:
+    if not isinstance(schema, dict):
+        return
+    for key in _HOLD_SCHEMAS:
+        held = schema.get(key)
+        items = held.items() if isinstance(held, Mapping) else enumerate(held) if isinstance(held, list) else ()
+        yield from (((key, at), inner) for at, inner in items if isinstance(inner, dict))
+    for key in _HOLD_SCHEMA:
+        if isinstance(schema.get(key), dict):
+            yield (key,), schema[key]
