@@ -18,7 +18,7 @@ from .kvcache import KVCache
 from .scheduler import Decode, Scheduler, Step
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
 from .session import Logits, Session
-from .speculation import MAX_GUESS, Guesser, StepCost, best_width
+from .speculation import MAX_GUESS, Guesser, best_width
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
 
@@ -80,7 +80,6 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._clock = clock
         self._speculate = speculate
-        self._decode_cost = StepCost()
         self._scheduler = Scheduler(
             KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
             queue_limit=queue_limit,
@@ -220,13 +219,11 @@ class Engine:
         span = slots[-1] - slots[0] + 1
         guesses = self._guesses(rows, span)
         width = max(map(len, guesses))
-        started_s = self._clock()
         if width == 0:
             logits = self._session.decode(slots, [row.sequence.output[-1] for row in rows], lengths)
         else:
             tokens = [(row.sequence.output[-1], *guess) for row, guess in zip(rows, guesses, strict=True)]
             logits = self._session.verify(slots, tokens, lengths)
-        self._decode_cost.observe(span * (1 + width), self._clock() - started_s)
         ends = itertools.accumulate(1 + len(guess) for guess in guesses)
         return [
             _Ready(row.sequence, logits[end - 1 - len(guess) : end], guess)
@@ -249,7 +246,7 @@ class Engine:
             elif guesser and guesses[-1]:
                 offers.append((guesser, len(guesses[-1])))
         if offers:
-            width = max(width, best_width(offers, requests=len(rows), rows=span, cost=self._decode_cost))
+            width = max(width, best_width(offers, requests=len(rows), rows=span))
         return [guess[:width] for guess in guesses]
 
     def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:

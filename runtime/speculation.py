@@ -7,7 +7,8 @@ that were guessed: what comes out is what would have come one by one.
 
 A guess costs arithmetic, so it is as wide as pays. How often a request's guesses are right is counted also while none
 is computed, since the next token tells whether it would have been; a guess that begins is right less often than one
-that goes on from a right one. How long a step takes by how many tokens it computes is measured as it goes.
+that goes on from a right one. Nothing here looks at a clock: the same request alone takes the same steps, so that
+kernels that round by the number of tokens round it alike.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ MAX_GUESS = 15
 _MATCHES = (4, 2)  # how many of the last tokens have to have been said before: the longer match is right more often
 _TOKEN_BYTES = array("i").itemsize
 _LEARN = 0.15  # weight of the newest guess in how often they are right
-_LEARN_COST = 0.05  # weight of the newest step in what steps cost
 _SURE = 0.999
 _WORTH = 1.05  # how much more a second a step with guesses has to promise, as what it promises is an estimate
-_FIRST_SHARE = 0.25  # what a further token costs of a step with one, until it has been measured
+_TOKEN_COST = 0.18  # of a further token in a step, against a step with one
 
 
 class Guesser:
@@ -74,40 +74,7 @@ class Guesser:
         return ()
 
 
-class StepCost:
-    """How long a step takes by the number of tokens it computes: a line, fitted to the latest steps."""
-
-    def __init__(self) -> None:
-        self._weight = self._tokens = self._seconds = self._squares = self._products = 0.0
-
-    def observe(self, tokens: int, seconds: float) -> None:
-        """Takes note of a step."""
-        keep = 1 - _LEARN_COST
-        self._weight = keep * self._weight + 1
-        self._tokens = keep * self._tokens + tokens
-        self._seconds = keep * self._seconds + seconds
-        self._squares = keep * self._squares + tokens * tokens
-        self._products = keep * self._products + tokens * seconds
-
-    def of(self, tokens: int) -> float:
-        """A step's time, as a multiple of that of a step with one token."""
-        return 1 + self._share() * (tokens - 1)
-
-    def _share(self) -> float:
-        """What a further token costs of a step with one."""
-        if not self._seconds:
-            return _FIRST_SHARE
-        mean_tokens, mean_s = self._tokens / self._weight, self._seconds / self._weight
-        variance = self._squares / self._weight - mean_tokens**2
-        covariance = self._products / self._weight - mean_tokens * mean_s
-        # The first share decides as long as the steps hardly differ in their tokens.
-        first_slope = mean_s * _FIRST_SHARE / (1 + _FIRST_SHARE * (mean_tokens - 1))
-        slope = (covariance + first_slope) / (variance + 1)
-        one = mean_s - slope * (mean_tokens - 1)
-        return min(max(slope / one, 0.0), 1.0) if one > 0 else 1.0
-
-
-def best_width(offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: int, cost: StepCost) -> int:
+def best_width(offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: int) -> int:
     """How many guessed tokens a step should compute for each request to yield the most tokens in its time.
 
     Args:
@@ -118,7 +85,7 @@ def best_width(offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: in
 
     def tokens_per_time(width: int) -> float:
         expected = sum(guesser.expected(min(width, useful)) for guesser, useful in offers)
-        return (requests - len(offers) + expected) / cost.of(rows * (1 + width))
+        return (requests - len(offers) + expected) / (1 + _TOKEN_COST * (rows * (1 + width) - 1))
 
     best = max(range(1 + max(useful for _, useful in offers)), key=tokens_per_time)
     return best if tokens_per_time(best) > _WORTH * tokens_per_time(0) else 0

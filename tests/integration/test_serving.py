@@ -95,6 +95,14 @@ def test_a_conversation_goes_on_from_its_last_turn(float_daemon: Daemon) -> None
             assert after.finished.cached_prompt_tokens >= before.finished.prompt_tokens
 
 
+def test_a_lone_request_says_the_same_twice(int4_daemon: Daemon) -> None:
+    """Greedy or with a seed, also where much of the answer is guessed."""
+    prompt = [("user", "Repeat this: the red valve opens first, the blue valve second, and the green valve third.")]
+    with Client(int4_daemon.target, scope=b"") as client:
+        for options in (Options(temperature=0.0, max_tokens=64), Options(temperature=0.5, seed=3, max_tokens=64)):
+            assert len({client.chat(prompt, options=options).token_ids for _ in range(3)}) == 1
+
+
 def test_two_hundred_requests_later_memory_is_where_it_was(int4_daemon: Daemon) -> None:
     """Requests of all lengths, a quarter of them cancelled: within 5 MB of before, and every slot is free. What clients
     whose turns share leave behind is what the daemon says is warm, and the rest of its last pages."""

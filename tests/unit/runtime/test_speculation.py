@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.speculation import MAX_GUESS, Guesser, StepCost, best_width
+from runtime.speculation import MAX_GUESS, Guesser, best_width
 
 tokens = st.lists(st.integers(0, 3) | st.sampled_from([256, 65_536, 2**31 - 1]), max_size=60)
 
@@ -43,24 +42,6 @@ def test_how_often_guesses_are_right_is_learnt_from_all_of_them() -> None:
     assert wrong.expected(3) == once
 
 
-@given(st.floats(1e-4, 1.0), st.floats(0.0, 0.9))
-def test_a_cost_that_is_a_line_is_found(one_s: float, share: float) -> None:
-    cost = StepCost()
-    for _ in range(60):
-        for count in (1, 4, 16):
-            cost.observe(count, one_s * (1 + share * (count - 1)))
-    assert cost.of(1) == 1
-    assert cost.of(9) == pytest.approx(1 + 8 * share, abs=0.35)
-
-
-def test_until_steps_differ_a_further_token_costs_what_it_does_elsewhere() -> None:
-    cost = StepCost()
-    assert cost.of(5) == 2
-    for _ in range(50):
-        cost.observe(1, 0.020)
-    assert cost.of(5) == pytest.approx(2, rel=0.01)
-
-
 def guesser_after(right: int, wrong: int) -> Guesser:
     """One that has a guess, after so many that were right, then so many that were wrong."""
     guesser = Guesser([1, 2, 3, 4, 1, 2])
@@ -79,14 +60,11 @@ def guesser_after(right: int, wrong: int) -> Guesser:
     st.integers(0, 3),
 )
 def test_a_width_is_within_the_guesses(histories: list[tuple[int, int, int]], plain: int, holes: int) -> None:
-    """It is zero where none is likely, and all of them where they were always right and a token costs little."""
+    """It is zero where none is likely; of one request whose guesses were always right it is most of them."""
     requests = len(histories) + plain
     offers = [(guesser_after(right, wrong), useful) for right, wrong, useful in histories]
     longest = max(useful for _, useful in offers)
-    assert 0 <= best_width(offers, requests=requests, rows=requests + holes, cost=StepCost()) <= longest
+    assert 0 <= best_width(offers, requests=requests, rows=requests + holes) <= longest
     hopeless = [(guesser_after(0, 30), useful) for _, useful in offers]
-    assert best_width(hopeless, requests=requests, rows=requests + holes, cost=StepCost()) == 0
-    sure, cheap = [(guesser_after(60, 0), longest) for _ in offers], StepCost()
-    for count in (1, 4, 16) * 30:
-        cheap.observe(count, 1 + count * 1e-3)
-    assert best_width(sure, requests=len(sure), rows=len(sure), cost=cheap) == longest
+    assert best_width(hopeless, requests=requests, rows=requests + holes) == 0
+    assert best_width([(guesser_after(60, 0), longest)], requests=1, rows=1) == longest
