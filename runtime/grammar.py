@@ -51,9 +51,10 @@ class Grammars:
         if len(text.encode()) > MAX_STRUCTURE_BYTES:
             raise RequestError([Fault(kind, f"must be at most {MAX_STRUCTURE_BYTES} bytes")])
         if kind == "json_schema":
-            source = _of_schema(_schema(text))
+            schema = _schema(text)
+            source = _of_schema(schema)
             if _fault(source):
-                place, reason = _innermost_fault(_schema(text), ())
+                place, reason = _innermost_fault(schema, ())
                 path = "".join(f"[{json.dumps(each)}]" for each in place)
                 raise RequestError([Fault(f"json_schema{path}", reason)])
         else:
@@ -146,7 +147,10 @@ def _schema(text: str) -> object:
 
 
 def _of_schema(schema: object) -> str:
-    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON))
+    try:
+        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON))
+    except (ValueError, RecursionError) as error:  # llguidance reads at most 127 levels
+        raise RequestError([Fault("json_schema", f"is nested too deep: {error}")]) from error
 
 
 def _fault(source: str) -> str | None:

@@ -113,6 +113,8 @@ def test_max_tokens_cuts_an_answer_short() -> None:
     [
         ("json_schema", "{", "json_schema: is not JSON"),
         ("json_schema", "[1]", "json_schema: must be a JSON object"),
+        ("json_schema", '{"items": ' * 200 + "{}" + "}" * 200, "json_schema: is nested too deep"),
+        ("json_schema", '{"items": ' * 900 + "{}" + "}" * 900, "json_schema: is nested too deep"),
         ("json_schema", '{"type": "objekt"}', "json_schema: Invalid type: objekt"),
         (
             "json_schema",
