@@ -110,15 +110,21 @@ def measure(
     return statistics.median(speeds[False]), statistics.median(speeds[True]), ratio, statistics.mean(same)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def begin(description: str | None, *, rounds: int, slots: int) -> tuple[argparse.Namespace, Package, OrtSession]:
+    """The command line's options, the package that they name, and a session of it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, help="a package to measure; default: the reference checkpoint, INT8")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     package = Package.open(options.package or reference_package())
+    session = OrtSession(package.serving_graph, slots=slots, context_tokens=1024, threads=options.threads)
+    return options, package, session
+
+
+def main() -> None:
+    options, package, session = begin(__doc__, rounds=5, slots=4)
     tokenizer = Tokenizer.from_file(package.tokenizer_file)
-    session = OrtSession(package.serving_graph, slots=4, context_tokens=1024, threads=options.threads)
     eos = frozenset(package.build.model.eos_token_ids)
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")
     print("| task | streams | tokens/s | with guesses | ratio | same answers |")

@@ -5,28 +5,21 @@
 
 Answers of one session, interleaved, each case in turn the first: free text; JSON in which most is forced (fixed keys);
 JSON in which little is (one free string). Medians over the rounds of tokens/s after the first token and of tokens a
-step; and the time of
-llguidance's index of the vocabulary, which the first request waits for.
+step; and the time of llguidance's index of the vocabulary, which the first request waits for.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 from decode import machine
-from speculation import prompts, reference_package
+from speculation import begin, prompts
 
 from runtime.engine import Engine
 from runtime.grammar import CompiledGrammar, Grammars
-from runtime.package import Package
 from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
-from runtime.session import OrtSession
 from runtime.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 96
@@ -49,10 +42,9 @@ FREE = {
 }
 
 
-def answer(make: Callable[[], Engine], request: Request) -> tuple[float, float]:
+def answer(engine: Engine, request: Request) -> tuple[float, float]:
     """Tokens/s after the first, and tokens a decode step."""
-    engine, events = make(), []
-    seen: list[Event] = events
+    seen: list[Event] = []
     engine.submit(request, seen.append)
     while not engine.idle:
         engine.step()
@@ -63,14 +55,8 @@ def answer(make: Callable[[], Engine], request: Request) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", type=Path, help="a package to measure; default: the reference checkpoint, INT8")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    package = Package.open(options.package or reference_package())
+    options, package, session = begin(__doc__, rounds=8, slots=1)
     tokenizer = Tokenizer.from_file(package.tokenizer_file)
-    session = OrtSession(package.serving_graph, slots=1, context_tokens=1024, threads=options.threads)
     eos = frozenset(package.build.model.eos_token_ids)
     grammars = Grammars(tokenizer, session.spec.vocab_size, eos)
     start_s = time.perf_counter()
@@ -78,24 +64,21 @@ def main() -> None:
     cases["JSON, most of it forced"] = grammars.compile("json_schema", json.dumps(FIXED))
     index_s = time.perf_counter() - start_s
     cases["JSON, one free string"] = grammars.compile("json_schema", json.dumps(FREE))
-
-    def make() -> Engine:
-        return Engine(
-            session,
-            tokenizer,
-            eos_token_ids=eos,
-            queue_limit=1,
-            prefill_chunk_tokens=64,
-            kv_budget_tokens=1024,
-            speculate=False,
-        )
-
+    engine = Engine(
+        session,
+        tokenizer,
+        eos_token_ids=eos,
+        queue_limit=1,
+        prefill_chunk_tokens=64,
+        kv_budget_tokens=1024,
+        speculate=False,
+    )
     [prompt] = prompts(package, tokenizer, [TASK])
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for number in range(options.rounds + 1):
         for name in (*cases,) if number % 2 else (*reversed(cases),):
             sampling = SamplingParams(temperature=0.7, seed=number)
-            took = answer(make, Request(prompt, ANSWER_TOKENS, sampling, ignore_eos=True, grammar=cases[name]))
+            took = answer(engine, Request(prompt, ANSWER_TOKENS, sampling, ignore_eos=True, grammar=cases[name]))
             if number:  # the first is to warm up
                 seen[name].append(took)
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")

@@ -45,9 +45,12 @@ class Completion:
     def pick(self, logits: Logits) -> Pick:
         """Samples from float32 `[vocab]`, which may be changed in place, or takes the token that is forced."""
         top = self._request.top_logprobs
-        asked = () if top is None else (logits.copy(),)
-        token = self._next(logits)
-        told = tuple(logprobs(each, token, top or 0) for each in asked)
+        told: tuple[TokenLogprobs, ...] = ()
+        if top is None:
+            token = self._next(logits)
+        else:
+            token = self._next(logits.copy())
+            told = (logprobs(logits, token, top),)
         return Pick(token, told, self._matcher is not None and self._matcher.complete)
 
     def _next(self, logits: Logits) -> int:

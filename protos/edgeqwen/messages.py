@@ -113,6 +113,8 @@ def build_request(
         raise ValueError("give exactly one of messages, prompt and token_ids")
     options = options or Options()
     structure = _structure(options)
+    if len(structure) > 1:
+        raise ValueError("give at most one of json_schema, regex and grammar")
     turns = None if messages is None else list(messages)
     _require_sendable(turns or (), prompt or "", token_ids or (), options)
     request = pb.GenerateRequest(
@@ -145,19 +147,14 @@ def build_request(
 
 
 def _structure(options: Options) -> dict[str, str]:
-    """The field of `structure` that is given. Raises ValueError if several are, InvalidRequest for what is no text."""
+    """The fields of `structure` that are given."""
     schema = options.json_schema
     given = {
         "json_schema": schema if schema is None or isinstance(schema, str) else json.dumps(schema),
         "regex": options.regex,
         "grammar": options.grammar,
     }
-    found = {kind: text for kind, text in given.items() if text is not None}
-    if len(found) > 1:
-        raise ValueError("give at most one of json_schema, regex and grammar")
-    if faults := tuple(fault for kind, text in found.items() for fault in _text_fault(kind, text)):
-        raise InvalidRequest("; ".join(f"{field}: {reason}" for field, reason in faults), faults)
-    return found
+    return {kind: text for kind, text in given.items() if text is not None}
 
 
 def build_tokenize_request(
@@ -195,6 +192,8 @@ def _unsendable(
     for at, (role, content) in enumerate(turns):
         yield from _text_fault(f"chat.messages[{at}].content", content)
         yield from _text_fault(f"chat.messages[{at}].role", role)
+    for kind, text in _structure(options).items():
+        yield from _text_fault(kind, text)
     yield from _number_fault("max_tokens", options.max_tokens, bits=32)
     yield from _text_fault("prompt", prompt)
     for token in options.logit_bias:
