@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from edgeqwen.v1 import generation_pb2 as pb
 
-from .chat import ChatMessage, ChatTemplate
+from .chat import ChatTemplate
 from .config import SharePrefix
+from .conversations import ConversationReader, Wish
 from .errors import Fault, RequestError
 from .grammar import Grammars
 from .package import SamplingDefaults
-from .sequence import Grammar, Request, SamplingParams
+from .sequence import Request, SamplingParams
+from .structure import Grammar
 from .tokenizer import Tokenizer
+from .turn import TurnForm
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_TOP_LOGPROBS = 20
+MAX_SAMPLES = 16
+MAX_BATCH = 1024
 MAX_BIASED_TOKENS = 1024
 MAX_BIAS = 100.0
 # What replies may hold, well below the 4 MiB that clients accept: an id takes three bytes at most.
 MAX_LISTED_TOKENS = 1 << 20
 MAX_JOINED_TOKENS = 1 << 17
+MAX_TOLD_LOGPROBS = 1 << 17
 MAX_JOINED_BYTES = 3 << 20
 SCOPE_BYTES = range(16, 65)
 SHARED_SCOPE = b""
@@ -60,20 +68,22 @@ class RequestReader:
         if message.cache_scope and len(message.cache_scope) not in SCOPE_BYTES:
             wanted = f"{SCOPE_BYTES.start} to {SCOPE_BYTES.stop - 1} bytes"
             faults.append(_range("cache_scope", wanted, len(message.cache_scope)))
+        if message.HasField("n") and not 1 <= message.n <= MAX_SAMPLES:
+            faults.append(_range("n", f"1 to {MAX_SAMPLES}", message.n))
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
         prompt: list[int] = []
-        grammar = None
-        try:
-            prompt = self._prompt(message)
-        except RequestError as error:
-            faults += error.faults
-        else:
-            faults += self._length_faults(prompt)
+        grammar, turn = None, TurnForm()
         try:
             grammar = self._grammar(message)
         except RequestError as error:
             faults += error.faults
+        try:
+            prompt, turn = self._prompt(message, grammar)
+        except RequestError as error:
+            faults += error.faults
+        else:
+            faults += self._length_faults(prompt)
         if faults:
             raise RequestError(faults)
         return Request(
@@ -83,13 +93,48 @@ class RequestReader:
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
-            grammar=grammar,
+            turn=turn,
             scope=self._scope(message),
         )
 
+    def samples(self, message: pb.GenerateRequest) -> tuple[Request, ...]:
+        """The `n` requests of one message, which share a scope of their own if it names none. Raises as `read` does."""
+        request, count = self.read(message), message.n if message.HasField("n") else 1
+        if count == 1:
+            return (request,)
+        scope = secrets.token_bytes(SCOPE_BYTES.start) if request.scope is None else request.scope
+        return tuple(replace(request, scope=scope, sampling=_sample(request.sampling, at)) for at in range(count))
+
+    def batch(self, message: pb.GenerateBatchRequest) -> list[tuple[int, int, Request]]:
+        """The requests of a batch: for each completion the place of its request, its own, and what to compute.
+
+        Raises RequestError with the faults of all.
+        """
+        asked: list[tuple[int, int, Request]] = []
+        faults: list[Fault] = []
+        for place, each in enumerate(message.requests):
+            path = f"requests[{place}]"
+            try:
+                samples = self.samples(each)
+            except RequestError as error:
+                faults += [Fault(f"{path}.{fault.path}", fault.message) for fault in error.faults]
+                continue
+            asked += [(place, index, request) for index, request in enumerate(samples)]
+            if each.HasField("top_logprobs") and (1 + each.top_logprobs) * samples[0].max_tokens > MAX_TOLD_LOGPROBS:
+                faults.append(
+                    Fault(f"{path}.top_logprobs", "are too many for one reply: lower max_tokens, or Generate")
+                )
+        if not message.requests:
+            faults.append(Fault("requests", "must hold at least one"))
+        if len(asked) > MAX_BATCH:
+            faults.append(Fault("requests", f"must make at most {MAX_BATCH} completions (got {len(asked)})"))
+        if faults:
+            raise RequestError(faults)
+        return asked
+
     def tokens(self, message: pb.TokenizeRequest) -> list[int]:
         """The tokens of a conversation or a text. Raises RequestError, also for more than a reply can list."""
-        ids = self._prompt(message)
+        ids, _ = self._prompt(message)
         if len(ids) > MAX_LISTED_TOKENS and not message.count_only:
             raise RequestError(
                 [Fault("input", f"has {len(ids)} tokens, too many to list: set count_only, or split it")]
@@ -105,20 +150,26 @@ class RequestReader:
             raise RequestError([Fault("token_ids", "make a text too long for one reply: send fewer")])
         return text
 
-    def _prompt(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> list[int]:
+    def _prompt(
+        self, message: pb.GenerateRequest | pb.TokenizeRequest, grammar: Grammar | None = None
+    ) -> tuple[list[int], TurnForm]:
+        """Its tokens, and what the answer may consist of."""
         kind = message.WhichOneof("input")
         if kind == "chat":
-            if self.template is None:
-                raise RequestError([Fault("chat", "this model has no chat template; send a raw prompt")])
-            messages = [ChatMessage(each.role, each.content) for each in message.chat.messages]
-            return self.tokenizer.encode(self.template.render(messages))
+            return self._conversations.read(message.chat, _wish(message, grammar))
+        if faults := _chat_only_faults(message):
+            raise RequestError(faults)
         if kind == "prompt":
-            return self.tokenizer.encode(message.prompt)
+            return self.tokenizer.encode(message.prompt), TurnForm(answer=grammar)
         if isinstance(message, pb.TokenizeRequest):
             raise RequestError([Fault("input", "is required: set chat or prompt")])
         if kind == "token_ids":
-            return self._known("token_ids.ids", message.token_ids.ids)
+            return self._known("token_ids.ids", message.token_ids.ids), TurnForm(answer=grammar)
         raise RequestError([Fault("input", "is required: set chat, prompt or token_ids")])
+
+    @cached_property
+    def _conversations(self) -> ConversationReader:
+        return ConversationReader(self.tokenizer, self.template, self.grammars)
 
     def _grammar(self, message: pb.GenerateRequest) -> Grammar | None:
         kind = message.WhichOneof("structure")
@@ -194,6 +245,24 @@ class RequestReader:
             logit_bias=tuple(sorted(sampling.logit_bias.items())),
             seed=sampling.seed if sampling.HasField("seed") else None,
         )
+
+
+def _sample(sampling: SamplingParams, index: int) -> SamplingParams:
+    seed = None if sampling.seed is None else (sampling.seed + index) % (1 << 64)
+    return replace(sampling, seed=seed)
+
+
+def _wish(message: pb.GenerateRequest | pb.TokenizeRequest, grammar: Grammar | None) -> Wish:
+    if isinstance(message, pb.TokenizeRequest):
+        return Wish()
+    budget = message.thinking_budget_tokens if message.HasField("thinking_budget_tokens") else None
+    return Wish(grammar, message.require_tool_call, budget)
+
+
+def _chat_only_faults(message: pb.GenerateRequest | pb.TokenizeRequest) -> list[Fault]:
+    wish = _wish(message, None)
+    given = {"require_tool_call": wish.must_call, "thinking_budget_tokens": wish.reasoning_tokens is not None}
+    return [Fault(field, "is only for a chat: a prompt is continued as it is") for field, set_ in given.items() if set_]
 
 
 def _stop_faults(message: pb.GenerateRequest) -> list[Fault]:

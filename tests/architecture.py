@@ -15,12 +15,17 @@ LAYERS = {
     "runtime": (
         "daemon",
         "service health telemetry",
+        "replies",
         "requests",
+        "conversations",
         "engine grammar",
         "completion",
+        "turn_text",
         "scheduler session sampler tokenizer stop chat",
         "kvcache",
         "sequence stats speculation",
+        "turn",
+        "structure",
         "config",
         "package",
         "profile",
@@ -41,7 +46,7 @@ LAYERS = {
         "progress",
         "olive_environment",
     ),
-    "edgeqwen": ("cli", "client", "messages", "errors"),
+    "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
@@ -50,6 +55,8 @@ ACROSS = {
     "toolchain.calibrate": ("runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.evaluate": ("runtime.session",),
     "toolchain.kvscales": ("runtime.session",),
+    "runtime.conversations": ("edgeqwen.v1",),
+    "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
@@ -59,10 +66,10 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.daemon toolchain.cli edgeqwen.cli",
+    "click": "runtime.daemon toolchain.cli edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.service edgeqwen.cli",
-    "google.rpc": "runtime.service edgeqwen.errors",
+    "google.protobuf": "runtime.replies edgeqwen.cli",
+    "google.rpc": "runtime.replies runtime.service edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
@@ -70,7 +77,8 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.grammar runtime.sampler runtime.sequence runtime.session toolchain.evaluate toolchain.kvscales",
+    "numpy": "runtime.completion runtime.grammar runtime.sampler runtime.session runtime.structure runtime.turn"
+    " toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
     "onnx": "toolchain.build toolchain.surgery",
     "onnxruntime": "runtime.session",
@@ -86,7 +94,7 @@ DOORS = {
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
 PURE = frozenset(
-    {"runtime.errors", "runtime.sequence", "runtime.kvcache"}
+    {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation"}
 )
 PURE_MAY_IMPORT = frozenset(

@@ -68,12 +68,18 @@ class FakeEngine:
     cancelled: asyncio.Queue[Sequence] = field(default_factory=asyncio.Queue)
     ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
 
+    def check(self, request: Request) -> None:
+        pass
+
     def submit(self, request: Request, sink: Sink) -> Sequence:
         if self.refuse is not None:
             raise self.refuse
         sequence = Sequence(self.ids(), request)
         self.submitted.put_nowait((sequence, sink))
         return sequence
+
+    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
+        return [self.submit(request, sink) for request, sink in asked]
 
     def cancel(self, sequence: Sequence) -> None:
         self.cancelled.put_nowait(sequence)

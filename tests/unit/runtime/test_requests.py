@@ -72,7 +72,7 @@ def biased(bias: dict[int, float]) -> pb.GenerateRequest:
         (chat(), "chat.messages: must hold at least one message"),
         (
             chat(("user", "a"), ("boss", "b")),
-            "chat.messages[1].role: must be one of system, user, assistant (got 'boss')",
+            "chat.messages[1].role: must be one of system, user, assistant, tool (got 'boss')",
         ),
         (pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5, 256])), "token_ids.ids[1]: must be below 256 (got 256)"),
         (
