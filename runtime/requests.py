@@ -83,7 +83,7 @@ class RequestReader:
         except RequestError as error:
             faults += error.faults
         else:
-            faults += self._length_faults(prompt)
+            faults += self._length_faults(prompt, message.max_tokens)
         if faults:
             raise RequestError(faults)
         return Request(
@@ -182,12 +182,16 @@ class RequestReader:
             raise RequestError([_range(f"{path}[{bad}]", f"below {self.vocab_size}", ids[bad])])
         return ids
 
-    def _length_faults(self, prompt: list[int]) -> list[Fault]:
+    def _length_faults(self, prompt: list[int], max_tokens: int) -> list[Fault]:
         if not prompt:
             return [Fault("input", "must hold at least one token")]
         room = self.context_tokens - 1
         if len(prompt) > room:
             return [Fault("input", f"has {len(prompt)} tokens; at most {room} leave room for an answer: shorten it")]
+        most = self.context_tokens - len(prompt)
+        if most < max_tokens <= self.context_tokens:
+            limit = f"at most {most}: the prompt's {len(prompt)} tokens and the answer share {self.context_tokens}"
+            return [_range("max_tokens", limit, max_tokens)]
         return []
 
     def _sampling_faults(self, sampling: pb.Sampling) -> list[Fault]:

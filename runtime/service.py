@@ -17,7 +17,7 @@ from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
 from .engine import Engine
-from .errors import EdgeQwenError, Fault, QueueFull, RequestError
+from .errors import EdgeQwenError, QueueFull
 from .replies import code_of, delta_message, finished_message, loggable, status_of
 from .requests import RequestReader
 from .sequence import Delta, Event, Failed, Finished, Request, Sequence
@@ -80,7 +80,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
     ) -> AsyncIterator[pb.GenerateBatchResponse]:
         self._opened(context)
         try:
-            asked = await asyncio.to_thread(self._read_batch, request)
+            asked = await asyncio.to_thread(self._reader.batch, request)
         except EdgeQwenError as error:
             await self._refuse(context, error)
         log = self._log.bind(batch=len(asked))
@@ -114,19 +114,6 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
             return pb.DetokenizeResponse(text=await asyncio.to_thread(self._reader.text, request))
         except EdgeQwenError as error:
             await _abort(context, error)
-
-    def _read_batch(self, message: pb.GenerateBatchRequest) -> list[tuple[int, int, Request]]:
-        """Raises RequestError also for one that can never fit."""
-        asked = self._reader.batch(message)
-        faults: list[Fault] = []
-        for place, _, request in asked:
-            try:
-                self._engine.check(request)
-            except RequestError as error:
-                faults += [Fault(f"requests[{place}].{fault.path}", fault.message) for fault in error.faults]
-        if faults:
-            raise RequestError(set(faults))
-        return asked
 
     async def _refuse(self, context: Context, error: EdgeQwenError) -> NoReturn:
         self._log.info("refused", reason=type(error).__name__, detail=loggable(error))

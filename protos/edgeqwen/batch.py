@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -123,7 +124,7 @@ class _Progress:
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
         self._began_s = self._told_s = time.monotonic()
-        self._shown = click.get_text_stream("stderr").isatty() and not click.get_text_stream("stdout").isatty()
+        self._shown = sys.stderr.isatty() and not sys.stdout.isatty()
 
     def one_more(self) -> None:
         self._done += 1

@@ -183,7 +183,6 @@ def _turn(
 @main.command()
 @click.argument("prompt", required=False)
 @click.option("--token-ids", help="Token ids instead of text, such as 1,2,3.")
-@click.option("--ignore-eos", is_flag=True, help="Go on through end-of-text tokens.")
 @generation_options
 @click.pass_obj
 def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags: Any) -> None:

@@ -68,9 +68,6 @@ class FakeEngine:
     cancelled: asyncio.Queue[Sequence] = field(default_factory=asyncio.Queue)
     ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
 
-    def check(self, request: Request) -> None:
-        pass
-
     def submit(self, request: Request, sink: Sink) -> Sequence:
         if self.refuse is not None:
             raise self.refuse
