@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from edgeqwen.v1 import generation_pb2 as pb
 
 from .chat import ChatMessage, ChatTemplate, Tool
 from .errors import Fault, RequestError
 from .grammar import Grammars, read_schema
+from .package import SamplingDefaults
+from .presets import Preset, Presets
 from .sequence import ToolCall
 from .structure import Grammar
 from .tokenizer import Tokenizer
@@ -22,6 +24,7 @@ _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _THINK = ("<think>", "</think>")
 _CALL = ("<tool_call>", "</tool_call>")
 _THINKING = {pb.THINKING_ON: True, pb.THINKING_OFF: False}
+_PRESET_THINKING = {"auto": None, "on": True, "off": False}
 
 
 @dataclass(frozen=True)
@@ -39,41 +42,78 @@ class Wish:
         return self.answer is not None or self.must_call
 
 
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt, what the turn that follows it may consist of, and the sampling that goes with it, if there is one."""
+
+    prompt: list[int]
+    turn: TurnForm = field(default_factory=TurnForm)
+    sampling: SamplingDefaults | None = None
+
+
 class ConversationReader:
     """Reads conversations for one model.
 
     Args:
         template: None if the package has none; conversations are refused then.
         grammars: compiles what calls must look like.
+        presets: the package's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, grammars: Grammars) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, grammars: Grammars, presets: Presets
+    ) -> None:
         self._tokenizer, self._template, self._grammars = tokenizer, template, grammars
+        self._presets = presets
         self._think, self._call = self._marks(_THINK), self._marks(_CALL)
 
-    def read(self, chat: pb.Chat, wish: Wish) -> tuple[list[int], TurnForm]:
-        """The prompt's tokens, and what the turn that follows it may consist of. Raises RequestError."""
+    def read(self, chat: pb.Chat, wish: Wish) -> Conversation:
+        """Raises RequestError."""
         template = self._template
         if template is None:
             raise RequestError([Fault("chat", "this model has no chat template; send a raw prompt")])
+        preset = self._preset(chat)
         tools = self._tools(chat, template)
         faults = self._wish_faults(tools, wish)
-        thinking = _THINKING.get(chat.thinking)
-        if thinking and not (self._think and template.has_thinking):
-            thinking = None  # it may still do so by itself
-        elif thinking is None and wish.held and template.has_thinking:
-            thinking = False
-        text = template.render(list(map(_message, chat.messages)), tools=tools, thinking=thinking)
+        messages = list(map(_message, chat.messages))
+        if preset:
+            messages = _instructed(messages, preset.instructions(chat.preset_values))
+        thinking = self._thinking(chat, preset, wish, template)
+        text = template.render(messages, tools=tools, thinking=thinking)
         opened = self._think is not None and text.rstrip().endswith(_THINK[0])
-        if chat.thinking == pb.THINKING_ON and not opened:
-            if thinking is None:
-                faults.append(Fault("chat.thinking", "this model does not reason: leave it, or set THINKING_OFF"))
+        if thinking and not opened:
             text, opened = f"{text}{_THINK[0]}\n", True
+        if chat.thinking == pb.THINKING_ON and not opened:
+            faults.append(Fault("chat.thinking", "this model does not reason: leave it, or set THINKING_OFF"))
         if chat.thinking == pb.THINKING_OFF and opened:
             faults.append(Fault("chat.thinking", "this model always reasons: bound it with thinking_budget_tokens"))
         if faults:
             raise RequestError(faults)
-        return self._tokenizer.encode(text), self._form(tools, wish, opened=opened)
+        form = self._form(tools, wish, opened=opened)
+        return Conversation(self._tokenizer.encode(text), form, preset.sampling if preset else None)
+
+    def _thinking(self, chat: pb.Chat, preset: Preset | None, wish: Wish, template: ChatTemplate) -> bool | None:
+        """Whether the template is told to have the model reason; None leaves it to the template."""
+        if not (template.has_thinking and self._think):
+            return None
+        thinking = _THINKING.get(chat.thinking)
+        if thinking is None and wish.held:
+            return False
+        if thinking is None and preset:
+            return _PRESET_THINKING[preset.thinking]
+        return thinking
+
+    def _preset(self, chat: pb.Chat) -> Preset | None:
+        if not chat.preset:
+            if chat.preset_values:
+                raise RequestError([Fault("chat.preset_values", "need chat.preset")])
+            return None
+        if chat.preset not in self._presets:
+            have = ", ".join(sorted(self._presets)) or "none"
+            raise RequestError(
+                [Fault("chat.preset", f"must be one of this package's: {have} (got {chat.preset[:40]!r})")]
+            )
+        return self._presets[chat.preset]
 
     def _form(self, tools: list[Tool], wish: Wish, *, opened: bool) -> TurnForm:
         if self._think is None and not tools:
@@ -145,6 +185,13 @@ def _name_faults(tools: Iterable[pb.Tool]) -> Iterable[Fault]:
         elif tool.name in names:
             yield Fault(f"chat.tools[{at}].name", f"must differ from the others ({tool.name} is there twice)")
         names.add(tool.name)
+
+
+def _instructed(messages: list[ChatMessage], instructions: str) -> list[ChatMessage]:
+    """With the instructions first, in the system message if there is one."""
+    if messages and messages[0].role == "system":
+        return [replace(messages[0], content=f"{instructions}\n\n{messages[0].content}"), *messages[1:]]
+    return [ChatMessage("system", instructions), *messages]
 
 
 def _message(message: pb.Message) -> ChatMessage:

@@ -176,6 +176,7 @@ class Daemon:
         from .grammar import Grammars
         from .health import Health
         from .package import Package
+        from .presets import read_presets
         from .requests import RequestReader
         from .service import GenerationService
         from .telemetry import TelemetryService
@@ -189,8 +190,9 @@ class Daemon:
         engine = _load_engine(build, session, tokenizer, config)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
+        presets = read_presets(package.root)
         limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix)
-        reader = RequestReader(tokenizer, template, build.sampling, *limits)
+        reader = RequestReader(tokenizer, template, build.sampling, *limits, presets)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,
@@ -200,6 +202,10 @@ class Daemon:
             context_tokens=engine.context_tokens,
             weights_bytes=build.memory.weights_bytes,
             build_digest=package.build_digest,
+            presets=[
+                telemetry_pb2.PresetInfo(name=name, description=preset.description, values=preset.values)
+                for name, preset in sorted(presets.items())
+            ],
         )
         server, health = _make_server(config), Health()
         generation = GenerationService(engine, reader, build.name)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from edgeqwen.v1 import generation_pb2 as pb
 
 from .chat import ChatTemplate
 from .config import SharePrefix
-from .conversations import ConversationReader, Wish
+from .conversations import Conversation, ConversationReader, Wish
 from .errors import Fault, RequestError
 from .grammar import Grammars
 from .package import SamplingDefaults
+from .presets import Presets
 from .sequence import Request, SamplingParams
 from .structure import Grammar
 from .tokenizer import Tokenizer
@@ -48,6 +49,7 @@ class RequestReader:
         context_tokens: the most tokens of a prompt and its answer together.
         grammars: compiles what answers must look like.
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
+        presets: what conversations may name.
     """
 
     tokenizer: Tokenizer
@@ -57,6 +59,7 @@ class RequestReader:
     context_tokens: int
     grammars: Grammars
     share_prefix: SharePrefix = "client"
+    presets: Presets = field(default_factory=dict)
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """Raises RequestError with every fault that can be seen without the model."""
@@ -72,28 +75,27 @@ class RequestReader:
             faults.append(_range("n", f"1 to {MAX_SAMPLES}", message.n))
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
-        prompt: list[int] = []
-        grammar, turn = None, TurnForm()
+        asked, grammar = Conversation([]), None
         try:
             grammar = self._grammar(message)
         except RequestError as error:
             faults += error.faults
         try:
-            prompt, turn = self._prompt(message, grammar)
+            asked = self._conversation(message, grammar)
         except RequestError as error:
             faults += error.faults
         else:
-            faults += self._length_faults(prompt, message.max_tokens)
+            faults += self._length_faults(asked.prompt, message.max_tokens)
         if faults:
             raise RequestError(faults)
         return Request(
-            prompt=tuple(prompt),
-            max_tokens=message.max_tokens or self.context_tokens - len(prompt),
-            sampling=self._sampling(message.sampling),
+            prompt=tuple(asked.prompt),
+            max_tokens=message.max_tokens or self.context_tokens - len(asked.prompt),
+            sampling=_sampling(message.sampling, asked.sampling or self.defaults),
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
-            turn=turn,
+            turn=asked.turn,
             scope=self._scope(message),
         )
 
@@ -134,7 +136,7 @@ class RequestReader:
 
     def tokens(self, message: pb.TokenizeRequest) -> list[int]:
         """The tokens of a conversation or a text. Raises RequestError, also for more than a reply can list."""
-        ids, _ = self._prompt(message)
+        ids = self._conversation(message).prompt
         if len(ids) > MAX_LISTED_TOKENS and not message.count_only:
             raise RequestError(
                 [Fault("input", f"has {len(ids)} tokens, too many to list: set count_only, or split it")]
@@ -150,26 +152,25 @@ class RequestReader:
             raise RequestError([Fault("token_ids", "make a text too long for one reply: send fewer")])
         return text
 
-    def _prompt(
+    def _conversation(
         self, message: pb.GenerateRequest | pb.TokenizeRequest, grammar: Grammar | None = None
-    ) -> tuple[list[int], TurnForm]:
-        """Its tokens, and what the answer may consist of."""
+    ) -> Conversation:
         kind = message.WhichOneof("input")
         if kind == "chat":
             return self._conversations.read(message.chat, _wish(message, grammar))
         if faults := _chat_only_faults(message):
             raise RequestError(faults)
         if kind == "prompt":
-            return self.tokenizer.encode(message.prompt), TurnForm(answer=grammar)
+            return Conversation(self.tokenizer.encode(message.prompt), TurnForm(answer=grammar))
         if isinstance(message, pb.TokenizeRequest):
             raise RequestError([Fault("input", "is required: set chat or prompt")])
         if kind == "token_ids":
-            return self._known("token_ids.ids", message.token_ids.ids), TurnForm(answer=grammar)
+            return Conversation(self._known("token_ids.ids", message.token_ids.ids), TurnForm(answer=grammar))
         raise RequestError([Fault("input", "is required: set chat, prompt or token_ids")])
 
     @cached_property
     def _conversations(self) -> ConversationReader:
-        return ConversationReader(self.tokenizer, self.template, self.grammars)
+        return ConversationReader(self.tokenizer, self.template, self.grammars, self.presets)
 
     def _grammar(self, message: pb.GenerateRequest) -> Grammar | None:
         kind = message.WhichOneof("structure")
@@ -231,24 +232,25 @@ class RequestReader:
             return SHARED_SCOPE
         return (message.cache_scope or None) if self.share_prefix == "client" else None
 
-    def _sampling(self, sampling: pb.Sampling) -> SamplingParams:
-        defaults = self.defaults
 
-        def pick(name: str, default: float) -> float:
-            value: float = getattr(sampling, name) if sampling.HasField(name) else default
-            return value
+def _sampling(sampling: pb.Sampling, defaults: SamplingDefaults) -> SamplingParams:
+    """What is unset takes the default."""
 
-        return SamplingParams(
-            temperature=pick("temperature", defaults.temperature),
-            top_k=int(pick("top_k", defaults.top_k)),
-            top_p=pick("top_p", defaults.top_p),
-            min_p=pick("min_p", defaults.min_p),
-            repetition_penalty=pick("repetition_penalty", defaults.repetition_penalty),
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            logit_bias=tuple(sorted(sampling.logit_bias.items())),
-            seed=sampling.seed if sampling.HasField("seed") else None,
-        )
+    def pick(name: str, default: float) -> float:
+        value: float = getattr(sampling, name) if sampling.HasField(name) else default
+        return value
+
+    return SamplingParams(
+        temperature=pick("temperature", defaults.temperature),
+        top_k=int(pick("top_k", defaults.top_k)),
+        top_p=pick("top_p", defaults.top_p),
+        min_p=pick("min_p", defaults.min_p),
+        repetition_penalty=pick("repetition_penalty", defaults.repetition_penalty),
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+    )
 
 
 def _sample(sampling: SamplingParams, index: int) -> SamplingParams:

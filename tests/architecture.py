@@ -26,7 +26,7 @@ LAYERS = {
         "sequence stats speculation",
         "turn",
         "structure",
-        "config",
+        "config presets",
         "package",
         "profile",
         "validation",
@@ -43,6 +43,7 @@ LAYERS = {
         "calibrate kvscales",
         "sources",
         "recipe",
+        "presets",
         "progress",
         "olive_environment",
     ),
@@ -51,7 +52,7 @@ LAYERS = {
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
 ACROSS = {
-    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.errors"),
+    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
     "toolchain.calibrate": ("runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.evaluate": ("runtime.session",),
     "toolchain.kvscales": ("runtime.session",),
@@ -83,13 +84,13 @@ DOORS = {
     "onnx": "toolchain.build toolchain.surgery",
     "onnxruntime": "runtime.session",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.config runtime.package runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.config runtime.package runtime.presets runtime.profile runtime.validation toolchain.cli",
     "rich": "toolchain.cli toolchain.progress edgeqwen.cli",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales",
     "torch": "toolchain.evaluate toolchain.sources",
     "transformers": "toolchain.calibrate toolchain.evaluate toolchain.sources",
-    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli",
+    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

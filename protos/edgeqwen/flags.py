@@ -75,7 +75,23 @@ def _with(options: list[Callable[[Command], Command]], command: Command) -> Comm
     return command
 
 
+def _values(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [each.partition("=") for each in given]
+    if not all(equals for _, equals, _ in pairs):
+        raise click.BadParameter("looks like language=French: a value's name, and what it is to be")
+    return {name: value for name, _, value in pairs}
+
+
 _CHAT: list[Callable[[Command], Command]] = [
+    click.option("--preset", default="", help="A prompt preset of the package; `edgeqwen status` lists them."),
+    click.option(
+        "--preset-value",
+        "preset_values",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_values,
+        help="A value of the preset; may be given again.",
+    ),
     click.option(
         "--thinking", type=click.Choice(["auto", "on", "off"]), default="auto", help="Reason before the answer."
     ),

@@ -77,6 +77,9 @@ class Options:
     thinking_budget_tokens: int | None = None
     tools: tuple[Tool, ...] = ()
     require_tool_call: bool = False
+    preset: str = ""
+    """One of the package's: `Client.snapshot().model.presets` lists them."""
+    preset_values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def build_request(
     structure = _structure(options)
     if len(structure) > 1:
         raise ValueError("give at most one of json_schema, regex and grammar")
-    if messages is None and (options.tools or options.thinking != "auto"):
-        raise ValueError("tools and thinking are for messages: a prompt is continued as it is")
+    if messages is None and (options.tools or options.thinking != "auto" or options.preset):
+        raise ValueError("tools, thinking and presets are for messages: a prompt is continued as it is")
     turns = [] if messages is None else _turns(messages)
     _require_sendable(turns, prompt or "", token_ids or (), options)
     request = pb.GenerateRequest(
@@ -135,7 +135,13 @@ def _turns(messages: Iterable[Message]) -> list[Turn]:
 def _chat(turns: Iterable[Turn], options: Options) -> pb.Chat:
     if options.thinking not in _THINKING:
         raise ValueError(f"thinking is one of {', '.join(_THINKING)} (got {options.thinking!r})")
-    return pb.Chat(messages=map(_message, turns), tools=map(_tool, options.tools), thinking=_THINKING[options.thinking])
+    return pb.Chat(
+        messages=map(_message, turns),
+        tools=map(_tool, options.tools),
+        thinking=_THINKING[options.thinking],
+        preset=options.preset,
+        preset_values=options.preset_values,
+    )
 
 
 def _message(turn: Turn) -> pb.Message:
@@ -167,6 +173,9 @@ def _unsendable(turns: Iterable[Turn], prompt: str, token_ids: Iterable[int], op
     """Numbers and texts that protobuf refuses, sorted by field; of the token ids, the first."""
     for at, turn in enumerate(turns):
         yield from _turn_faults(f"chat.messages[{at}]", turn)
+    yield from _text_fault("chat.preset", options.preset)
+    for name, value in options.preset_values.items():
+        yield from _text_fault("chat.preset_values", name + value)
     for at, tool in enumerate(options.tools):
         yield from _text_fault(f"chat.tools[{at}].description", tool.description)
         yield from _text_fault(f"chat.tools[{at}].name", tool.name)
