@@ -92,7 +92,10 @@ def test_its_thinking_holds_where_the_client_says_nothing() -> None:
     [
         (ask("dance"), "chat.preset: must be one of this package's: solve, translate (got 'dance')"),
         (ask("", preset_values={"a": "b"}), "chat.preset_values: need chat.preset"),
-        (ask("translate", preset_values={"a": "b"}), 'chat.preset_values["a"]: is no value of the preset; it has language'),
+        (
+            ask("translate", preset_values={"a": "b"}),
+            'chat.preset_values["a"]: is no value of the preset; it has language',
+        ),
         (ask("solve", preset_values={"a": "b"}), 'chat.preset_values["a"]: is no value of the preset; it has none'),
         (
             ask("translate", preset_values={"language": "x" * 1025}),
