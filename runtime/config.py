@@ -53,6 +53,7 @@ class Config(StrictModel):
         default=True,
         description="Compute tokens that a request's own text suggests together with the next one, where that pays.",
     )
+    deterministic: bool = Field(False, description="Whether requests are that do not say.")
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = Field(
         default=4 << 20, description="The largest request accepted."
     )

@@ -64,6 +64,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--context-tokens", type=int, help="Prompt and answer together. Default: the profile's")
 @click.option("--share-prefix", help="Start prompts from earlier ones of: client, all or off. Default: client")
 @click.option("--speculate/--no-speculate", default=None, help="Guess tokens from the text. Default: speculate")
+@click.option("--deterministic/--no-deterministic", default=None, help="For requests that do not say. Default: no")
 @click.option("--max-message-bytes", type=int, help="The largest request accepted. Default: 4194304")
 @click.option("--log-format", help="auto, json or console. Default: auto")
 @click.option("--log-level", help="debug, info, warning or error. Default: info")
@@ -192,7 +193,7 @@ class Daemon:
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
         presets = read_presets(package.root)
         limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix)
-        reader = RequestReader(tokenizer, template, build.sampling, *limits, presets)
+        reader = RequestReader(tokenizer, template, build.sampling, *limits, presets, config.deterministic)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,

@@ -81,9 +81,8 @@ class Engine:
         self._clock = clock
         self._speculate = speculate
         self._scheduler = Scheduler(
-            KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
+            KVCache(session.spec.slots, kv_budget_tokens, chunk_tokens=prefill_chunk_tokens, max_running=max_running),
             queue_limit=queue_limit,
-            prefill_chunk_tokens=prefill_chunk_tokens,
         )
         self._live: dict[Sequence, _Live] = {}
         self._ids = itertools.count(1)
@@ -234,10 +233,13 @@ class Engine:
         slots = [row.slot for row in rows]
         lengths = [row.sequence.computed for row in rows]
         span = slots[-1] - slots[0] + 1
-        guesses = self._guesses(rows, span)
+        # What is computed for one token rounds as it does for several only at an even number of rows, one token each.
+        exact = any(row.sequence.request.deterministic for row in rows)
+        guesses = [()] * len(rows) if exact else self._guesses(rows, span)
         width = max(map(len, guesses))
         if width == 0:
-            logits = self._session.decode(slots, [row.sequence.output[-1] for row in rows], lengths)
+            last = [row.sequence.output[-1] for row in rows]
+            logits = self._session.decode(slots, last, lengths, even=exact)
         else:
             tokens = [(row.sequence.output[-1], *guess) for row, guess in zip(rows, guesses, strict=True)]
             logits = self._session.verify(slots, tokens, lengths)

@@ -5,6 +5,10 @@ free, or a running sequence has it, or it is warm: a sequence that has ended lef
 with the same tokens starts from it. Warm rows take what the promises leave of the budget; the one that was not used
 for longest goes first.
 
+Rounding depends on how tokens are computed together, so KV of the same tokens may differ in its last bits. Of each row
+the ledger knows how much is *exact*: computed by whole prefill chunks, each from a multiple of the chunk's length on.
+That is what a prefill of the same prompt from its beginning would give; a deterministic request starts from no more.
+
 A decode step runs over the range of slots from the first running row to the last, so a hole in it costs a row's
 arithmetic; `compaction` says how to close one.
 """
@@ -46,9 +50,11 @@ class Exchange:
 
 @dataclass(eq=False)
 class Warm:
-    """KV that a sequence left: the tokens it was computed from, who may start from it, and when that was last done."""
+    """KV that a sequence left: the tokens it was computed from, how many of them exactly, who may start from it, and
+    when that was last done."""
 
     tokens: tuple[int, ...]
+    exact: int
     scope: bytes
     used: int
 
@@ -62,14 +68,16 @@ class KVCache:
     Args:
         slots: rows of the session.
         budget_tokens: the most tokens that are promised or warm.
+        chunk_tokens: the length of a prefill chunk.
         max_running: the most sequences at once; None: a sequence per slot.
     """
 
-    def __init__(self, slots: int, budget_tokens: int, *, max_running: int | None = None) -> None:
+    def __init__(self, slots: int, budget_tokens: int, *, chunk_tokens: int, max_running: int | None = None) -> None:
         self.max_running = slots if max_running is None else max_running
         assert 0 < self.max_running <= slots
         assert budget_tokens > 0
         self.budget_tokens = budget_tokens
+        self.chunk_tokens = chunk_tokens
         self._rows: list[Sequence | Warm | None] = [None] * slots
         self._clears: list[Clear] = []
         self._uses = itertools.count()
@@ -117,7 +125,7 @@ class KVCache:
         """
         assert self.fits(sequence)
         assert sequence.slot is None
-        source, shared = self._longest_prefix(sequence)
+        source, shared, exact = self._longest_prefix(sequence)
         if source is not None and self._may_take_over(source, shared, sequence):
             slot, copy = source, None
             self._clears.append(Clear(slot, shared))
@@ -127,6 +135,7 @@ class KVCache:
         self._rows[slot] = sequence
         sequence.slot = slot
         sequence.computed = sequence.cached = shared
+        sequence.cached_exact = exact
         while self.reserved_tokens + self.warm_tokens > self.budget_tokens:
             self._evict(spare=source)
         return copy
@@ -137,7 +146,9 @@ class KVCache:
         assert slot is not None
         assert self._rows[slot] is sequence
         tokens, scope = sequence.computed_tokens, sequence.request.scope
-        warm = Warm(tokens, scope, next(self._uses)) if keep and tokens and scope is not None else None
+        warm = None
+        if keep and tokens and scope is not None:
+            warm = Warm(tokens, self._exact(sequence), scope, next(self._uses))
         self._rows[slot] = warm
         self._clears.append(Clear(slot, len(tokens) if warm else 0))
         sequence.slot = None
@@ -165,10 +176,13 @@ class KVCache:
         sequence.slot = hole
         return Exchange(slots[-1], sequence.computed, hole, len(other.tokens) if isinstance(other, Warm) else 0)
 
-    def _longest_prefix(self, sequence: Sequence) -> tuple[int | None, int]:
-        """The slot that has most of the prompt's beginning, and how many tokens of it; the last is always computed."""
+    def _longest_prefix(self, sequence: Sequence) -> tuple[int | None, int, int]:
+        """The slot that has most of the prompt's beginning, how many tokens of it, and how many of those exactly.
+
+        The prompt's last token is always computed.
+        """
         prompt, scope = sequence.request.prompt[:-1], sequence.request.scope
-        best: tuple[int | None, int] = (None, 0)
+        best: tuple[int | None, int, int] = (None, 0, 0)
         if scope is None:
             return best
         for slot, row in enumerate(self._rows):
@@ -176,11 +190,23 @@ class KVCache:
                 continue
             tokens = row.tokens if isinstance(row, Warm) else row.computed_tokens
             shared = _common_prefix(tokens, prompt)
+            exact = self._whole_chunks(min(shared, row.exact if isinstance(row, Warm) else self._exact(row)))
+            if sequence.request.deterministic:
+                shared = exact
             if shared > best[1] or (shared and shared == best[1] == len(tokens)):
-                best = slot, shared
+                best = slot, shared, exact
         if best[0] is not None and isinstance(warm := self._rows[best[0]], Warm):
             warm.used = next(self._uses)
         return best
+
+    def _exact(self, sequence: Sequence) -> int:
+        """How much of a sequence's KV is exact."""
+        if sequence.cached > sequence.cached_exact:
+            return sequence.cached_exact
+        return self._whole_chunks(min(sequence.computed, sequence.prompt_tokens))
+
+    def _whole_chunks(self, tokens: int) -> int:
+        return tokens - tokens % self.chunk_tokens
 
     def _may_take_over(self, source: int, shared: int, sequence: Sequence) -> bool:
         row = self._rows[source]

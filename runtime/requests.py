@@ -50,6 +50,7 @@ class RequestReader:
         grammars: compiles what answers must look like.
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
         presets: what conversations may name.
+        deterministic: whether requests are that do not say.
     """
 
     tokenizer: Tokenizer
@@ -60,6 +61,7 @@ class RequestReader:
     grammars: Grammars
     share_prefix: SharePrefix = "client"
     presets: Presets = field(default_factory=dict)
+    deterministic: bool = False
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """Raises RequestError with every fault that can be seen without the model."""
@@ -97,6 +99,7 @@ class RequestReader:
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
             turn=asked.turn,
             scope=self._scope(message),
+            deterministic=message.deterministic if message.HasField("deterministic") else self.deterministic,
         )
 
     def samples(self, message: pb.GenerateRequest) -> tuple[Request, ...]:

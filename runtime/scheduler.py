@@ -58,12 +58,10 @@ class Step:
 class Scheduler:
     """The queue and the running sequences. Not thread-safe: the engine holds its lock around every call."""
 
-    def __init__(self, kv: KVCache, *, queue_limit: int, prefill_chunk_tokens: int) -> None:
+    def __init__(self, kv: KVCache, *, queue_limit: int) -> None:
         assert queue_limit > 0
-        assert prefill_chunk_tokens > 0
         self.kv = kv
         self.queue_limit = queue_limit
-        self.prefill_chunk_tokens = prefill_chunk_tokens
         self.waiting: deque[Sequence] = deque()
         self._prefilling: Sequence | None = None
 
@@ -111,7 +109,7 @@ class Scheduler:
         if sequence is None:
             return None
         left = sequence.prompt_tokens - sequence.computed
-        return Prefill(sequence, sequence.slot_in_use, sequence.computed, min(left, self.prefill_chunk_tokens))
+        return Prefill(sequence, sequence.slot_in_use, sequence.computed, min(left, self.kv.chunk_tokens))
 
     def _decodable(self) -> tuple[Decode, ...]:
         return tuple(Decode(each, each.slot_in_use) for each in self.kv.running if not each.in_prefill)

@@ -49,6 +49,8 @@ class Request:
     """What the answer may consist of, and must look like."""
     scope: bytes | None = None
     """Requests of one scope may start from each other's KV; None keeps it to itself."""
+    deterministic: bool = False
+    """Whether its tokens must not depend, by rounding, on what else is computed or kept."""
 
 
 class FinishReason(Enum):
@@ -145,8 +147,9 @@ class Sequence:
     """A request with its progress. Compared by identity; only the engine's thread changes it.
 
     Tokens `[0, computed)` of `prompt + output` are in the KV cache of `slot`, the first `cached` of them taken from
-    another row. A sequence is in prefill until its whole prompt is computed; then every decode step computes its last
-    output token and appends the next.
+    another row, and of these the first `cached_exact` as a prefill from the prompt's first token on computes them. A
+    sequence is in prefill until its whole prompt is computed; then every decode step computes its last output token and
+    appends the next.
     """
 
     id: int
@@ -154,6 +157,7 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0
+    cached_exact: int = 0
     slot: int | None = None
 
     @property

@@ -60,8 +60,14 @@ class Session(Protocol):
         """
         ...
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
-        """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`."""
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+    ) -> Logits:
+        """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`.
+
+        With `even`, over an even number of rows, an idle one added: what comes out for a slot is then the same to the
+        last bit whatever the other rows are, and however many.
+        """
         ...
 
     def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
@@ -119,10 +125,10 @@ class OrtSession:
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
         # Rows start on a page, so that clearing one gives back whole pages of its own.
         capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (head_dim * dtype.itemsize)))
-        self._memory, self._kv = _allocate((len(self._caches), slots, kv_heads, capacity, head_dim), dtype)
-        self._logits = np.zeros(
-            (slots, vocab_size), np.float32
-        )  # one for all bindings: results live until the next run
+        self._rows = _round_up(slots, 2)  # a decode of an even number of rows may need an idle one
+        self._memory, self._kv = _allocate((len(self._caches), self._rows, kv_heads, capacity, head_dim), dtype)
+        # One for all bindings: results live until the next run.
+        self._logits = np.zeros((self._rows, vocab_size), np.float32)
         self._bindings: OrderedDict[tuple[int, int, int], _Binding] = OrderedDict()
         self._spec = SessionSpec(
             vocab_size=vocab_size,
@@ -148,20 +154,27 @@ class OrtSession:
         binding.total_sequence_length[()] = start + count
         return self._run_with(binding, chunk, np.arange(count) if logits == "all" else np.array([count - 1]))
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
-        first, rows = slots[0], slots[-1] - slots[0] + 1
-        binding = self._binding(first, rows, len(slots))
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+    ) -> Logits:
+        first, rows, logits = slots[0], slots[-1] - slots[0] + 1, len(slots)
+        if even:
+            if rows % 2:
+                first, rows = min(first, self._rows - rows - 1), rows + 1
+            logits += logits % 2
+        binding = self._binding(first, rows, logits)
         at = np.asarray(slots) - first
         binding.tokens[at, 0] = tokens
         binding.seqlens_k[at] = lengths
         binding.query_seqlens[:] = 0
         binding.query_seqlens[at] = 1
         binding.total_sequence_length[()] = max(lengths) + 1
-        binding.logit_rows[:] = at
+        binding.logit_rows[: len(slots)] = at
+        binding.logit_rows[len(slots) :] = at[-1]
         if len(slots) < rows:  # an idle row still has to name a length that is inside the cache
             binding.seqlens_k[binding.query_seqlens == 0] = 0
         self._run(binding)
-        return binding.logits
+        return binding.logits[: len(slots)]
 
     def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
         first, rows = slots[0], slots[-1] - slots[0] + 1
@@ -210,7 +223,7 @@ class OrtSession:
             return
         heads, length = (kv_heads, head_bytes) if keep else (1, kv_heads * head_bytes)
         for layer in range(len(self._caches)):
-            row = (layer * self._spec.slots + slot) * kv_heads * head_bytes
+            row = (layer * self._rows + slot) * kv_heads * head_bytes
             for head in range(heads):
                 self._memory.madvise(mmap.MADV_DONTNEED, row + head * head_bytes + kept_bytes, length - kept_bytes)
 

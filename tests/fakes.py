@@ -69,7 +69,9 @@ class ScriptedSession:
         self.longest_prefill = max(self.longest_prefill, len(tokens))
         return np.stack(rows if logits == "all" else rows[-1:])
 
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+    ) -> Logits:
         self._maybe_fail()
         assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
         for slot, token, length in zip(slots, tokens, lengths, strict=True):

@@ -9,7 +9,7 @@ import yaml
 from runtime.errors import PresetError
 from runtime.presets import Presets, parse_presets
 
-OURS = Path(__file__).with_name("presets.yaml")
+OURS = Path(__file__).parent / "data" / "presets.yaml"
 
 
 def read_presets_file(path: Path = OURS) -> Presets:

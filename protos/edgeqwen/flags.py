@@ -120,6 +120,7 @@ _GENERATION: list[Callable[[Command], Command]] = [
     click.option("--regex", help="The answer matches this regular expression."),
     click.option("--grammar", callback=_text_of, metavar="FILE", help="The answer is of this Lark grammar."),
     click.option("-n", "n", type=int, help="So many answers; their prompt is computed once."),
+    click.option("--deterministic/--no-deterministic", default=None, help="The same whatever else the daemon does."),
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--ignore-eos", is_flag=True, help="Go on through end-of-text tokens."),
     click.option("--stop", multiple=True, help="End before this text; may be given again."),

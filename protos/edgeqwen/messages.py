@@ -70,6 +70,8 @@ class Options:
     """What the answer must look like; at most one of the three."""
     regex: str | None = None
     grammar: str | None = None
+    deterministic: bool | None = None
+    """The same tokens whatever else the daemon does."""
     n: int | None = None
     """How many answers; more than one only with `samples`."""
     thinking: Literal["auto", "on", "off"] = "auto"

@@ -43,6 +43,7 @@ def build_request(
         thinking_budget_tokens=options.thinking_budget_tokens,
         require_tool_call=options.require_tool_call,
         n=options.n,
+        deterministic=options.deterministic,
         sampling=pb.Sampling(
             temperature=options.temperature,
             top_k=options.top_k,

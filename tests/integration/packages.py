@@ -60,6 +60,7 @@ def _key(source: str, profiles: tuple[str, ...]) -> str:
         *(REPO / "toolchain").rglob("*.py"),
         *(REPO / "toolchain" / "data").iterdir(),
         REPO / "runtime" / "package.py",
+        REPO / "runtime" / "presets.py",
         REPO / "runtime" / "profile.py",
         *(REPO / "device_profiles" / f"{name}.yaml" for name in profiles),
         REPO / "pyproject.toml",

@@ -67,7 +67,7 @@ def test_as_many_messages_as_may_be_are_rendered() -> None:
         ChatTemplate(CHATML).render(USER * (MAX_MESSAGES + 1))
 
 
-@pytest.mark.parametrize("role", ["", "User", "tool", "system ", "x" * 1000])
+@pytest.mark.parametrize("role", ["", "User", "robot", "system ", "x" * 1000])
 def test_only_known_roles_are_rendered(role: str) -> None:
     """An unknown role is named, in few words, with its place."""
     with pytest.raises(RequestError, match=r"chat\.messages\[1\]\.role: must be one of") as refusal:

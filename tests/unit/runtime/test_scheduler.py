@@ -11,7 +11,7 @@ from runtime.sequence import Request, Sequence
 
 
 def make(slots: int = 2, budget: int = 1000, queue: int = 4, chunk: int = 4) -> Scheduler:
-    return Scheduler(KVCache(slots, budget), queue_limit=queue, prefill_chunk_tokens=chunk)
+    return Scheduler(KVCache(slots, budget, chunk_tokens=chunk), queue_limit=queue)
 
 
 def sequence(number: int, prompt: int = 3, max_tokens: int = 4) -> Sequence:

@@ -1,0 +1,93 @@
+"""Deterministic requests on real packages: the same tokens, to the last bit of their probabilities, in any company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.engine import Engine
+from runtime.package import Package
+from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
+from runtime.session import OrtSession
+from runtime.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.slow
+
+TOKENS = 20
+SYSTEM = "You watch the pumps of a water works. " * 20
+ASKED = f"{SYSTEM}\nWrite the list again: red, green, blue, red, green, blue, red, green"
+OTHERS = ("one two three four one two three four one two", "Why is the sky blue?", f"{SYSTEM}\nWhich pump failed?")
+
+
+def engine(package: Package, tokenizer: Tokenizer) -> Engine:
+    session = OrtSession(package.serving_graph, slots=11, context_tokens=512, threads=2)
+    return Engine(
+        session,
+        tokenizer,
+        eos_token_ids=frozenset(),
+        queue_limit=16,
+        prefill_chunk_tokens=64,
+        kv_budget_tokens=11 * 512,
+        max_running=9,
+    )
+
+
+def asked(tokenizer: Tokenizer, text: str, *, tokens: int = TOKENS, deterministic: bool = False) -> Request:
+    sampling = SamplingParams(temperature=0.9, top_p=0.95, seed=11)
+    prompt = tuple(tokenizer.encode(text))
+    return Request(prompt, tokens, sampling, top_logprobs=2, scope=b"all", deterministic=deterministic)
+
+
+def said(events: list[Event]) -> list[tuple[int, object]]:
+    """Tokens, with their probabilities to the last bit."""
+    assert isinstance(events[-1], Finished)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    return [(token, told) for delta in deltas for token, told in zip(delta.token_ids, delta.logprobs, strict=True)]
+
+
+def in_company(serving: Engine, tokenizer: Tokenizer, neighbours: int) -> list[tuple[int, object]]:
+    """What the deterministic request says that comes into the midst of so many others, which come and go."""
+    events: list[Event] = []
+    for number in range(neighbours):
+        if number == neighbours // 2:
+            serving.submit(asked(tokenizer, ASKED, deterministic=True), events.append)
+        for _ in range(2):
+            serving.step()
+        other = asked(tokenizer, OTHERS[number % len(OTHERS)], tokens=5 + 7 * number, deterministic=number == 3)
+        serving.submit(other, lambda _: None)
+    while not serving.idle:
+        serving.step()
+    return said(events)
+
+
+@pytest.mark.parametrize(
+    ("made", "variant", "companies"),
+    [
+        ("float_package", "generic-x86_64", (1, 4, 8)),
+        ("int8_package", "generic-x86_64", range(1, 9)),
+        ("int8_package", "generic-arm64", (1, 2, 5, 8)),  # its KV cache is int8
+        ("int4_package", "generic-x86_64", range(1, 9)),
+    ],
+)
+def test_a_deterministic_request_is_the_same_in_any_company(
+    request: pytest.FixtureRequest, made: str, variant: str, companies: tuple[int, ...]
+) -> None:
+    """Also where the others guess tokens, and where it starts from the KV that they left."""
+    path: Path = request.getfixturevalue(made)
+    package = Package.open(path, variant, verify=False)
+    tokenizer = Tokenizer.from_file(package.tokenizer_file)
+    alone = said(_alone(package, tokenizer))
+    assert len(alone) == TOKENS
+    serving = engine(package, tokenizer)
+    for neighbours in companies:
+        assert in_company(serving, tokenizer, neighbours) == alone, f"{neighbours} neighbours"
+
+
+def _alone(package: Package, tokenizer: Tokenizer) -> list[Event]:
+    events: list[Event] = []
+    serving = engine(package, tokenizer)
+    serving.submit(asked(tokenizer, ASKED, deterministic=True), events.append)
+    while not serving.idle:
+        serving.step()
+    return events

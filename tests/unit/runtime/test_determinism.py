@@ -1,0 +1,157 @@
+"""Deterministic requests on a model that rounds by how its tokens are computed together: they never notice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from fakes import ScriptedSession, byte_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runtime.engine import Engine
+from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
+from runtime.session import Logits
+
+CHUNK = 4
+
+
+class RoundingSession(ScriptedSession):
+    """Its KV, and so what it says, depends on everything that rounding may depend on: where a token stood in its
+    prefill chunk, how long that chunk was, how wide a step was, and whether it had an even number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__(context_tokens=400, slots=12)
+        self._ways: list[list[tuple[int, ...]]] = [[] for _ in range(12)]
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+    ) -> Logits:
+        del self._ways[slot][start:]
+        # The last of an odd number of tokens is computed by itself.
+        pairs = len(tokens) - len(tokens) % 2
+        self._ways[slot] += [(1, start % CHUNK + at, at < pairs) for at in range(len(tokens))]
+        return super().prefill(slot, tokens, start, logits=logits)
+
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+    ) -> Logits:
+        rows = slots[-1] - slots[0] + 1
+        rows += rows % 2 if even else 0
+        for slot, length in zip(slots, lengths, strict=True):
+            del self._ways[slot][length:]
+            self._ways[slot].append((2, slot - slots[0] < rows - rows % 2))
+        return super().decode(slots, tokens, lengths, even=even)
+
+    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+        for slot, its, length in zip(slots, tokens, lengths, strict=True):
+            del self._ways[slot][length:]
+            self._ways[slot] += [(3, len(its))] * len(its)
+        return super().verify(slots, tokens, lengths)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        super().copy(source, target, tokens)
+        self._ways[target] = self._ways[source][:tokens]
+
+    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
+        super().exchange(first, first_tokens, second, second_tokens)
+        self._ways[first], self._ways[second] = self._ways[second], self._ways[first]
+
+    def clear(self, slot: int, keep: int = 0) -> None:
+        super().clear(slot, keep)
+        del self._ways[slot][keep:]
+
+    def _logits(self, slot: int) -> np.ndarray:
+        held = self.cache[slot]
+        seen = hash((tuple(held), tuple(self._ways[slot][: len(held)]))) & 0xFFFF_FFFF
+        return np.random.default_rng(seen).normal(size=self.spec.vocab_size).astype(np.float32)
+
+
+@dataclass
+class Asked:
+    """A request that a test sends after `after` steps; its prompt is the beginning of a text that all share."""
+
+    prompt: int
+    tokens: int
+    after: int
+    deterministic: bool = False
+    cancel_after: int = 1000
+
+    def request(self) -> Request:
+        text = tuple((at * 7) % 5 + 1 for at in range(self.prompt))  # repetitive: guesses abound
+        sampling = SamplingParams(temperature=0.8, seed=3)
+        return Request(text, self.tokens, sampling, scope=b"all", deterministic=self.deterministic, top_logprobs=0)
+
+
+def run(asked: list[Asked]) -> list[list[Event]]:
+    engine = Engine(
+        RoundingSession(),
+        byte_tokenizer(),
+        eos_token_ids=frozenset(),
+        queue_limit=64,
+        prefill_chunk_tokens=CHUNK,
+        kv_budget_tokens=300,
+        max_running=6,
+    )
+    events: list[list[Event]] = [[] for _ in asked]
+    running = {}
+    for step in range(400):
+        for at, each in enumerate(asked):
+            if each.after == step:
+                running[at] = engine.submit(each.request(), events[at].append)
+            if each.after + each.cancel_after == step:
+                engine.cancel(running[at])
+        engine.step()
+    assert engine.idle
+    return events
+
+
+def said(events: list[Event]) -> list[tuple[int, float]]:
+    """Tokens with the bits of their probabilities."""
+    assert isinstance(events[-1], Finished)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    return [
+        (token, told.logprob) for delta in deltas for token, told in zip(delta.token_ids, delta.logprobs, strict=True)
+    ]
+
+
+OTHERS = st.lists(
+    st.builds(
+        Asked,
+        prompt=st.integers(1, 30),
+        tokens=st.integers(1, 20),
+        after=st.integers(0, 40),
+        deterministic=st.booleans(),
+        cancel_after=st.one_of(st.just(1000), st.integers(1, 20)),
+    ),
+    max_size=8,
+)
+
+
+@given(
+    prompt=st.integers(1, 30), tokens=st.integers(1, 20), after=st.integers(0, 40), others=OTHERS, first=st.booleans()
+)
+@settings(max_examples=150, deadline=None)
+def test_a_deterministic_request_never_notices_others(
+    prompt: int, tokens: int, after: int, others: list[Asked], first: bool
+) -> None:
+    """Whoever runs beside it, was there before it, left KV of the same text behind, or leaves."""
+    alone = Asked(prompt, tokens, 0, deterministic=True)
+    among = Asked(prompt, tokens, after, deterministic=True)
+    everyone = [among, *others] if first else [*others, among]
+    assert said(run(everyone)[0 if first else -1]) == said(run([alone])[0])
+
+
+def test_it_still_starts_from_what_is_exact() -> None:
+    """Whole chunks of a prompt that was computed from its beginning, not what an answer left."""
+    asked = [Asked(18, 10, 0, deterministic=True), Asked(30, 1, 100, deterministic=True), Asked(30, 1, 200)]
+    ends = [events[-1] for events in run(asked)]
+    assert [end.usage.cached_prompt_tokens for end in ends if isinstance(end, Finished)] == [0, 16, 29]
+
+
+def test_the_fake_notices_where_requests_do_not_ask_for_it() -> None:
+    """What the others do does change what a plain request says: the test above can fail."""
+    alone, among = Asked(18, 10, 0), Asked(18, 10, 3)
+    assert said(run([alone])[0]) != said(run([Asked(7, 30, 0), among])[1])
