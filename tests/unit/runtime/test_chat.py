@@ -78,7 +78,7 @@ def test_only_known_roles_are_rendered(role: str) -> None:
 def test_all_roles_at_fault_are_reported_at_once() -> None:
     """One answer is enough to correct them all."""
     with pytest.raises(RequestError) as refusal:
-        ChatTemplate(CHATML).render([ChatMessage("tool", "a"), *USER, ChatMessage("robot", "b")])
+        ChatTemplate(CHATML).render([ChatMessage("boss", "a"), *USER, ChatMessage("robot", "b")])
     assert [fault.path for fault in refusal.value.faults] == ["chat.messages[0].role", "chat.messages[2].role"]
 
 
