@@ -13,19 +13,22 @@ from fnmatch import fnmatchcase
 # Each row may import the rows below it, in the same package; modules of one row do not know each other.
 LAYERS = {
     "runtime": (
-        "daemon",
+        "daemon commands",
         "service health telemetry",
-        "requests",
+        "requests board",
+        "bench autotune loading",
         "engine grammar",
         "completion",
         "scheduler session sampler tokenizer stop chat",
         "kvcache",
+        "settings",
         "sequence stats speculation",
-        "config",
+        "config localsettings",
+        "tuning",
         "package",
         "profile",
         "validation",
-        "logs memory notify sensors",
+        "logs memory notify sensors cpu",
         "errors",
     ),
     "toolchain": (
@@ -59,7 +62,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.daemon toolchain.cli edgeqwen.cli",
+    "click": "runtime.commands runtime.daemon toolchain.cli edgeqwen.cli",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.service edgeqwen.cli",
     "google.rpc": "runtime.service edgeqwen.errors",
@@ -75,8 +78,8 @@ DOORS = {
     "onnx": "toolchain.build toolchain.surgery",
     "onnxruntime": "runtime.session",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.config runtime.package runtime.profile runtime.validation toolchain.cli",
-    "rich": "toolchain.cli toolchain.progress edgeqwen.cli",
+    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.profile runtime.validation toolchain.cli",
+    "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales",
     "torch": "toolchain.evaluate toolchain.sources",
@@ -87,11 +90,11 @@ DOORS = {
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
 PURE = frozenset(
     {"runtime.errors", "runtime.sequence", "runtime.kvcache"}
-    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation"}
+    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
-    | {"functools", "heapq", "itertools", "math", "numpy", "operator", "typing"}
+    | {"functools", "heapq", "itertools", "math", "numpy", "operator", "statistics", "typing"}
 )
 IMPURE_BUILTINS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"})
 HIDDEN_IMPORTS = frozenset({"__import__", "import_module"})
