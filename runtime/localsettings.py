@@ -19,10 +19,10 @@ from pydantic import Field, ValidationError
 from .cpu import Cpu
 from .errors import LocalSettingsError
 from .package import SERVING_GRAPH, File, file_digest
-from .tuning import Threads
+from .tuning import MAX_THREADS, Threads
 from .validation import StrictModel, faults_of
 
-ThreadCount = Annotated[int, Field(ge=1, le=256)]
+ThreadCount = Annotated[int, Field(ge=1, le=MAX_THREADS)]
 
 
 class Packed(StrictModel):

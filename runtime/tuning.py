@@ -14,6 +14,7 @@ Rounds = Mapping[int, Sequence[float]]
 """By number of threads, rows or tokens: what each round measured."""
 
 SLACK = 0.03
+MAX_THREADS = 256
 PROMPT_TOKENS, ANSWER_TOKENS = 256, 128
 """Of the request that a common number of threads should suit best."""
 _SEPARATE_PAYS = 0.05  # of the time of such a request; less is not worth a second copy of the weights on disk
@@ -37,7 +38,7 @@ def thread_candidates(capacities: Sequence[int]) -> tuple[int, ...]:
     cores = len(capacities)
     some = {count for count in (*range(1, 9), 12, 16, 24, 32, 48, 64, 96, 128, 192, 256) if count <= cores}
     faster = {sum(each >= kind for each in capacities) for kind in set(capacities)}
-    return tuple(sorted(some | faster | {cores}))
+    return tuple(sorted(count for count in some | faster | {cores} if count <= MAX_THREADS))
 
 
 def row_candidates(kv_budget_tokens: int) -> tuple[int, ...]:
@@ -82,17 +83,12 @@ def fewest_near_best(times: Mapping[int, float]) -> int:
 
 
 def rows_that_pay(totals: Rounds) -> int:
-    """The most rows up to which every step to more rows raises the total tokens/s by more than SLACK.
+    """The fewest rows that give about the most tokens/s: more would make every stream slower, and all no faster.
 
     Args:
         totals: tokens/s of all rows together, by number of rows.
     """
-    (best, total), *more = sorted((count, median(rates)) for count, rates in totals.items())
-    for count, next_total in more:
-        if next_total <= (1 + SLACK) * total:
-            break
-        best, total = count, next_total
-    return best
+    return fewest_near_best(_seconds(totals))
 
 
 def token_cost(times: Rounds) -> float:
