@@ -112,6 +112,7 @@ def daemon(package: Path, threads: int) -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="edgeqwen-") as folder:
         target = f"unix:{folder}/bench.sock"
         command = [sys.executable, "-m", "runtime.daemon", "--package", str(package), "--listen", target]
+        command += ["--state-dir", folder]  # what was measured on this machine counts for nothing
         start = time.perf_counter()
         child = subprocess.Popen([*command, "--threads", str(threads), "--slots", "8", "--log-level", "warning"])
         try:

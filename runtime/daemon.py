@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, LocalSettingsError, PackageError
+from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, LocalSettingsError, PackageError, SessionError
 from .memory import trim_after_load, use_one_heap
 from .notify import notify
 
@@ -31,9 +31,10 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .chat import ChatTemplate
     from .engine import Engine
     from .health import Health
-    from .localsettings import LocalSettings, LocalSettingsFile
     from .package import Package
     from .service import GenerationService
+    from .session import OrtSession
+    from .settings import RunSettings
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
@@ -173,26 +174,20 @@ class Daemon:
         """Loads the package; nothing listens yet. Raises PackageError or SessionError."""
         from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
-        from .cpu import read_cpu
         from .grammar import Grammars
         from .health import Health
-        from .loading import load_engine, load_session
-        from .localsettings import LocalSettingsFile
+        from .loading import load_engine
         from .package import Package
         from .requests import RequestReader
         from .service import GenerationService
-        from .settings import decide
         from .telemetry import TelemetryService
         from .tokenizer import Tokenizer
 
         package = Package.open(config.package, config.variant, verify=config.verify)
         package.require_this_machine()
         build = package.build
-        file = LocalSettingsFile(config.state_dir, package.build_digest, read_cpu())
-        local = _read_local_settings(file, verify=config.verify)
-        settings = decide(config, package, file, local, len(os.sched_getaffinity(0)))
         tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
-        session = load_session(package, settings)
+        settings, session = _load_model(package, config)
         engine = load_engine(package, session, tokenizer, config, settings)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
@@ -251,15 +246,25 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _read_local_settings(file: LocalSettingsFile, *, verify: bool) -> LocalSettings | None:
-    """None also where they cannot be used: the daemon serves without them, and says so."""
+def _load_model(package: Package, config: Config) -> tuple[RunSettings, OrtSession]:
+    """The model, and what it runs with. Local settings that cannot be used are no reason not to serve."""
     import structlog
 
+    from .cpu import read_cpu
+    from .loading import load_session
+    from .localsettings import LocalSettingsFile
+    from .settings import decide
+
+    cores = len(os.sched_getaffinity(0))
+    file = LocalSettingsFile(config.state_dir, package.build_digest, read_cpu())
     try:
-        return file.read(verify=verify)
-    except LocalSettingsError as error:
+        settings = decide(config, package, file, file.read(verify=config.verify), cores)
+        if settings.graph != package.serving_graph:
+            return settings, load_session(package, settings)
+    except (LocalSettingsError, SessionError) as error:
         structlog.get_logger().warning("local settings ignored", reason=str(error))
-        return None
+        settings = decide(config, package, file, None, cores)
+    return settings, load_session(package, settings)
 
 
 def _load_template(package: Package) -> ChatTemplate | None:

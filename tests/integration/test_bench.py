@@ -14,7 +14,7 @@ from integration.daemons import Daemon, start
 from edgeqwen.client import Client, Options
 from runtime.autotune import Measured, local_settings
 from runtime.cpu import read_cpu
-from runtime.localsettings import LocalSettings, LocalSettingsFile
+from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
 from runtime.package import Package
 from runtime.session import pack
 from runtime.tuning import Threads
@@ -99,7 +99,8 @@ def measured(threads: Threads) -> Measured:
 
 
 def test_two_numbers_of_threads_share_the_weights(int4_package: Path, tmp_path: Path) -> None:
-    """The graph is packed, the daemon maps it, answers as before, and restarts without it if it was changed."""
+    """The graph is packed, the daemon maps it, answers as before, and starts without it if it was changed or cannot be
+    loaded."""
     package, file = Package.open(int4_package), file_of(int4_package, tmp_path)
     kept = local_settings(measured(Threads(prefill=2, decode=1)), package, file, read_cpu())
     assert kept.packed is not None
@@ -110,9 +111,14 @@ def test_two_numbers_of_threads_share_the_weights(int4_package: Path, tmp_path: 
     with start(int4_package, "--state-dir", str(tmp_path)) as daemon, Client(daemon.target) as client:
         assert model_of(daemon)[:3] == (2, 1, "local settings")
         assert client.complete(question[0], options=question[1]).text == expected
-    file.packed_graph(kept.packed).with_name("packed.data").write_bytes(b"")
+    file.packed_graph(kept.packed).write_bytes(b"no graph")
     with start(int4_package, "--state-dir", str(tmp_path)) as daemon:
         assert model_of(daemon)[2] == "profile"
+    broken = describe_packed(file.packed_graph(kept.packed), Threads(2, 1))  # with the digest that it has
+    file.write(LocalSettings.model_validate(kept.model_dump() | {"packed": broken}))
+    with start(int4_package, "--state-dir", str(tmp_path)) as daemon:
+        assert model_of(daemon)[2] == "profile"
+        assert json.loads(daemon.log.read_text().splitlines()[0])["event"] == "local settings ignored"
     file.write(LocalSettings.model_validate(kept.model_dump() | {"packed": None}))
     assert [path.name for path in file.path.parent.iterdir()] == [file.path.name]
 
