@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from . import tuning
 from .cpu import Cpu
-from .localsettings import LocalSettings, LocalSettingsFile, describe_packed
+from .errors import SessionError
+from .localsettings import LocalSettings, LocalSettingsFile, Packed, describe_packed
 from .package import Package
 from .session import OrtSession, Session, pack
 from .speculation import MAX_GUESS
@@ -183,26 +184,10 @@ class Autotuner:
 
 
 def local_settings(measured: Measured, package: Package, file: LocalSettingsFile, cpu: Cpu) -> LocalSettings:
-    """What the daemon is to run with.
-
-    Two numbers of threads are two sessions, which is no waste only where both map the same weights: the graph is packed
-    for them, and used if it computes exactly what the package's does. Raises SessionError or LocalSettingsError.
-    """
+    """What the daemon is to run with. Raises LocalSettingsError, or SessionError if the package's graph does not run."""
     packed = None
     if measured.threads != measured.common and package.build.needs.provider == "CPUExecutionProvider":
-        graph = pack(package.serving_graph, file.make_folder())
-        plain, shared = (
-            OrtSession(
-                each,
-                slots=1,
-                context_tokens=CONTEXT_TOKENS,
-                threads=measured.threads.decode,
-                prefill_threads=measured.threads.prefill,
-            )
-            for each in (package.serving_graph, graph)
-        )
-        if same_logits(plain, shared):
-            packed = describe_packed(graph, measured.threads)
+        packed = _pack(package, file, measured.threads)
     return LocalSettings(
         build_digest=package.build_digest,
         cpu=cpu.identity,
@@ -213,18 +198,30 @@ def local_settings(measured: Measured, package: Package, file: LocalSettingsFile
     )
 
 
-def same_logits(one: Session, other: Session) -> bool:
-    """Whether two sessions compute the same to the last bit: a prompt, and then a token and several."""
+def _pack(package: Package, file: LocalSettingsFile, threads: Threads) -> Packed | None:
+    """A graph whose weights two sessions share, as two numbers of threads need; None if it cannot be made, or computes
+    something else than the package's, to the last bit."""
+    expected = transcript(
+        OrtSession(package.serving_graph, slots=1, context_tokens=CONTEXT_TOKENS, threads=threads.decode)
+    )
+    try:
+        graph = pack(package.serving_graph, file.make_folder())
+        packed = OrtSession(
+            graph, slots=1, context_tokens=CONTEXT_TOKENS, threads=threads.decode, prefill_threads=threads.prefill
+        )
+        same = transcript(packed) == expected
+    except SessionError:  # a disk that is full, for example
+        return None
+    return describe_packed(graph, threads) if same else None
 
-    def computed(session: Session) -> list[bytes]:
-        session.clear(0)
-        tokens = _tokens(_DEPTH)
-        runs = [session.prefill(0, tokens, 0, logits="all").tobytes()]
-        runs.append(session.decode([0], tokens[:1], [_DEPTH]).tobytes())
-        runs.append(session.verify([0], [tokens[:4]], [_DEPTH + 1]).tobytes())
-        return runs
 
-    return computed(one) == computed(other)
+def transcript(session: Session) -> list[bytes]:
+    """Logits of a prompt, of a token after it, and of several after that."""
+    tokens = _tokens(_DEPTH)
+    runs = [session.prefill(0, tokens, 0, logits="all").tobytes()]
+    runs.append(session.decode([0], tokens[:1], [_DEPTH]).tobytes())
+    runs.append(session.verify([0], [tokens[:4]], [_DEPTH + 1]).tobytes())
+    return runs
 
 
 def _tokens(count: int) -> list[int]:

@@ -227,6 +227,11 @@ def _show_tuned(board: Board, tuned: Tuned) -> None:
     threads = f"{kept.packed.prefill_threads}, {kept.packed.decode_threads}" if kept.packed else f"{kept.threads}"
     what = "threads of prefill and decode" if kept.packed else "threads"
     click.echo(f"best: {what} {threads}; slots {kept.slots}; a further token costs {kept.token_cost:.0%} of a step")
+    if measured.threads != measured.common and kept.packed is None:
+        apart = measured.threads
+        click.echo(
+            f"Prefill wants {apart.prefill} and decode {apart.decode}, but weights that both share cannot be made."
+        )
     if not measured.in_time:
         click.echo("Some were measured less than three times: with a larger --budget this is surer.")
     click.echo(f"kept in {board.file.path}; edgeqwend takes it when it starts next")

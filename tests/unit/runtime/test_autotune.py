@@ -7,11 +7,11 @@ from itertools import pairwise
 from typing import Literal
 
 import pytest
-from fakes import ScriptedSession
+from fakes import ScriptedSession, count_up
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.autotune import CONTEXT_TOKENS, Autotuner, Measured, same_logits
+from runtime.autotune import CONTEXT_TOKENS, Autotuner, Measured, transcript
 from runtime.session import Logits
 from runtime.tuning import Threads
 
@@ -126,7 +126,8 @@ def test_it_keeps_to_its_time(budget_s: float, load_s: float, slowness: float) -
     assert all(0 <= one <= other <= 1 for one, other in pairwise(shares))
 
 
-def test_the_same_logits_are_found_the_same() -> None:
-    """And a session that says something else is not."""
-    assert same_logits(ScriptedSession(), ScriptedSession())
-    assert not same_logits(ScriptedSession(), ScriptedSession(lambda history: len(history) % 7))
+def test_a_model_that_says_something_else_is_noticed() -> None:
+    """Also if it is one token of all."""
+    assert transcript(ScriptedSession()) == transcript(ScriptedSession())
+    wrong_once = ScriptedSession(lambda history: 7 if len(history) == 68 else count_up(history))
+    assert transcript(ScriptedSession()) != transcript(wrong_once)
