@@ -184,7 +184,7 @@ class Autotuner:
 
 
 def local_settings(measured: Measured, package: Package, file: LocalSettingsFile, cpu: Cpu) -> LocalSettings:
-    """What the daemon is to run with. Raises LocalSettingsError, or SessionError if the package's graph does not run."""
+    """What the daemon is to run with. Raises LocalSettingsError, or SessionError if the package cannot be run."""
     packed = None
     if measured.threads != measured.common and package.build.needs.provider == "CPUExecutionProvider":
         packed = _pack(package, file, measured.threads)
