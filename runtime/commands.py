@@ -49,7 +49,8 @@ Examples:
 
 \b
 Prompts are random tokens; every prompt runs alone, and the shortest also with several streams.
-Figures are medians of the rounds, in this process; a daemon is not asked.""",
+Figures are medians of the rounds, in this process; a daemon is not asked.
+Exit status as of edgeqwend: 0 done, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run.""",
 )
 @click.argument("package", required=False, type=click.Path(path_type=Path))
 @click.option("--variant", help="Of the package; needed if it has several.")
