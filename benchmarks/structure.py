@@ -21,6 +21,7 @@ from runtime.engine import Engine
 from runtime.grammar import CompiledGrammar, Grammars
 from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
 from runtime.tokenizer import Tokenizer
+from runtime.turn import TurnForm
 
 ANSWER_TOKENS = 96
 TASK = "Describe the state of the cooling pump in the north hall."
@@ -78,7 +79,9 @@ def main() -> None:
     for number in range(options.rounds + 1):
         for name in (*cases,) if number % 2 else (*reversed(cases),):
             sampling = SamplingParams(temperature=0.7, seed=number)
-            took = answer(engine, Request(prompt, ANSWER_TOKENS, sampling, ignore_eos=True, grammar=cases[name]))
+            took = answer(
+                engine, Request(prompt, ANSWER_TOKENS, sampling, ignore_eos=True, turn=TurnForm(answer=cases[name]))
+            )
             if number:  # the first is to warm up
                 seen[name].append(took)
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")

@@ -178,6 +178,7 @@ class Daemon:
         from .health import Health
         from .loading import load_engine
         from .package import Package
+        from .presets import read_presets
         from .requests import RequestReader
         from .service import GenerationService
         from .telemetry import TelemetryService
@@ -191,8 +192,9 @@ class Daemon:
         engine = load_engine(package, session, tokenizer, config, settings)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
+        presets = read_presets(package.root)
         limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix)
-        reader = RequestReader(tokenizer, template, build.sampling, *limits)
+        reader = RequestReader(tokenizer, template, build.sampling, *limits, presets)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,
@@ -206,6 +208,10 @@ class Daemon:
             decode_threads=settings.decode_threads,
             threads_from=settings.threads_from,
             slots_from=settings.slots_from,
+            presets=[
+                telemetry_pb2.PresetInfo(name=name, description=preset.description, values=preset.values)
+                for name, preset in sorted(presets.items())
+            ],
         )
         server, health = _make_server(config), Health()
         generation = GenerationService(engine, reader, build.name)

@@ -137,22 +137,39 @@ class Engine:
     def submit(self, request: Request, sink: Sink) -> Sequence:
         """Queues `request`. `sink` gets its events on the engine's thread and must not block.
 
-        Raises RequestError if it can never fit, QueueFull, or Unavailable while draining.
+        Raises QueueFull, or Unavailable while draining.
         """
-        self._check(request)
-        completion = Completion(request, self._tokenizer, self._eos_token_ids, self.vocab_size)
+        return self.submit_all([(request, sink)])[0]
+
+    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
+        """Queues all of them, one behind the other, or none.
+
+        Raises as `submit` does, and RequestError for more than the queue ever has room for.
+        """
+        most = self._scheduler.queue_limit + self._scheduler.kv.max_running
+        if len(asked) > most:
+            raise RequestError([Fault("n", f"must be at most {most}, as many as wait and run here (got {len(asked)})")])
+        completions = []
+        for request, _ in asked:
+            assert len(request.prompt) > 0
+            assert 0 < request.max_tokens <= self.context_tokens - len(request.prompt)
+            completions.append(Completion(request, self._tokenizer, self._eos_token_ids, self.vocab_size))
         with self._wake:
             if self._draining:
                 raise Unavailable("the daemon is shutting down; send the request to another one")
-            if self._scheduler.full:
+            if self._scheduler.room < len(asked):
                 self._meter.rejected()
                 raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
-            sequence = Sequence(next(self._ids), request)
-            guesser = Guesser(request.prompt) if self._speculate else None
-            self._live[sequence] = _Live(completion, sink, self._clock(), guesser)
-            self._scheduler.add(sequence)
-            self._meter.request_arrived()
+            sequences = [self._add(each, sink, its) for (each, sink), its in zip(asked, completions, strict=True)]
             self._wake.notify_all()
+        return sequences
+
+    def _add(self, request: Request, sink: Sink, completion: Completion) -> Sequence:
+        sequence = Sequence(next(self._ids), request)
+        guesser = Guesser(request.prompt) if self._speculate else None
+        self._live[sequence] = _Live(completion, sink, self._clock(), guesser)
+        self._scheduler.add(sequence)
+        self._meter.request_arrived()
         return sequence
 
     def cancel(self, sequence: Sequence) -> None:
@@ -337,17 +354,6 @@ class Engine:
             self._wake.notify_all()
         for live in failed.values():
             live.sink(Failed(message))
-
-    def _check(self, request: Request) -> None:
-        prompt, limit = len(request.prompt), self.context_tokens
-        assert prompt > 0
-        assert request.max_tokens > 0
-        if prompt >= limit:
-            fault = Fault("prompt", f"has {prompt} tokens, but at most {limit - 1} leave room for an answer")
-            raise RequestError([fault])
-        if prompt + request.max_tokens > limit:
-            message = f"must be at most {limit - prompt}: the prompt's {prompt} tokens and the answer share {limit}"
-            raise RequestError([Fault("max_tokens", f"{message} (got {request.max_tokens})")])
 
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""

@@ -43,6 +43,10 @@ class ProfileError(InvalidInput):
     """A device profile cannot be used."""
 
 
+class PresetError(InvalidInput):
+    """A file of prompt presets cannot be used."""
+
+
 class RequestError(InvalidInput):
     """A request that can never succeed: gRPC INVALID_ARGUMENT."""
 

@@ -48,22 +48,34 @@ class Grammars:
 
     def compile(self, kind: Kind, text: str) -> CompiledGrammar:
         """Raises RequestError if `text` is no such structure; the fault says where."""
-        if len(text.encode()) > MAX_STRUCTURE_BYTES:
-            raise RequestError([Fault(kind, f"must be at most {MAX_STRUCTURE_BYTES} bytes")])
         if kind == "json_schema":
-            schema = _schema(text)
-            source = _of_schema(schema)
-            if _fault(source):
-                place, reason = _innermost_fault(schema, ())
-                path = "".join(f"[{json.dumps(each)}]" for each in place)
-                raise RequestError([Fault(f"json_schema{path}", reason)])
-        else:
-            source = LLMatcher.grammar_from_regex(text) if kind == "regex" else LLMatcher.grammar_from_lark(text)
-            if wrong := _fault(source):
-                raise RequestError([Fault(kind, wrong)])
+            return self._compiled(kind, _of_schema(read_schema(kind, text)))
+        _require_small(kind, text)
+        source = LLMatcher.grammar_from_regex(text) if kind == "regex" else LLMatcher.grammar_from_lark(text)
+        if wrong := _fault(source):
+            raise RequestError([Fault(kind, wrong)])
+        return self._compiled(kind, source)
+
+    def calls(self, path: str, parameters: Mapping[str, Mapping[str, object]], close: int) -> CompiledGrammar:
+        """What follows the mark that opens a call, as Qwen's templates have it, up to the mark `close`.
+
+        Args:
+            path: of the tools in the request, for faults.
+            parameters: by the name of the tool, the schema of its arguments, as `read_schema` gave it.
+            close: its token.
+        """
+        rules = [f'start: "\\n" ({" | ".join(f"call_{at}" for at in range(len(parameters)))}) "\\n" <[{close}]>']
+        for at, (name, schema) in enumerate(parameters.items()):
+            begin = json.dumps(f'{{"name": "{name}", "arguments": ')
+            closed = {"additionalProperties": False} if "properties" in schema else {}  # unless the tool says otherwise
+            rules.append(f'call_{at}: {begin} arguments_{at} "}}"')
+            rules.append(f"arguments_{at}: %json {json.dumps({**closed, **schema, 'x-guidance': _JSON})}")
+        return self._compiled(path, LLMatcher.grammar_from_lark("\n".join(rules)))
+
+    def _compiled(self, path: str, source: str) -> CompiledGrammar:
         start = LLMatcher(self._index(), source, log_level=0)
         if start.is_error():  # such as a token that this vocabulary does not have
-            raise RequestError([Fault(kind, _line(start.get_error()))])
+            raise RequestError([Fault(path, _line(start.get_error()))])
         return CompiledGrammar(start, self._vocab_size, self._pool)
 
     def _index(self) -> LLTokenizer:
@@ -136,21 +148,33 @@ def _with_plain_decoder(tokenizer: str) -> str:
     return json.dumps(data)
 
 
-def _schema(text: str) -> object:
+def read_schema(path: str, text: str) -> object:
+    """A JSON schema that answers can be held to. Raises RequestError with where in it something is wrong."""
+    _require_small(path, text)
     try:
         schema: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError([Fault("json_schema", f"is not JSON: {error}")]) from error
+        raise RequestError([Fault(path, f"is not JSON: {error}")]) from error
     if not isinstance(schema, dict | bool):
-        raise RequestError([Fault("json_schema", "must be a JSON object")])
+        raise RequestError([Fault(path, "must be a JSON object")])
+    try:
+        wrong = _fault(_of_schema(schema))
+    except (ValueError, RecursionError) as error:  # llguidance reads at most 127 levels
+        raise RequestError([Fault(path, f"is nested too deep: {error}")]) from error
+    if wrong:
+        place, reason = _innermost_fault(schema, ())
+        way = "".join(f"[{json.dumps(each)}]" for each in place)
+        raise RequestError([Fault(f"{path}{way}", reason)])
     return schema
 
 
+def _require_small(path: str, text: str) -> None:
+    if len(text.encode()) > MAX_STRUCTURE_BYTES:
+        raise RequestError([Fault(path, f"must be at most {MAX_STRUCTURE_BYTES} bytes")])
+
+
 def _of_schema(schema: object) -> str:
-    try:
-        return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON))
-    except (ValueError, RecursionError) as error:  # llguidance reads at most 127 levels
-        raise RequestError([Fault("json_schema", f"is nested too deep: {error}")]) from error
+    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_JSON))
 
 
 def _fault(source: str) -> str | None:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from edgeqwen.v1 import generation_pb2 as pb
 
-from .chat import ChatMessage, ChatTemplate
+from .chat import ChatTemplate
 from .config import SharePrefix
+from .conversations import Conversation, ConversationReader, Wish
 from .errors import Fault, RequestError
 from .grammar import Grammars
 from .package import SamplingDefaults
-from .sequence import Grammar, Request, SamplingParams
+from .presets import Presets
+from .sequence import Request, SamplingParams
+from .structure import Grammar
 from .tokenizer import Tokenizer
+from .turn import TurnForm
 
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_TOP_LOGPROBS = 20
+MAX_SAMPLES = 16
+MAX_BATCH = 1024
 MAX_BIASED_TOKENS = 1024
 MAX_BIAS = 100.0
 # What replies may hold, well below the 4 MiB that clients accept: an id takes three bytes at most.
 MAX_LISTED_TOKENS = 1 << 20
 MAX_JOINED_TOKENS = 1 << 17
+MAX_TOLD_LOGPROBS = 1 << 17
 MAX_JOINED_BYTES = 3 << 20
 SCOPE_BYTES = range(16, 65)
 SHARED_SCOPE = b""
@@ -40,6 +49,7 @@ class RequestReader:
         context_tokens: the most tokens of a prompt and its answer together.
         grammars: compiles what answers must look like.
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
+        presets: what conversations may name.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +59,7 @@ class RequestReader:
     context_tokens: int
     grammars: Grammars
     share_prefix: SharePrefix = "client"
+    presets: Presets = field(default_factory=dict)
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """Raises RequestError with every fault that can be seen without the model."""
@@ -60,36 +71,72 @@ class RequestReader:
         if message.cache_scope and len(message.cache_scope) not in SCOPE_BYTES:
             wanted = f"{SCOPE_BYTES.start} to {SCOPE_BYTES.stop - 1} bytes"
             faults.append(_range("cache_scope", wanted, len(message.cache_scope)))
+        if message.HasField("n") and not 1 <= message.n <= MAX_SAMPLES:
+            faults.append(_range("n", f"1 to {MAX_SAMPLES}", message.n))
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
-        prompt: list[int] = []
-        grammar = None
-        try:
-            prompt = self._prompt(message)
-        except RequestError as error:
-            faults += error.faults
-        else:
-            faults += self._length_faults(prompt)
+        asked, grammar = Conversation([]), None
         try:
             grammar = self._grammar(message)
         except RequestError as error:
             faults += error.faults
+        try:
+            asked = self._conversation(message, grammar)
+        except RequestError as error:
+            faults += error.faults
+        else:
+            faults += self._length_faults(asked.prompt, message.max_tokens)
         if faults:
             raise RequestError(faults)
         return Request(
-            prompt=tuple(prompt),
-            max_tokens=message.max_tokens or self.context_tokens - len(prompt),
-            sampling=self._sampling(message.sampling),
+            prompt=tuple(asked.prompt),
+            max_tokens=message.max_tokens or self.context_tokens - len(asked.prompt),
+            sampling=_sampling(message.sampling, asked.sampling or self.defaults),
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
-            grammar=grammar,
+            turn=asked.turn,
             scope=self._scope(message),
         )
 
+    def samples(self, message: pb.GenerateRequest) -> tuple[Request, ...]:
+        """The `n` requests of one message, which share a scope of their own if it names none. Raises as `read` does."""
+        request, count = self.read(message), message.n if message.HasField("n") else 1
+        if count == 1:
+            return (request,)
+        scope = secrets.token_bytes(SCOPE_BYTES.start) if request.scope is None else request.scope
+        return tuple(replace(request, scope=scope, sampling=_sample(request.sampling, at)) for at in range(count))
+
+    def batch(self, message: pb.GenerateBatchRequest) -> list[tuple[int, int, Request]]:
+        """The requests of a batch: for each completion the place of its request, its own, and what to compute.
+
+        Raises RequestError with the faults of all.
+        """
+        asked: list[tuple[int, int, Request]] = []
+        faults: list[Fault] = []
+        for place, each in enumerate(message.requests):
+            path = f"requests[{place}]"
+            try:
+                samples = self.samples(each)
+            except RequestError as error:
+                faults += [Fault(f"{path}.{fault.path}", fault.message) for fault in error.faults]
+                continue
+            asked += [(place, index, request) for index, request in enumerate(samples)]
+            if each.HasField("top_logprobs") and (1 + each.top_logprobs) * samples[0].max_tokens > MAX_TOLD_LOGPROBS:
+                faults.append(
+                    Fault(f"{path}.top_logprobs", "are too many for one reply: lower max_tokens, or Generate")
+                )
+        if not message.requests:
+            faults.append(Fault("requests", "must hold at least one"))
+        if len(asked) > MAX_BATCH:
+            faults.append(Fault("requests", f"must make at most {MAX_BATCH} completions (got {len(asked)})"))
+        if faults:
+            raise RequestError(faults)
+        return asked
+
     def tokens(self, message: pb.TokenizeRequest) -> list[int]:
         """The tokens of a conversation or a text. Raises RequestError, also for more than a reply can list."""
-        ids = self._prompt(message)
+        ids = self._conversation(message).prompt
         if len(ids) > MAX_LISTED_TOKENS and not message.count_only:
             raise RequestError(
                 [Fault("input", f"has {len(ids)} tokens, too many to list: set count_only, or split it")]
@@ -105,20 +152,25 @@ class RequestReader:
             raise RequestError([Fault("token_ids", "make a text too long for one reply: send fewer")])
         return text
 
-    def _prompt(self, message: pb.GenerateRequest | pb.TokenizeRequest) -> list[int]:
+    def _conversation(
+        self, message: pb.GenerateRequest | pb.TokenizeRequest, grammar: Grammar | None = None
+    ) -> Conversation:
         kind = message.WhichOneof("input")
         if kind == "chat":
-            if self.template is None:
-                raise RequestError([Fault("chat", "this model has no chat template; send a raw prompt")])
-            messages = [ChatMessage(each.role, each.content) for each in message.chat.messages]
-            return self.tokenizer.encode(self.template.render(messages))
+            return self._conversations.read(message.chat, _wish(message, grammar))
+        if faults := _chat_only_faults(message):
+            raise RequestError(faults)
         if kind == "prompt":
-            return self.tokenizer.encode(message.prompt)
+            return Conversation(self.tokenizer.encode(message.prompt), TurnForm(answer=grammar))
         if isinstance(message, pb.TokenizeRequest):
             raise RequestError([Fault("input", "is required: set chat or prompt")])
         if kind == "token_ids":
-            return self._known("token_ids.ids", message.token_ids.ids)
+            return Conversation(self._known("token_ids.ids", message.token_ids.ids), TurnForm(answer=grammar))
         raise RequestError([Fault("input", "is required: set chat, prompt or token_ids")])
+
+    @cached_property
+    def _conversations(self) -> ConversationReader:
+        return ConversationReader(self.tokenizer, self.template, self.grammars, self.presets)
 
     def _grammar(self, message: pb.GenerateRequest) -> Grammar | None:
         kind = message.WhichOneof("structure")
@@ -131,12 +183,16 @@ class RequestReader:
             raise RequestError([_range(f"{path}[{bad}]", f"below {self.vocab_size}", ids[bad])])
         return ids
 
-    def _length_faults(self, prompt: list[int]) -> list[Fault]:
+    def _length_faults(self, prompt: list[int], max_tokens: int) -> list[Fault]:
         if not prompt:
             return [Fault("input", "must hold at least one token")]
         room = self.context_tokens - 1
         if len(prompt) > room:
             return [Fault("input", f"has {len(prompt)} tokens; at most {room} leave room for an answer: shorten it")]
+        most = self.context_tokens - len(prompt)
+        if most < max_tokens <= self.context_tokens:
+            limit = f"at most {most}: the prompt's {len(prompt)} tokens and the answer share {self.context_tokens}"
+            return [_range("max_tokens", limit, max_tokens)]
         return []
 
     def _sampling_faults(self, sampling: pb.Sampling) -> list[Fault]:
@@ -176,24 +232,43 @@ class RequestReader:
             return SHARED_SCOPE
         return (message.cache_scope or None) if self.share_prefix == "client" else None
 
-    def _sampling(self, sampling: pb.Sampling) -> SamplingParams:
-        defaults = self.defaults
 
-        def pick(name: str, default: float) -> float:
-            value: float = getattr(sampling, name) if sampling.HasField(name) else default
-            return value
+def _sampling(sampling: pb.Sampling, defaults: SamplingDefaults) -> SamplingParams:
+    """What is unset takes the default."""
 
-        return SamplingParams(
-            temperature=pick("temperature", defaults.temperature),
-            top_k=int(pick("top_k", defaults.top_k)),
-            top_p=pick("top_p", defaults.top_p),
-            min_p=pick("min_p", defaults.min_p),
-            repetition_penalty=pick("repetition_penalty", defaults.repetition_penalty),
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            logit_bias=tuple(sorted(sampling.logit_bias.items())),
-            seed=sampling.seed if sampling.HasField("seed") else None,
-        )
+    def pick(name: str, default: float) -> float:
+        value: float = getattr(sampling, name) if sampling.HasField(name) else default
+        return value
+
+    return SamplingParams(
+        temperature=pick("temperature", defaults.temperature),
+        top_k=int(pick("top_k", defaults.top_k)),
+        top_p=pick("top_p", defaults.top_p),
+        min_p=pick("min_p", defaults.min_p),
+        repetition_penalty=pick("repetition_penalty", defaults.repetition_penalty),
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+    )
+
+
+def _sample(sampling: SamplingParams, index: int) -> SamplingParams:
+    seed = None if sampling.seed is None else (sampling.seed + index) % (1 << 64)
+    return replace(sampling, seed=seed)
+
+
+def _wish(message: pb.GenerateRequest | pb.TokenizeRequest, grammar: Grammar | None) -> Wish:
+    if isinstance(message, pb.TokenizeRequest):
+        return Wish()
+    budget = message.thinking_budget_tokens if message.HasField("thinking_budget_tokens") else None
+    return Wish(grammar, message.require_tool_call, budget)
+
+
+def _chat_only_faults(message: pb.GenerateRequest | pb.TokenizeRequest) -> list[Fault]:
+    wish = _wish(message, None)
+    given = {"require_tool_call": wish.must_call, "thinking_budget_tokens": wish.reasoning_tokens is not None}
+    return [Fault(field, "is only for a chat: a prompt is continued as it is") for field, set_ in given.items() if set_]
 
 
 def _stop_faults(message: pb.GenerateRequest) -> list[Fault]:

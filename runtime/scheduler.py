@@ -68,9 +68,9 @@ class Scheduler:
         self._prefilling: Sequence | None = None
 
     @property
-    def full(self) -> bool:
-        """Whether a new request has to be refused: those that free slots will take at once do not count."""
-        return len(self.waiting) >= self.queue_limit + self.kv.free_slots
+    def room(self) -> int:
+        """How many more requests may come: those that free slots will take at once do not count."""
+        return self.queue_limit + self.kv.free_slots - len(self.waiting)
 
     @property
     def idle(self) -> bool:
@@ -79,7 +79,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queues `sequence`."""
-        assert not self.full
+        assert self.room > 0
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence, *, keep: bool = True) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from .turn import TurnForm
 
 
 @dataclass(frozen=True)
@@ -36,31 +34,6 @@ class SamplingParams:
     """The same seed draws the same numbers; None draws a fresh one."""
 
 
-class Matcher(Protocol):
-    """How far one answer has come in the structure that it must have."""
-
-    @property
-    def forced(self) -> tuple[int, ...]:
-        """The tokens that must come next, as far as there is one way to write them."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing more may come."""
-
-    def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens may come next, bool `[vocab]`, where none is forced."""
-
-    def accept(self, token: int) -> None:
-        """Takes the next token. Raises GrammarError if the structure cannot be kept any longer."""
-
-
-class Grammar(Protocol):
-    """A structure that answers must have."""
-
-    def matcher(self) -> Matcher:
-        """One for each answer."""
-
-
 @dataclass(frozen=True)
 class Request:
     """What a client asked for, checked and tokenized."""
@@ -72,8 +45,8 @@ class Request:
     ignore_eos: bool = False
     top_logprobs: int | None = None
     """How many of the likeliest tokens are told with each token's log-probability; None tells neither."""
-    grammar: Grammar | None = None
-    """What the answer must look like."""
+    turn: TurnForm = field(default_factory=TurnForm)
+    """What the answer may consist of, and must look like."""
     scope: bytes | None = None
     """Requests of one scope may start from each other's KV; None keeps it to itself."""
 
@@ -84,6 +57,7 @@ class FinishReason(Enum):
     EOS = auto()
     STOP = auto()
     LENGTH = auto()
+    TOOL_CALLS = auto()
 
 
 @dataclass(frozen=True)
@@ -115,18 +89,35 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """The model wants `name` to be called with `arguments`, a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class Delta:
-    """More of the completion; `text` never splits a UTF-8 character. `logprobs` has one for each token, or none."""
+    """More of the completion; no text splits a UTF-8 character. `logprobs` has one for each token, or none."""
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @staticmethod
     def join(deltas: Iterable[Delta]) -> Delta:
         """What follows each other, as one."""
-        texts, tokens, logprobs = zip(*((its.text, its.token_ids, its.logprobs) for its in deltas), strict=True)
-        return Delta("".join(texts), tuple(chain(*tokens)), tuple(chain(*logprobs)))
+        its = tuple(deltas)
+        return Delta(
+            "".join(each.text for each in its),
+            tuple(chain.from_iterable(each.token_ids for each in its)),
+            tuple(chain.from_iterable(each.logprobs for each in its)),
+            "".join(each.reasoning for each in its),
+            tuple(chain.from_iterable(each.tool_calls for each in its)),
+        )
 
 
 @dataclass(frozen=True)

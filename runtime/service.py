@@ -1,48 +1,34 @@
-"""`edgeqwen.v1.Generation` on gRPC: one call, one request of the engine."""
+"""`edgeqwen.v1.Generation` on gRPC: calls in, requests of the engine, and what they give back out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc.aio
 import structlog
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
 from .engine import Engine
-from .errors import EdgeQwenError, Fault, QueueFull, RequestError, Unavailable
+from .errors import EdgeQwenError, QueueFull
+from .replies import code_of, delta_message, finished_message, loggable, status_of
 from .requests import RequestReader
-from .sequence import Delta, Event, Failed, Finished, FinishReason, Sequence, TokenLogprobs
+from .sequence import Delta, Event, Failed, Finished, Request, Sequence
 
-Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+Context = grpc.aio.ServicerContext[Any, Any]
 
 MERGED_TOKENS = 1024  # keeps a message well below the 4 MiB that clients accept
-MAX_FAULTS = 8
-MAX_FAULT_CHARS = 160
-
-_REASONS = {
-    FinishReason.EOS: pb.Finished.REASON_EOS,
-    FinishReason.STOP: pb.Finished.REASON_STOP,
-    FinishReason.LENGTH: pb.Finished.REASON_LENGTH,
-}
-
-# The one table from errors to gRPC codes; the first class that fits counts.
-_CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
-    (RequestError, code_pb2.INVALID_ARGUMENT),
-    (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
-    (Unavailable, code_pb2.UNAVAILABLE),
-    (EdgeQwenError, code_pb2.INTERNAL),
-)
 
 
 class GenerationService(generation_pb2_grpc.GenerationServicer):
-    """Streams completions of `model`."""
+    """Completions of `model`."""
 
     def __init__(self, engine: Engine, reader: RequestReader, model: str) -> None:
         self._engine = engine
@@ -64,32 +50,51 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         events = _Events()
         try:
             # Tokenizing a long prompt takes milliseconds, in which other streams go on.
-            asked = await asyncio.to_thread(self._reader.read, request)
-            sequence = self._engine.submit(asked, events.put)
+            asked = await asyncio.to_thread(self._reader.samples, request)
+            sequences = self._engine.submit_all([(each, events.of(index)) for index, each in enumerate(asked)])
         except EdgeQwenError as error:
-            self._log.info("refused", reason=type(error).__name__, detail=_public(error))
-            await _abort(context, error)
-        log = self._log.bind(request_id=_request_id(sequence))
-        log.info("started", prompt_tokens=sequence.prompt_tokens, max_tokens=asked.max_tokens)
-        ended = False
+            await self._refuse(context, error)
+        log = self._log.bind(request_id=_request_id(sequences[0]))
+        log.info("started", prompt_tokens=sequences[0].prompt_tokens, max_tokens=asked[0].max_tokens, n=len(asked))
+        running = dict(enumerate(sequences))
         try:
-            yield pb.GenerateResponse(started=self._started(sequence))
-            while not ended:
-                delta, end = await events.next()
-                if delta is not None:
-                    yield pb.GenerateResponse(delta=delta)
-                if isinstance(end, Failed):
-                    ended = True
-                    log.error("failed", detail=end.message, completion_tokens=len(sequence.output))
-                    await context.abort(self._failure_code(), end.message)
-                if isinstance(end, Finished):
-                    ended = True
-                    log.info("finished", reason=end.reason.name, **_figures(end))
-                    yield pb.GenerateResponse(finished=_finished(end))
-        finally:
-            if not ended:  # the client left, cancelled, or its deadline passed
+            yield pb.GenerateResponse(started=self._started(sequences[0]))
+            while running:
+                for index, event in await events.next():
+                    if isinstance(event, Delta):
+                        yield pb.GenerateResponse(delta=delta_message(index, event))
+                        continue
+                    sequence = running.pop(index)
+                    if isinstance(event, Failed):
+                        log.error("failed", detail=event.message, completion_tokens=len(sequence.output))
+                        await context.abort(self._failure_code(), event.message)
+                    log.info("finished", index=index, reason=event.reason.name, **_figures(event))
+                    yield pb.GenerateResponse(finished=finished_message(index, event))
+        finally:  # some run on if the client left or cancelled, if its deadline passed, or if another failed
+            for index, sequence in running.items():
                 self._engine.cancel(sequence)
-                log.info("cancelled", completion_tokens=len(sequence.output))
+                log.info("cancelled", index=index, completion_tokens=len(sequence.output))
+
+    async def GenerateBatch(  # noqa: N802 - the name is the contract's
+        self, request: pb.GenerateBatchRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateBatchResponse]:
+        self._opened(context)
+        try:
+            asked = await asyncio.to_thread(self._reader.batch, request)
+        except EdgeQwenError as error:
+            await self._refuse(context, error)
+        log = self._log.bind(batch=len(asked))
+        log.info("batch started")
+        left = len(asked)
+        batch = _Batch(self._engine, asked)
+        try:
+            while left:
+                for reply in await batch.next():
+                    left -= 1
+                    yield reply
+        finally:
+            batch.cancel()
+            log.info("batch ended", left=left)
 
     async def Tokenize(  # noqa: N802 - the name is the contract's
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse]
@@ -110,6 +115,10 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         except EdgeQwenError as error:
             await _abort(context, error)
 
+    async def _refuse(self, context: Context, error: EdgeQwenError) -> NoReturn:
+        self._log.info("refused", reason=type(error).__name__, detail=loggable(error))
+        await _abort(context, error)
+
     def _opened(self, context: Context) -> None:
         self._open += 1
         self._none_open.clear()
@@ -129,86 +138,105 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
 
 
 class _Events:
-    """Events on their way from the engine's thread to a coroutine. Deltas that a slow client has not taken yet are
-    merged, so what waits is bounded by the request's max_tokens."""
+    """Events of some completions on their way from the engine's thread to a coroutine. Deltas that a slow client has
+    not taken yet are merged, so what waits is bounded by the requests' max_tokens."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: asyncio.Queue[Event] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
-    def put(self, event: Event) -> None:
-        """Called on the engine's thread."""
-        self._loop.call_soon_threadsafe(self._waiting.put_nowait, event)
+    def of(self, index: int) -> Callable[[Event], None]:
+        """Where the events of a completion go; called on the engine's thread."""
+        return partial(self._put, index)
 
-    async def next(self) -> tuple[pb.Delta | None, Finished | Failed | None]:
-        """What is there, at least one event: deltas merged into one, and the end if it has come."""
-        text: list[str] = []
-        tokens: list[int] = []
-        logprobs: list[pb.TokenLogprobs] = []
-        end: Finished | Failed | None = None
-        event = await self._waiting.get()
+    async def next(self) -> list[tuple[int, Event]]:
+        """What is there, at least one event, each with its completion: deltas of one merged, the ends last."""
+        deltas: dict[int, list[Delta]] = {}
+        ends: list[tuple[int, Event]] = []
+        tokens = 0
+        index, event = await self._waiting.get()
         while True:
             if isinstance(event, Delta):
-                text.append(event.text)
-                tokens += event.token_ids
-                logprobs += map(_logprobs, event.logprobs)
+                deltas.setdefault(index, []).append(event)
+                tokens += len(event.token_ids)
             else:
-                end = event
-            if self._waiting.empty() or len(tokens) >= MERGED_TOKENS:
+                ends.append((index, event))
+            if self._waiting.empty() or tokens >= MERGED_TOKENS:
                 break
-            event = self._waiting.get_nowait()
-        delta = pb.Delta(text="".join(text), token_ids=tokens, logprobs=logprobs) if tokens else None
-        return delta, end
+            index, event = self._waiting.get_nowait()
+        return [*((index, Delta.join(its)) for index, its in deltas.items()), *ends]
+
+    def _put(self, index: int, event: Event) -> None:
+        self._loop.call_soon_threadsafe(self._waiting.put_nowait, (index, event))
 
 
-def _logprobs(of: TokenLogprobs) -> pb.TokenLogprobs:
-    top = [pb.TokenLogprobs.Candidate(token_id=token, logprob=logprob) for token, logprob in of.top]
-    return pb.TokenLogprobs(logprob=of.logprob, top=top)
+class _Batch:
+    """Many requests of one call, of which no more run or queue at once than there are slots."""
+
+    def __init__(self, engine: Engine, asked: list[tuple[int, int, Request]]) -> None:
+        self._engine, self._asked = engine, asked
+        self._width = engine.stats().slots
+        self._events = _Events()
+        self._waiting = deque(range(len(asked)))
+        self._running: dict[int, Sequence] = {}
+        self._deltas: dict[int, list[Delta]] = {}
+
+    async def next(self) -> list[pb.GenerateBatchResponse]:
+        """Those that have ended since; may be none."""
+        ended = await self._submit()
+        if not self._running:
+            return ended
+        for at, event in await self._events.next():
+            if isinstance(event, Delta):
+                self._deltas[at].append(event)
+                continue
+            del self._running[at]
+            delta = Delta.join(self._deltas.pop(at))
+            ended.append(self._completed(at, delta, event) if isinstance(event, Finished) else self._failed(at, event))
+        return ended
+
+    def cancel(self) -> None:
+        """Forgets those that have not ended."""
+        self._waiting.clear()
+        for sequence in self._running.values():
+            self._engine.cancel(sequence)
+
+    async def _submit(self) -> list[pb.GenerateBatchResponse]:
+        """As many as may run; those that are refused for good have ended."""
+        refused: list[pb.GenerateBatchResponse] = []
+        while self._waiting and len(self._running) < self._width:
+            at = self._waiting[0]
+            try:
+                self._running[at] = self._engine.submit(self._asked[at][2], self._events.of(at))
+            except QueueFull as error:
+                if self._running:
+                    break
+                await asyncio.sleep(error.retry_after_s)
+                continue
+            except EdgeQwenError as error:
+                refused.append(self._failure(at, code_of(error), str(error)))
+            else:
+                self._deltas[at] = []
+            self._waiting.popleft()
+        return refused
+
+    def _completed(self, at: int, delta: Delta, end: Finished) -> pb.GenerateBatchResponse:
+        place, index, _ = self._asked[at]
+        whole = pb.Completion(delta=delta_message(index, delta), finished=finished_message(index, end))
+        return pb.GenerateBatchResponse(request=place, completion=whole)
+
+    def _failed(self, at: int, event: Failed) -> pb.GenerateBatchResponse:
+        draining = self._engine.stats().draining
+        return self._failure(at, code_pb2.UNAVAILABLE if draining else code_pb2.INTERNAL, event.message)
+
+    def _failure(self, at: int, code: int, message: str) -> pb.GenerateBatchResponse:
+        place, index, _ = self._asked[at]
+        return pb.GenerateBatchResponse(request=place, failure=pb.Failure(code=code, message=message, index=index))
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: EdgeQwenError) -> NoReturn:
-    code = next(code for kind, code in _CODES if isinstance(error, kind))
-    status = status_pb2.Status(code=code, message=str(error))
-    if isinstance(error, RequestError):
-        faults = _shown(error)
-        status.message = "; ".join(map(str, faults))
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=fault.path, description=fault.message) for fault in faults
-        ]
-        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
-    if isinstance(error, QueueFull):
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1e3))
-        status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    await context.abort_with_status(rpc_status.to_status(status))
+async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
     raise AssertionError("abort_with_status raises")
-
-
-def _shown(error: RequestError) -> list[Fault]:
-    """As many faults as a reply can carry: gRPC has 8 KiB for all of an error, and counts most of it three times."""
-    shown = [Fault(fault.path, _short(fault.message)) for fault in error.faults[:MAX_FAULTS]]
-    if more := len(error.faults) - len(shown):
-        shown.append(Fault("", f"and {more} more faults"))
-    return shown
-
-
-def _short(message: str) -> str:
-    """Plain ASCII, which does not grow on its way, of bounded length."""
-    text = message.encode("ascii", "backslashreplace").decode()
-    return text if len(text) <= MAX_FAULT_CHARS else f"{text[: MAX_FAULT_CHARS - 3]}..."
-
-
-def _packed(detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    return packed
-
-
-def _public(error: EdgeQwenError) -> str:
-    """What a log may say of a refused request: where its faults are, nothing of its text."""
-    if isinstance(error, RequestError):
-        return ", ".join(fault.path for fault in error.faults[:MAX_FAULTS])
-    return str(error)
 
 
 def _request_id(sequence: Sequence) -> str:
@@ -223,22 +251,3 @@ def _figures(end: Finished) -> dict[str, float]:
         "time_to_first_token_ms": round(end.timings.time_to_first_token_ms, 1),
         "total_ms": round(end.timings.total_ms, 1),
     }
-
-
-def _finished(end: Finished) -> pb.Finished:
-    return pb.Finished(
-        reason=_REASONS[end.reason],
-        usage=pb.Usage(
-            prompt_tokens=end.usage.prompt_tokens,
-            completion_tokens=end.usage.completion_tokens,
-            cached_prompt_tokens=end.usage.cached_prompt_tokens,
-        ),
-        timings=pb.Timings(
-            queue_ms=end.timings.queue_ms,
-            time_to_first_token_ms=end.timings.time_to_first_token_ms,
-            total_ms=end.timings.total_ms,
-            prefill_tokens_per_second=end.timings.prefill_tokens_per_second,
-            decode_tokens_per_second=end.timings.decode_tokens_per_second,
-        ),
-        stop=end.stop,
-    )

@@ -31,6 +31,11 @@ class Tokenizer:
         """Tokens, added ones included. The model may have more rows than this, for padding."""
         return int(self._raw.get_vocab_size(with_added_tokens=True))
 
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its spelling; None if there is none."""
+        found: int | None = self._raw.token_to_id(token)
+        return found
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`. Special tokens in it are recognized; none is added."""
         return list(self._raw.encode(text, add_special_tokens=False).ids)

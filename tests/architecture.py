@@ -15,15 +15,20 @@ LAYERS = {
     "runtime": (
         "daemon commands",
         "service health telemetry",
+        "replies",
         "requests board",
+        "conversations",
         "bench autotune loading",
         "engine grammar",
         "completion",
+        "turn_text",
         "scheduler session sampler tokenizer stop chat",
         "kvcache",
         "settings",
         "sequence stats speculation",
-        "config localsettings",
+        "turn",
+        "structure",
+        "config localsettings presets",
         "tuning",
         "package",
         "profile",
@@ -41,18 +46,21 @@ LAYERS = {
         "calibrate kvscales",
         "sources",
         "recipe",
+        "presets",
         "progress",
         "olive_environment",
     ),
-    "edgeqwen": ("cli", "client", "messages", "errors"),
+    "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
 ACROSS = {
-    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.errors"),
+    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
     "toolchain.calibrate": ("runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.evaluate": ("runtime.session",),
     "toolchain.kvscales": ("runtime.session",),
+    "runtime.conversations": ("edgeqwen.v1",),
+    "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
@@ -62,10 +70,11 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon toolchain.cli edgeqwen.cli",
+    "click": "runtime.commands runtime.daemon toolchain.cli"
+    " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.service edgeqwen.cli",
-    "google.rpc": "runtime.service edgeqwen.errors",
+    "google.protobuf": "runtime.replies edgeqwen.cli",
+    "google.rpc": "runtime.replies runtime.service edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
@@ -73,23 +82,25 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.grammar runtime.sampler runtime.sequence runtime.session toolchain.evaluate toolchain.kvscales",
+    "numpy": "runtime.completion runtime.grammar runtime.sampler runtime.session runtime.structure runtime.turn"
+    " toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
     "onnx": "toolchain.build toolchain.surgery",
     "onnxruntime": "runtime.session",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
+    " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales",
     "torch": "toolchain.evaluate toolchain.sources",
     "transformers": "toolchain.calibrate toolchain.evaluate toolchain.sources",
-    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli",
+    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
 PURE = frozenset(
-    {"runtime.errors", "runtime.sequence", "runtime.kvcache"}
+    {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
 )
 PURE_MAY_IMPORT = frozenset(

@@ -19,3 +19,15 @@ def raw_byte_tokenizer() -> Tokenizer:
     raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens(SPECIAL)
     return raw
+
+
+# As Qwen3's: it may be told of tools, and to have the model reason or not.
+MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+MARKED_CHATML = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"
+    "{% for message in messages %}<{{ message.role }}>"
+    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
+    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<assistant>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)

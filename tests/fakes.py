@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+from chatml import MARKS
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models, pre_tokenizers
 
 from runtime.errors import SessionError
 from runtime.session import Logits, SessionSpec
@@ -125,8 +126,19 @@ class ScriptedSession:
 
 def byte_tokenizer() -> Tokenizer:
     """Token i is the byte that stands at place i of the byte-level alphabet."""
+    return Tokenizer(_raw_bytes())
+
+
+def marked_tokenizer() -> Tokenizer:
+    """The same, and from 256 on the marks of a turn's parts."""
+    raw = _raw_bytes()
+    raw.add_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
+    return Tokenizer(raw)
+
+
+def _raw_bytes() -> RawTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = RawTokenizer(models.BPE(vocab={symbol: at for at, symbol in enumerate(alphabet)}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    return Tokenizer(raw)
+    return raw

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,12 +22,14 @@ import onnx
 
 from runtime.errors import BuildError
 from runtime.package import Build, Fidelity, Golden, Memory, Needs, Source, file_digest
+from runtime.presets import Presets
 from runtime.profile import Profile
 
 from . import calibrate, evaluate
 from .compile import load_olive, run_olive
 from .kvscales import Scales, calibration_tokens, measure_scales
 from .package import WEIGHTS, VariantInput, write_package
+from .presets import read_presets_file
 from .progress import Reporter
 from .recipe import Precision, Recipe, plan, plan_calibration_writer
 from .sources import Checkpoint, resolve
@@ -44,6 +46,7 @@ class Options:
         source: hub id, folder, GGUF file or `reference`.
         precision: for all profiles; None takes each profile's own.
         calibration: the user's own text; None lets the model write it.
+        presets: for prompts, by name.
     """
 
     source: str
@@ -53,6 +56,7 @@ class Options:
     revision: str | None = None
     precision: Precision | None = None
     calibration: Path | None = None
+    presets: Presets = field(default_factory=read_presets_file)
 
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
@@ -62,7 +66,7 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
         checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
     variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
     with report.stage("package"):
-        package = write_package(options.out, checkpoint.folder, variants)
+        package = write_package(options.out, checkpoint.folder, variants, options.presets)
     return package, [variant.build for variant in variants]
 
 

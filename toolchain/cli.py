@@ -16,6 +16,8 @@ from rich.table import Table
 from runtime.errors import EdgeQwenError, ProfileError
 from runtime.profile import Profile, builtin_profiles, find_profile
 
+from .presets import OURS, read_presets_file
+
 _WIDE = 240
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -41,7 +43,8 @@ Examples:
   edgeqwen-compile profiles
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 profile, 4 package, 5 model cannot run, 7 checkpoint, 8 build step failed.""",
+Exit status: 0 done, 1 error, 2 usage, 3 profile or presets, 4 package, 5 model cannot run, 7 checkpoint,
+8 build step failed.""",
 )
 @click.version_option(package_name="edgeqwen")
 def main() -> None:
@@ -74,6 +77,7 @@ A build that was stopped goes on from what is done: run the same command again."
 @click.option("--precision", type=click.Choice(["int4", "int8", "float32"]), help="Default: the profile's.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Your text (.txt or .jsonl) for INT4.")
+@click.option("--presets", type=click.Path(path_type=Path), help="Prompt presets (.yaml) instead of ours.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
@@ -83,12 +87,14 @@ def build(
     precision: str | None,
     revision: str | None,
     calibration: Path | None,
+    presets: Path | None,
     cache: Path | None,
     as_json: bool,
     out: Path,
 ) -> None:
     """Build one package of SOURCE with a variant for each profile."""
     chosen = tuple(find_profile(profile) for profile in profiles)  # before the seconds that torch takes to load
+    prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
     from .progress import Reporter
@@ -101,6 +107,7 @@ def build(
         revision=revision,
         precision=precision,  # type: ignore[arg-type]
         calibration=calibration,
+        presets=prompts,
     )
     package, builds = builder.build(options, Reporter())
     rows = builder.summary(builds)

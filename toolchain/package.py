@@ -17,6 +17,8 @@ from pathlib import Path
 
 from runtime.errors import BuildError
 from runtime.package import BUILD_FILE, CONFIGS, SERVING_GRAPH, SUFFIX, VARIANTS, Build, File, file_digest
+from runtime.presets import FILE as PRESETS_FILE
+from runtime.presets import Presets, presets_json
 
 from .compile import olive_model_package
 from .surgery import STOCK_GRAPH
@@ -45,8 +47,8 @@ class VariantInput:
     build: Build
 
 
-def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInput]) -> Path:
-    """Writes `folder/NAME.ortpackage` with the tokenizer and configs of `checkpoint`; returns its path.
+def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInput], presets: Presets) -> Path:
+    """Writes `folder/NAME.ortpackage` with the tokenizer and configs of `checkpoint`, and `presets`; returns its path.
 
     A package of that name that is there stays as it was until the new one is whole.
     """
@@ -57,6 +59,7 @@ def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInpu
         sources = [_olive_source(scratch / "sources", checkpoint, variant) for variant in variants]
         package = scratch / target.name
         olive_model_package(sources, package, name)
+        (package / PRESETS_FILE).write_text(presets_json(presets), encoding="utf-8")
         for variant in variants:
             _add_ours(package, variant)
         _flush(package)

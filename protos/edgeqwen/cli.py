@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import EntryPoints, distribution
 from importlib.metadata import version as installed_version
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from click.shell_completion import get_completion_class
@@ -18,13 +15,11 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
+from .batch import print_answers, read_lines
 from .client import (
     Client,
     ClientError,
     DeadlineExceeded,
-    Delta,
-    Event,
-    Finished,
     InvalidRequest,
     Message,
     Options,
@@ -33,11 +28,12 @@ from .client import (
     checked_target,
     default_target,
 )
+from .flags import chat_options, generation_options, split
+from .printing import Printing
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _INTERRUPTED = 130  # as shells have it
-_LONGEST_TIMEOUT_S = 366 * 86_400.0
 
 # Where sysexits.h and timeout(1) have a number for it, theirs.
 _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
@@ -95,6 +91,7 @@ Examples:
   edgeqwen chat "Why is the pump vibrating?"
   edgeqwen chat                            # a conversation; /help inside
   dmesg | tail -20 | edgeqwen chat "What went wrong here?"
+  edgeqwen batch questions.jsonl --max-tokens 64 > answers.jsonl
   edgeqwen generate "Once upon a time" --max-tokens 64 --seed 7 --temperature 0.8
   edgeqwen status --json
 
@@ -115,115 +112,14 @@ def main(ctx: click.Context, target: str) -> None:
     ctx.obj = target
 
 
-def _biases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[int, float]:
-    try:
-        return {int(token): float(bias) for token, _, bias in (each.partition("=") for each in given)}
-    except ValueError:
-        raise click.BadParameter("looks like 1234=-100: a token's id and a number") from None
-
-
-def _text_of(ctx: click.Context, param: click.Parameter, file: str | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"cannot read {file}: {error}") from error
-
-
-def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
-    options = [
-        click.option("--max-tokens", type=int, help="The most tokens to generate."),
-        click.option("--temperature", type=float, help="0 is greedy."),
-        click.option("--top-k", type=int, help="Keep the k most likely tokens."),
-        click.option("--top-p", type=float, help="Keep the most likely tokens up to this probability."),
-        click.option("--min-p", type=float, help="Keep tokens this likely, against the most likely one."),
-        click.option("--repetition-penalty", type=float, help="More than 1 avoids repetition."),
-        click.option("--presence-penalty", type=float, help="More than 0 avoids tokens that the answer has."),
-        click.option("--frequency-penalty", type=float, help="The same, for each time it has them."),
-        click.option(
-            "--logit-bias",
-            multiple=True,
-            metavar="TOKEN=BIAS",
-            callback=_biases,
-            help="Add to a token's logit, -100 to 100; may be given again.",
-        ),
-        click.option("--top-logprobs", type=int, help="With --json, log-probabilities: of so many tokens beside each."),
-        click.option("--json-schema", callback=_text_of, metavar="FILE", help="The answer is JSON of this schema."),
-        click.option("--regex", help="The answer matches this regular expression."),
-        click.option("--grammar", callback=_text_of, metavar="FILE", help="The answer is of this Lark grammar."),
-        click.option("--seed", type=int, help="The same seed gives the same answer."),
-        click.option("--stop", multiple=True, help="End before this text; may be given again."),
-        click.option(
-            "--timeout",
-            "timeout_s",
-            type=click.FloatRange(0, _LONGEST_TIMEOUT_S, min_open=True),
-            help="Give up after so many seconds.",
-        ),
-        click.option("--stats", is_flag=True, help="Speed and time to first token, on stderr."),
-        click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-@dataclasses.dataclass(frozen=True)
-class _Printing:
-    """How to show an answer."""
-
-    stats: bool
-    as_json: bool
-
-    def show(self, events: Iterator[Event]) -> str:
-        """Prints events as they come; returns the whole text."""
-        text = ""
-        try:
-            for event in events:
-                if self.as_json:
-                    kind = type(event).__name__.lower()
-                    click.echo(json.dumps({"event": kind, **dataclasses.asdict(event)}, ensure_ascii=False))
-                elif isinstance(event, Delta):
-                    click.echo(event.text, nl=False)
-                if isinstance(event, Delta):
-                    text += event.text
-                if isinstance(event, Finished):
-                    self._finish(event)
-        except ClientError:
-            if text and not self.as_json:
-                click.echo()  # what follows is not part of the answer
-            raise
-        return text
-
-    def _finish(self, event: Finished) -> None:
-        if not self.as_json:
-            click.echo()
-        if self.stats:
-            cached = f", {event.cached_prompt_tokens} of them cached," if event.cached_prompt_tokens else ""
-            click.echo(
-                f"{event.completion_tokens} tokens, {event.decode_tokens_per_second:.1f} tokens/s,"
-                f" first after {event.time_to_first_token_ms:.0f} ms, prompt of {event.prompt_tokens}{cached}"
-                f" at {event.prefill_tokens_per_second:.0f} tokens/s, ended by {event.reason}",
-                err=True,
-            )
-
-
-def _split(flags: dict[str, Any]) -> tuple[Options, float | None, _Printing]:
-    timeout_s = flags.pop("timeout_s")
-    printing = _Printing(flags.pop("stats"), flags.pop("as_json"))
-    if sum(flags[name] is not None for name in ("json_schema", "regex", "grammar")) > 1:
-        raise click.UsageError("give at most one of --json-schema, --regex and --grammar")
-    return Options(**flags), timeout_s, printing
-
-
 @main.command()
 @click.argument("message", required=False)
 @click.option("--system", help="Instructions for the model.")
-@_generation_options
+@chat_options
 @click.pass_obj
 def chat(target: str, /, message: str | None, system: str | None, **flags: Any) -> None:
     """Ask the model. Without MESSAGE, on a terminal, hold a conversation. What is piped in is added to MESSAGE."""
-    options, timeout_s, printing = _split(flags)
+    options, timeout_s, printing = split(flags)
     conversation = message is None and _at_terminal()
     piped = "" if _at_terminal() else _piped().strip()
     content = "\n\n".join(part for part in (message, piped) if part)
@@ -231,10 +127,13 @@ def chat(target: str, /, message: str | None, system: str | None, **flags: Any) 
         raise click.UsageError("there is no message: give one, or pipe one in")
     with Client(target) as client:
         if conversation:
+            if options.n is not None:
+                raise click.UsageError("-n is for a MESSAGE: a conversation goes on from one answer")
             _converse(client, system, options, timeout_s, printing)
             return
         messages = [*_system(system), ("user", content)]
-        printing.show(client.generate(messages=messages, options=options, timeout_s=timeout_s))
+        events = client.generate(messages=messages, options=options, timeout_s=timeout_s)
+        printing.show(events) if options.n is None else printing.show_samples(events)
 
 
 def _at_terminal() -> bool:
@@ -259,12 +158,12 @@ _HELP = "/reset forgets the conversation, /system TEXT gives instructions, /exit
 
 
 def _converse(
-    client: Client, system: str | None, options: Options, timeout_s: float | None, printing: _Printing
+    client: Client, system: str | None, options: Options, timeout_s: float | None, printing: Printing
 ) -> None:
     with suppress(ImportError):  # some builds of Python have none
         import readline  # noqa: F401 - gives input() a line editor with a history
     click.echo(f"{client.snapshot().model.name}. {_HELP}", err=True)
-    history = _system(system)
+    history = instructions = _system(system)
     while True:
         try:
             line = input("> ").strip()
@@ -275,9 +174,9 @@ def _converse(
         if command in ("/exit", "/quit"):
             return
         if command == "/reset":
-            history = [turn for turn in history if turn[0] == "system"]
+            history = instructions
         elif command == "/system":
-            history = _system(rest)
+            history = instructions = _system(rest)
         elif command.startswith("/"):
             click.echo(_HELP, err=True)
         elif line:
@@ -285,7 +184,7 @@ def _converse(
 
 
 def _turn(
-    client: Client, history: list[Message], options: Options, timeout_s: float | None, printing: _Printing
+    client: Client, history: list[Message], options: Options, timeout_s: float | None, printing: Printing
 ) -> list[Message]:
     """The history with the answer, or without the question if there was none."""
     try:
@@ -296,18 +195,17 @@ def _turn(
     except ClientError as error:
         click.echo(f"edgeqwen: {error}", err=True)
         return history[:-1]
-    return [*history, ("assistant", answer)]
+    return [*history, answer.turn]
 
 
 @main.command()
 @click.argument("prompt", required=False)
 @click.option("--token-ids", help="Token ids instead of text, such as 1,2,3.")
-@click.option("--ignore-eos", is_flag=True, help="Go on through end-of-text tokens.")
-@_generation_options
+@generation_options
 @click.pass_obj
 def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags: Any) -> None:
     """Continue a raw PROMPT (or what is piped in), without the chat template."""
-    options, timeout_s, printing = _split(flags)
+    options, timeout_s, printing = split(flags)
     ids = _ids(token_ids) if token_ids is not None else None
     if ids is not None and prompt is not None:
         raise click.UsageError("give PROMPT or --token-ids, not both")
@@ -316,7 +214,8 @@ def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags:
             raise click.UsageError("there is no prompt: give one, pipe one in, or use --token-ids")
         prompt = _piped()
     with Client(target) as client:
-        printing.show(client.generate(prompt=prompt, token_ids=ids, options=options, timeout_s=timeout_s))
+        events = client.generate(prompt=prompt, token_ids=ids, options=options, timeout_s=timeout_s)
+        printing.show(events) if options.n is None else printing.show_samples(events)
 
 
 def _ids(text: str) -> list[int]:
@@ -324,6 +223,24 @@ def _ids(text: str) -> list[int]:
         return [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is not a list of numbers", param_hint="--token-ids") from error
+
+
+@main.command()
+@click.argument("file", type=click.File(encoding="utf-8"), default="-")
+@chat_options
+@click.pass_obj
+def batch(target: str, /, file: TextIO, **flags: Any) -> None:
+    """Answer each line of FILE, or of what is piped in, and print the answers as they end, one JSON object a line.
+
+    A line is {"messages": [{"role": "user", "content": ...}, ...]} or {"prompt": ...}. It may have an "id", which its
+    answer has too, and "options" such as {"max_tokens": 64}, which win over the flags given here.
+    """
+    options, timeout_s, _ = split(flags)
+    lines = read_lines(file, options)
+    with Client(target) as client:
+        failed = print_answers(lines, client.generate_batch([line.ask for line in lines], timeout_s=timeout_s))
+    if failed:
+        sys.exit(1)
 
 
 @main.command()
@@ -367,6 +284,9 @@ def status(target: str, as_json: bool) -> None:
         counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
         threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")
         table.add_row("threads", f"{threads}, by the {model.threads_from}; slots by the {model.slots_from}")
+    for preset in model.presets:
+        values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
+        table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
     table.add_row("speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s")

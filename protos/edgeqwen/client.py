@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from .errors import ClientError, DeadlineExceeded, InvalidRequest, QueueFull, ServerUnavailable, raise_for
 from .messages import (
+    Ask,
     Completion,
     Delta,
     Event,
@@ -30,15 +31,18 @@ from .messages import (
     Options,
     Started,
     TokenLogprobs,
-    build_detokenize_request,
-    build_request,
-    build_tokenize_request,
+    Tool,
+    ToolCall,
+    Turn,
+    completions_of,
     event_of,
-    joined,
+    result_of,
 )
+from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
 from .v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
 __all__ = [
+    "Ask",
     "AsyncClient",
     "Client",
     "ClientError",
@@ -54,6 +58,9 @@ __all__ = [
     "ServerUnavailable",
     "Started",
     "TokenLogprobs",
+    "Tool",
+    "ToolCall",
+    "Turn",
 ]
 
 DEFAULT_TARGET = "unix:/run/edgeqwen/edgeqwend.sock"
@@ -149,27 +156,70 @@ class Client:
         self, messages: Iterable[Message], *, options: Options | None = None, timeout_s: float | None = None
     ) -> Completion:
         """The whole answer to a conversation."""
-        return joined(self.generate(messages=messages, options=options, timeout_s=timeout_s))
+        return self.samples(messages=messages, options=_one(options), timeout_s=timeout_s)[0]
 
     def complete(self, prompt: str, *, options: Options | None = None, timeout_s: float | None = None) -> Completion:
         """The whole continuation of a raw prompt."""
-        return joined(self.generate(prompt=prompt, options=options, timeout_s=timeout_s))
+        return self.samples(prompt=prompt, options=_one(options), timeout_s=timeout_s)[0]
+
+    def samples(
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        options: Options | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Completion]:
+        """`Options.n` whole answers; the prompt is computed once."""
+        return completions_of(
+            self.generate(messages=messages, prompt=prompt, token_ids=token_ids, options=options, timeout_s=timeout_s)
+        )
+
+    def generate_batch(
+        self, asks: Iterable[Ask], *, timeout_s: float | None = None
+    ) -> Generator[tuple[int, Completion | ClientError], None, None]:
+        """Whole answers to many requests, each with the place of its request, in the order in which they end.
+
+        One that fails comes as the error. Closing the generator cancels the rest. Raises as `generate` does.
+        """
+        call = self._generation.GenerateBatch(build_batch_request(asks, self._scope), timeout=timeout_s)
+        try:
+            for response in call:
+                yield response.request, result_of(response)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+        except KeyboardInterrupt:
+            self._connect()  # as in `generate`
+            raise
+        finally:
+            call.cancel()
 
     def tokenize(
-        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        options: Options | None = None,
+        timeout_s: float = 30.0,
     ) -> tuple[int, ...]:
-        """The tokens that a conversation, with the chat template around it, or a text would be."""
-        request = build_tokenize_request(messages=messages, prompt=prompt)
+        """The tokens that a conversation, with the chat template and the tools of `options`, or a text would be."""
+        request = build_tokenize_request(messages=messages, prompt=prompt, options=options)
         try:
             return tuple(self._generation.Tokenize(request, timeout=timeout_s).token_ids)
         except grpc.RpcError as error:
             raise_for(error, self.target)
 
     def count_tokens(
-        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        options: Options | None = None,
+        timeout_s: float = 30.0,
     ) -> int:
         """How many tokens that is."""
-        request = build_tokenize_request(messages=messages, prompt=prompt, count_only=True)
+        request = build_tokenize_request(messages=messages, prompt=prompt, options=options, count_only=True)
         try:
             return int(self._generation.Tokenize(request, timeout=timeout_s).count)
         except grpc.RpcError as error:
@@ -265,31 +315,67 @@ class AsyncClient:
         self, messages: Iterable[Message], *, options: Options | None = None, timeout_s: float | None = None
     ) -> Completion:
         """The whole answer to a conversation."""
-        stream = self.generate(messages=messages, options=options, timeout_s=timeout_s)
-        return joined([event async for event in stream])
+        return (await self.samples(messages=messages, options=_one(options), timeout_s=timeout_s))[0]
 
     async def complete(
         self, prompt: str, *, options: Options | None = None, timeout_s: float | None = None
     ) -> Completion:
         """The whole continuation of a raw prompt."""
-        stream = self.generate(prompt=prompt, options=options, timeout_s=timeout_s)
-        return joined([event async for event in stream])
+        return (await self.samples(prompt=prompt, options=_one(options), timeout_s=timeout_s))[0]
+
+    async def samples(
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        token_ids: Sequence[int] | None = None,
+        options: Options | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Completion]:
+        """`Options.n` whole answers; the prompt is computed once."""
+        stream = self.generate(
+            messages=messages, prompt=prompt, token_ids=token_ids, options=options, timeout_s=timeout_s
+        )
+        return completions_of([event async for event in stream])
+
+    async def generate_batch(
+        self, asks: Iterable[Ask], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[tuple[int, Completion | ClientError], None]:
+        """As `Client.generate_batch`. Leave it early with `contextlib.aclosing` around it."""
+        call = self._generation.GenerateBatch(build_batch_request(asks, self._scope), timeout=timeout_s)
+        try:
+            async for response in call:
+                yield response.request, result_of(response)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+        finally:
+            call.cancel()
 
     async def tokenize(
-        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        options: Options | None = None,
+        timeout_s: float = 30.0,
     ) -> tuple[int, ...]:
-        """The tokens that a conversation, with the chat template around it, or a text would be."""
-        request = build_tokenize_request(messages=messages, prompt=prompt)
+        """The tokens that a conversation, with the chat template and the tools of `options`, or a text would be."""
+        request = build_tokenize_request(messages=messages, prompt=prompt, options=options)
         try:
             return tuple((await self._generation.Tokenize(request, timeout=timeout_s)).token_ids)
         except grpc.RpcError as error:
             raise_for(error, self.target)
 
     async def count_tokens(
-        self, *, messages: Iterable[Message] | None = None, prompt: str | None = None, timeout_s: float = 30.0
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        prompt: str | None = None,
+        options: Options | None = None,
+        timeout_s: float = 30.0,
     ) -> int:
         """How many tokens that is."""
-        request = build_tokenize_request(messages=messages, prompt=prompt, count_only=True)
+        request = build_tokenize_request(messages=messages, prompt=prompt, options=options, count_only=True)
         try:
             return int((await self._generation.Tokenize(request, timeout=timeout_s)).count)
         except grpc.RpcError as error:
@@ -346,3 +432,9 @@ _CHANNEL_OPTIONS = [
 
 def _drawn_scope() -> bytes:
     return secrets.token_bytes(16)
+
+
+def _one(options: Options | None) -> Options | None:
+    if options is not None and options.n not in (None, 1):
+        raise ValueError("several answers are what `samples` is for")
+    return options

@@ -40,6 +40,11 @@ class GenerationStub:
                 request_serializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateBatch = channel.unary_stream(
+                '/edgeqwen.v1.Generation/GenerateBatch',
+                request_serializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateBatchRequest.SerializeToString,
+                response_deserializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateBatchResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/edgeqwen.v1.Generation/Tokenize',
                 request_serializer=edgeqwen_dot_v1_dot_generation__pb2.TokenizeRequest.SerializeToString,
@@ -57,7 +62,8 @@ class GenerationServicer:
     """
 
     def Generate(self, request, context):
-        """Streams one completion: exactly one Started, any number of Delta, exactly one Finished.
+        """Streams one completion, or `n` of them: exactly one Started, then of each any number of Delta and exactly one
+        Finished, which carry its index.
 
         Closing the call, cancelling it, or passing its deadline frees the request's KV slot within one engine step,
         wherever the request is: in the queue, in prefill or in decode.
@@ -65,6 +71,17 @@ class GenerationServicer:
         Errors: INVALID_ARGUMENT (with google.rpc.BadRequest) for a request that can never succeed; RESOURCE_EXHAUSTED
         (with google.rpc.RetryInfo) when the queue is full; UNAVAILABLE while the daemon drains; DEADLINE_EXCEEDED when
         the call's deadline passes first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateBatch(self, request, context):
+        """Generates a completion, or `n` of them, for each of many requests, and sends each whole, in the order in which they
+        end. At most as many run at once as the daemon has slots, and they queue like those of other clients.
+
+        Errors: INVALID_ARGUMENT, before any is begun, for a request among them that can never succeed; one that fails later
+        fails alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +110,11 @@ def add_GenerationServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.GenerateBatch,
+                    request_deserializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateBatchRequest.FromString,
+                    response_serializer=edgeqwen_dot_v1_dot_generation__pb2.GenerateBatchResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -133,6 +155,33 @@ class Generation:
             '/edgeqwen.v1.Generation/Generate',
             edgeqwen_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             edgeqwen_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgeqwen.v1.Generation/GenerateBatch',
+            edgeqwen_dot_v1_dot_generation__pb2.GenerateBatchRequest.SerializeToString,
+            edgeqwen_dot_v1_dot_generation__pb2.GenerateBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

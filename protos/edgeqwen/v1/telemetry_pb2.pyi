@@ -27,7 +27,7 @@ class Snapshot(_message.Message):
     def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest", "prefill_threads", "decode_threads", "threads_from", "slots_from")
+    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest", "presets", "prefill_threads", "decode_threads", "threads_from", "slots_from")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class ModelInfo(_message.Message):
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_BYTES_FIELD_NUMBER: _ClassVar[int]
     BUILD_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PRESETS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_THREADS_FIELD_NUMBER: _ClassVar[int]
     DECODE_THREADS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FROM_FIELD_NUMBER: _ClassVar[int]
@@ -48,11 +49,29 @@ class ModelInfo(_message.Message):
     context_tokens: int
     weights_bytes: int
     build_digest: str
+    presets: _containers.RepeatedCompositeFieldContainer[PresetInfo]
     prefill_threads: int
     decode_threads: int
     threads_from: str
     slots_from: str
-    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ..., prefill_threads: _Optional[int] = ..., decode_threads: _Optional[int] = ..., threads_from: _Optional[str] = ..., slots_from: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., prefill_threads: _Optional[int] = ..., decode_threads: _Optional[int] = ..., threads_from: _Optional[str] = ..., slots_from: _Optional[str] = ...) -> None: ...
+
+class PresetInfo(_message.Message):
+    __slots__ = ("name", "description", "values")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    description: str
+    values: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., values: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
     __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "guessed_tokens_total", "right_guesses_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining")

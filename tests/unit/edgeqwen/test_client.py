@@ -23,7 +23,7 @@ from edgeqwen.client import (
     ServerUnavailable,
     Started,
 )
-from edgeqwen.messages import build_request
+from edgeqwen.requests import build_request
 
 GREEDY = Options(temperature=0.0, max_tokens=20, ignore_eos=True)
 TURNS = [("system", "Be brief."), ("user", "Why?")]
@@ -146,7 +146,7 @@ def test_every_fault_of_a_request_comes_back_with_its_field(target: str) -> None
     with Client(target) as client, pytest.raises(InvalidRequest) as refusal:
         client.chat([("robot", "hi")], options=bad)
     assert refusal.value.violations == (
-        ("chat.messages[0].role", "must be one of system, user, assistant (got 'robot')"),
+        ("chat.messages[0].role", "must be one of system, user, assistant, tool (got 'robot')"),
         ("sampling.min_p", "must be 0 to 1 (got 2)"),
         ("sampling.repetition_penalty", "must be more than 0, up to 10 (got -1)"),
         ("sampling.temperature", "must be 0 to 10 (got nan)"),

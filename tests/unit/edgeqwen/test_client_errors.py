@@ -28,7 +28,7 @@ from edgeqwen.client import (
     Started,
     checked_target,
 )
-from edgeqwen.messages import build_request
+from edgeqwen.requests import build_request
 from edgeqwen.v1 import generation_pb2 as pb
 
 CODES = [

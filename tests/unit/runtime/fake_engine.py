@@ -75,6 +75,9 @@ class FakeEngine:
         self.submitted.put_nowait((sequence, sink))
         return sequence
 
+    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
+        return [self.submit(request, sink) for request, sink in asked]
+
     def cancel(self, sequence: Sequence) -> None:
         self.cancelled.put_nowait(sequence)
 

@@ -242,21 +242,14 @@ def test_more_requests_than_places_are_refused_with_a_time_to_try_again() -> Non
     assert engine.stats().requests_rejected_total == 1
 
 
-@pytest.mark.parametrize(
-    ("prompt", "max_tokens", "fault"),
-    [
-        (256, 1, "prompt: has 256 tokens, but at most 255 leave room for an answer"),
-        (
-            200,
-            57,
-            "max_tokens: must be at most 56: the prompt's 200 tokens and the answer share 256 (got 57)",
-        ),
-    ],
-)
-def test_what_can_never_fit_is_refused_with_the_limit(engine: Engine, prompt: int, max_tokens: int, fault: str) -> None:
-    with pytest.raises(RequestError) as refusal:
-        engine.submit(Request((1,) * prompt, max_tokens), Inbox())
-    assert str(refusal.value) == fault
+def test_more_at_once_than_ever_fit_are_refused_for_good(engine: Engine) -> None:
+    """None of them is queued; as many as fit are, all of them."""
+    most = engine.stats().queue_limit + engine.stats().slots
+    asked = [(Request((1,), 1), Inbox())] * (most + 1)
+    with pytest.raises(RequestError, match=f"must be at most {most}"):
+        engine.submit_all(asked)
+    assert engine.idle
+    assert len(engine.submit_all(asked[1:])) == most
 
 
 def test_a_failure_is_told_to_those_it_hits_and_the_next_request_works(

@@ -16,6 +16,7 @@ from runtime.engine import Engine
 from runtime.errors import GrammarError, RequestError
 from runtime.grammar import MAX_STRUCTURE_BYTES, Grammars, Kind
 from runtime.sequence import Delta, Event, Failed, Finished, FinishReason, Request, SamplingParams
+from runtime.turn import TurnForm
 
 BYTES = byte_tokenizer()
 EOS = 0  # the byte-level alphabet's first symbol is "!"
@@ -46,7 +47,7 @@ def answer(kind: Kind, text: str, *, seed: int = 0, max_tokens: int = 120, tempe
     )
     events: list[Event] = []
     sampling, grammar = SamplingParams(temperature=temperature, seed=seed), GRAMMARS.compile(kind, text)
-    engine.submit(Request((7, 8, seed % 250), max_tokens, sampling, grammar=grammar), events.append)
+    engine.submit(Request((7, 8, seed % 250), max_tokens, sampling, turn=TurnForm(answer=grammar)), events.append)
     while not engine.idle:
         engine.step()
     return events
@@ -77,7 +78,7 @@ def test_what_is_forced_takes_one_step() -> None:
     )
     events: list[Event] = []
     grammar = GRAMMARS.compile("regex", "abcdefghijkl(x|y)")
-    engine.submit(Request((7,), 60, SamplingParams(temperature=1.0), grammar=grammar), events.append)
+    engine.submit(Request((7,), 60, SamplingParams(temperature=1.0), turn=TurnForm(answer=grammar)), events.append)
     while not engine.idle:
         engine.step()
     assert re.fullmatch("abcdefghijkl[xy]", text_of(events))
@@ -172,7 +173,7 @@ def test_a_structure_that_breaks_ends_its_request_alone() -> None:
     )
     broken: list[Event] = []
     whole: list[Event] = []
-    engine.submit(Request((1, 2), 5, grammar=Breaking()), broken.append)
+    engine.submit(Request((1, 2), 5, turn=TurnForm(answer=Breaking())), broken.append)
     engine.submit(Request((1, 2), 5), whole.append)
     while not engine.idle:
         engine.step()

@@ -72,7 +72,7 @@ def biased(bias: dict[int, float]) -> pb.GenerateRequest:
         (chat(), "chat.messages: must hold at least one message"),
         (
             chat(("user", "a"), ("boss", "b")),
-            "chat.messages[1].role: must be one of system, user, assistant (got 'boss')",
+            "chat.messages[1].role: must be one of system, user, assistant, tool (got 'boss')",
         ),
         (pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5, 256])), "token_ids.ids[1]: must be below 256 (got 256)"),
         (
@@ -81,6 +81,10 @@ def biased(bias: dict[int, float]) -> pb.GenerateRequest:
         ),
         (pb.GenerateRequest(prompt="x", max_tokens=0), "max_tokens: must be 1 to 200 (got 0)"),
         (pb.GenerateRequest(prompt="x", max_tokens=201), "max_tokens: must be 1 to 200 (got 201)"),
+        (
+            pb.GenerateRequest(prompt="x" * 150, max_tokens=51),
+            "max_tokens: must be at most 50: the prompt's 150 tokens and the answer share 200 (got 51)",
+        ),
         (pb.GenerateRequest(prompt="x", stop=["a"] * 17), "stop: must hold at most 16 strings (got 17)"),
         (pb.GenerateRequest(prompt="x", stop=["ok", ""]), "stop[1]: must be 1 to 256 bytes (got 0)"),
         (pb.GenerateRequest(prompt="x", stop=["é" * 129]), "stop[0]: must be 1 to 256 bytes (got 258)"),

@@ -78,16 +78,16 @@ def test_a_prompt_waits_for_the_one_before_whose_beginning_it_may_share() -> Non
     assert computed == [(first, 0, 4), (first, 4, 4), (first, 8, 3), (second, 10, 1)]
 
 
-def test_full_counts_only_those_that_no_free_slot_takes() -> None:
+def test_room_counts_also_those_that_free_slots_take() -> None:
     scheduler = make(slots=2, queue=3)
     for number in range(5):
-        assert not scheduler.full
+        assert scheduler.room == 5 - number
         scheduler.add(sequence(number))
-    assert scheduler.full
+    assert scheduler.room == 0
     for _ in range(2):
         commit(scheduler.schedule())
     assert len(scheduler.waiting) == 3
-    assert scheduler.full
+    assert scheduler.room == 0
 
 
 def test_a_removed_sequence_is_gone_wherever_it_was_and_its_slot_is_cleared_once() -> None:

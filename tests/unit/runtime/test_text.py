@@ -112,7 +112,7 @@ def test_real_templates_render_as_in_transformers(shared: Path, model: str, turn
         ([], "chat.messages: must hold at least one message"),
         (
             [ChatMessage("user", "a"), ChatMessage("robot", "b")],
-            "chat.messages[1].role: must be one of system, user, assistant (got 'robot')",
+            "chat.messages[1].role: must be one of system, user, assistant, tool (got 'robot')",
         ),
         ([ChatMessage("user", "a")] * 1025, "chat.messages: must hold at most 1024 messages (got 1025)"),
     ],

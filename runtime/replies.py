@@ -1,0 +1,116 @@
+"""What goes back over the wire: events and errors as protobuf."""
+
+from __future__ import annotations
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from edgeqwen.v1 import generation_pb2 as pb
+
+from .errors import EdgeQwenError, Fault, QueueFull, RequestError, Unavailable
+from .sequence import Delta, Finished, FinishReason, TokenLogprobs
+
+MAX_FAULTS = 8
+MAX_FAULT_CHARS = 160
+
+_REASONS = {
+    FinishReason.EOS: pb.Finished.REASON_EOS,
+    FinishReason.STOP: pb.Finished.REASON_STOP,
+    FinishReason.LENGTH: pb.Finished.REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.Finished.REASON_TOOL_CALLS,
+}
+
+# The one table from errors to gRPC codes; the first class that fits counts.
+_CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
+    (RequestError, code_pb2.INVALID_ARGUMENT),
+    (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
+    (Unavailable, code_pb2.UNAVAILABLE),
+    (EdgeQwenError, code_pb2.INTERNAL),
+)
+
+
+def delta_message(index: int, delta: Delta) -> pb.Delta:
+    """More of the completion `index`."""
+    return pb.Delta(
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=map(_logprobs, delta.logprobs),
+        reasoning=delta.reasoning,
+        tool_calls=(pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in delta.tool_calls),
+        index=index,
+    )
+
+
+def finished_message(index: int, end: Finished) -> pb.Finished:
+    """The end of the completion `index`."""
+    return pb.Finished(
+        reason=_REASONS[end.reason],
+        usage=pb.Usage(
+            prompt_tokens=end.usage.prompt_tokens,
+            completion_tokens=end.usage.completion_tokens,
+            cached_prompt_tokens=end.usage.cached_prompt_tokens,
+        ),
+        timings=pb.Timings(
+            queue_ms=end.timings.queue_ms,
+            time_to_first_token_ms=end.timings.time_to_first_token_ms,
+            total_ms=end.timings.total_ms,
+            prefill_tokens_per_second=end.timings.prefill_tokens_per_second,
+            decode_tokens_per_second=end.timings.decode_tokens_per_second,
+        ),
+        stop=end.stop,
+        index=index,
+    )
+
+
+def status_of(error: EdgeQwenError) -> status_pb2.Status:
+    """The status that ends a call, with the details that its code has."""
+    status = status_pb2.Status(code=code_of(error), message=str(error))
+    if isinstance(error, RequestError):
+        faults = _shown(error)
+        status.message = "; ".join(map(str, faults))
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=fault.path, description=fault.message) for fault in faults
+        ]
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
+    if isinstance(error, QueueFull):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1e3))
+        status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status
+
+
+def code_of(error: EdgeQwenError) -> int:
+    """The google.rpc.Code of an error."""
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def loggable(error: EdgeQwenError) -> str:
+    """What a log may say of a refused request: where its faults are, nothing of its text."""
+    if isinstance(error, RequestError):
+        return ", ".join(fault.path for fault in error.faults[:MAX_FAULTS])
+    return str(error)
+
+
+def _logprobs(of: TokenLogprobs) -> pb.TokenLogprobs:
+    top = [pb.TokenLogprobs.Candidate(token_id=token, logprob=logprob) for token, logprob in of.top]
+    return pb.TokenLogprobs(logprob=of.logprob, top=top)
+
+
+def _shown(error: RequestError) -> list[Fault]:
+    """As many faults as a reply can carry: gRPC has 8 KiB for all of an error, and counts most of it three times."""
+    shown = [Fault(fault.path, _short(fault.message)) for fault in error.faults[:MAX_FAULTS]]
+    if more := len(error.faults) - len(shown):
+        shown.append(Fault("", f"and {more} more faults"))
+    return shown
+
+
+def _short(message: str) -> str:
+    """Plain ASCII, which does not grow on its way, of bounded length."""
+    text = message.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= MAX_FAULT_CHARS else f"{text[: MAX_FAULT_CHARS - 3]}..."
+
+
+def _packed(detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
