@@ -18,6 +18,7 @@ SharePrefix = Literal["client", "all", "off"]
 """Whose KV a request may start from: that of its own client, of everybody, or nobody's."""
 
 DEFAULT_LISTEN = "unix:/run/edgeqwen/edgeqwend.sock"
+DEFAULT_STATE_DIR = Path("/var/lib/edgeqwen")
 
 
 class Config(StrictModel):
@@ -36,10 +37,10 @@ class Config(StrictModel):
     )
     verify: bool = Field(default=True, description="Compare every file with its digest before loading it.")
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
-        default=None, description="Threads of the model; unset: the profile's, at most the cores there are."
+        default=None, description="Threads of the model; unset: what was measured here, else the profile's."
     )
     slots: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="Requests that decode together; unset: the profile's."
+        default=None, description="Requests that decode together; unset: what was measured here, else the profile's."
     )
     context_tokens: Annotated[int, Field(ge=64, le=131_072)] | None = Field(
         default=None, description="Tokens of a prompt and its answer together; unset: the profile's."
@@ -54,6 +55,9 @@ class Config(StrictModel):
         description="Compute tokens that a request's own text suggests together with the next one, where that pays.",
     )
     deterministic: bool = Field(False, description="Whether requests are that do not say.")
+    state_dir: Annotated[Path, Field(strict=False)] = Field(
+        default=DEFAULT_STATE_DIR, description="Where `edgeqwen bench --autotune` keeps what it found."
+    )
     max_message_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = Field(
         default=4 << 20, description="The largest request accepted."
     )

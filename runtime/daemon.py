@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .config import DEFAULT_LISTEN, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, PackageError
+from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
+from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, LocalSettingsError, PackageError, SessionError
 from .memory import trim_after_load, use_one_heap
 from .notify import notify
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .chat import ChatTemplate
     from .engine import Engine
     from .health import Health
-    from .package import Build, Package
+    from .package import Package
     from .service import GenerationService
     from .session import OrtSession
-    from .tokenizer import Tokenizer
+    from .settings import RunSettings
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
@@ -59,12 +59,13 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--verify/--no-verify", default=None, help="Check every file's digest first. Default: verify")
-@click.option("--threads", type=int, help="Threads of the model. Default: the profile's")
-@click.option("--slots", type=int, help="Requests that decode together. Default: the profile's")
+@click.option("--threads", type=int, help="Threads of the model. Default: measured here, else the profile's")
+@click.option("--slots", type=int, help="Requests that decode together. Default: likewise")
 @click.option("--context-tokens", type=int, help="Prompt and answer together. Default: the profile's")
 @click.option("--share-prefix", help="Start prompts from earlier ones of: client, all or off. Default: client")
 @click.option("--speculate/--no-speculate", default=None, help="Guess tokens from the text. Default: speculate")
 @click.option("--deterministic/--no-deterministic", default=None, help="For requests that do not say. Default: no")
+@click.option("--state-dir", type=click.Path(path_type=Path), help=f"What was measured. Default: {DEFAULT_STATE_DIR}")
 @click.option("--max-message-bytes", type=int, help="The largest request accepted. Default: 4194304")
 @click.option("--log-format", help="auto, json or console. Default: auto")
 @click.option("--log-level", help="debug, info, warning or error. Default: info")
@@ -161,7 +162,7 @@ class Daemon:
         server: grpc.aio.Server,
         generation: GenerationService,
         health: Health,
-        summary: dict[str, str],
+        summary: dict[str, str | int],
     ) -> None:
         self._engine = engine
         self._server = server
@@ -176,6 +177,7 @@ class Daemon:
 
         from .grammar import Grammars
         from .health import Health
+        from .loading import load_engine
         from .package import Package
         from .presets import read_presets
         from .requests import RequestReader
@@ -187,8 +189,8 @@ class Daemon:
         package.require_this_machine()
         build = package.build
         tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
-        session = _load_session(package, config)
-        engine = _load_engine(build, session, tokenizer, config)
+        settings, session = _load_model(package, config)
+        engine = load_engine(package, session, tokenizer, config, settings)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
         presets = read_presets(package.root)
@@ -203,6 +205,10 @@ class Daemon:
             context_tokens=engine.context_tokens,
             weights_bytes=build.memory.weights_bytes,
             build_digest=package.build_digest,
+            prefill_threads=settings.prefill_threads,
+            decode_threads=settings.decode_threads,
+            threads_from=settings.threads_from,
+            slots_from=settings.slots_from,
             presets=[
                 telemetry_pb2.PresetInfo(name=name, description=preset.description, values=preset.values)
                 for name, preset in sorted(presets.items())
@@ -215,8 +221,9 @@ class Daemon:
         telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
         health.add_to(server)
         trim_after_load()
-        summary = {name: getattr(model, name) for name in ("precision", "provider", "variant")}
-        return cls(engine, server, generation, health, {"model": model.name, **summary})
+        names = ("precision", "provider", "variant", "prefill_threads", "decode_threads", "threads_from", "slots_from")
+        summary = {name: getattr(model, name) for name in names}
+        return cls(engine, server, generation, health, {"model": model.name, **summary, "slots": settings.slots})
 
     async def listen(self, address: Address) -> str:
         """Starts the engine and the server; returns where it listens."""
@@ -246,36 +253,25 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_session(package: Package, config: Config) -> OrtSession:
-    from .session import OrtSession
+def _load_model(package: Package, config: Config) -> tuple[RunSettings, OrtSession]:
+    """The model, and what it runs with. Local settings that cannot be used are no reason not to serve."""
+    import structlog
 
-    build, profile = package.build, package.build.profile.runtime
-    running = config.slots or profile.slots
-    return OrtSession(
-        package.serving_graph,
-        # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
-        slots=running if config.share_prefix == "off" else 2 * running,
-        context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
-        threads=config.threads or min(profile.threads, len(os.sched_getaffinity(0))),
-        provider=build.needs.provider,
-        provider_options=build.profile.execution.options,
-    )
+    from .cpu import read_cpu
+    from .loading import load_session
+    from .localsettings import LocalSettingsFile
+    from .settings import decide
 
-
-def _load_engine(build: Build, session: OrtSession, tokenizer: Tokenizer, config: Config) -> Engine:
-    from .engine import Engine
-
-    profile = build.profile.runtime
-    return Engine(
-        session,
-        tokenizer,
-        eos_token_ids=frozenset(build.model.eos_token_ids),
-        queue_limit=config.queue_limit,
-        prefill_chunk_tokens=profile.prefill_chunk_tokens,
-        max_running=config.slots or profile.slots,
-        speculate=config.speculate,
-        kv_budget_tokens=(profile.kv_cache.budget_mb << 20) // session.spec.kv_bytes_per_token,
-    )
+    cores = len(os.sched_getaffinity(0))
+    file = LocalSettingsFile(config.state_dir, package.build_digest, read_cpu())
+    try:
+        settings = decide(config, package, file, file.read(verify=config.verify), cores)
+        if settings.graph != package.serving_graph:
+            return settings, load_session(package, settings)
+    except (LocalSettingsError, SessionError) as error:
+        structlog.get_logger().warning("local settings ignored", reason=str(error))
+        settings = decide(config, package, file, None, cores)
+    return settings, load_session(package, settings)
 
 
 def _load_template(package: Package) -> ChatTemplate | None:

@@ -18,7 +18,7 @@ from .kvcache import KVCache
 from .scheduler import Decode, Scheduler, Step
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
 from .session import Logits, Session
-from .speculation import MAX_GUESS, Guesser, best_width
+from .speculation import MAX_GUESS, TOKEN_COST, Guesser, best_width
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
 
@@ -59,6 +59,7 @@ class Engine:
         kv_budget_tokens: the most KV tokens promised to running requests or kept of earlier ones.
         max_running: the most requests at once; None: as many as the session has slots.
         speculate: whether a step may compute tokens that are guessed from the request's own text.
+        token_cost: of a further token in a step, against a step with one; it decides how many guesses pay.
         clock: monotonic seconds.
     """
 
@@ -73,6 +74,7 @@ class Engine:
         kv_budget_tokens: int,
         max_running: int | None = None,
         speculate: bool = True,
+        token_cost: float = TOKEN_COST,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -80,6 +82,7 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._clock = clock
         self._speculate = speculate
+        self._token_cost = token_cost
         self._scheduler = Scheduler(
             KVCache(session.spec.slots, kv_budget_tokens, chunk_tokens=prefill_chunk_tokens, max_running=max_running),
             queue_limit=queue_limit,
@@ -265,7 +268,8 @@ class Engine:
             elif guesser and guesses[-1]:
                 offers.append((guesser, len(guesses[-1])))
         if offers:
-            width = max(width, best_width(offers, requests=len(rows), rows=span))
+            best = best_width(offers, requests=len(rows), rows=span, token_cost=self._token_cost)
+            width = max(width, best)
         return [guess[:width] for guess in guesses]
 
     def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:

@@ -73,6 +73,10 @@ class AddressInUse(EdgeQwenError):
     exit_code = 6
 
 
+class LocalSettingsError(EdgeQwenError):
+    """What was measured on this board cannot be read or kept."""
+
+
 class GrammarError(EdgeQwenError):
     """An answer cannot be held to its structure any longer."""
 

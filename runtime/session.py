@@ -30,6 +30,7 @@ Logits = NDArray[np.float32]
 _KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _BINDINGS = 64  # kept, those used last; a new one takes less than a millisecond
 _WEIGHTS = "model.onnx.data"
+PACKED_WEIGHTS = "packed.data"  # another name: what of it is resident is in use, and must not be forgotten
 _PAGE_BYTES = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it. Pages are committed when written, not before.
 
@@ -94,6 +95,7 @@ class Session(Protocol):
 class _Binding:
     """Arrays bound to a run over `rows` slots from `first` on. `tokens` and `logits` may be replaced for one run."""
 
+    session: ort.InferenceSession
     io: ort.IOBinding
     seqlens_k: NDArray[np.int32]
     query_seqlens: NDArray[np.int32]
@@ -113,11 +115,18 @@ class OrtSession:
         slots: int,
         context_tokens: int,
         threads: int,
+        prefill_threads: int | None = None,
         provider: str = "CPUExecutionProvider",
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it."""
-        self._ort = _load(graph, threads, provider, provider_options or {})
+        """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it.
+
+        With other `prefill_threads` than `threads` it is loaded twice. Graphs that `pack` wrote share their weights
+        then; of others, both have a copy.
+        """
+        self._ort = self._prefill_ort = _load(graph, threads, provider, provider_options or {})
+        if prefill_threads not in (None, threads):
+            self._prefill_ort = _load(graph, prefill_threads, provider, provider_options or {})
         self._weights = MappedFile(graph.with_name(_WEIGHTS))
         self._weights.forget()
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
@@ -129,7 +138,7 @@ class OrtSession:
         self._memory, self._kv = _allocate((len(self._caches), self._rows, kv_heads, capacity, head_dim), dtype)
         # One for all bindings: results live until the next run.
         self._logits = np.zeros((self._rows, vocab_size), np.float32)
-        self._bindings: OrderedDict[tuple[int, int, int], _Binding] = OrderedDict()
+        self._bindings: OrderedDict[tuple[bool, int, int, int], _Binding] = OrderedDict()
         self._spec = SessionSpec(
             vocab_size=vocab_size,
             context_tokens=context_tokens,
@@ -148,7 +157,7 @@ class OrtSession:
         chunk = np.asarray(tokens, np.int64).reshape(1, -1)
         count = chunk.shape[1]
         assert 0 < count <= self._spec.context_tokens - start
-        binding = self._binding(slot, 1, 1)
+        binding = self._binding(slot, 1, 1, prefill=True)
         binding.seqlens_k[0] = start + count - 1
         binding.query_seqlens[0] = count
         binding.total_sequence_length[()] = start + count
@@ -238,18 +247,20 @@ class OrtSession:
             raise SessionError(f"{graph.name} keeps its KV as {cache.type}; this runtime knows {', '.join(_KV_DTYPES)}")
         return cache.shape[1], cache.shape[3], np.dtype(_KV_DTYPES[cache.type])
 
-    def _binding(self, first: int, rows: int, logits: int) -> _Binding:
-        key = (first, rows, logits)
+    def _binding(self, first: int, rows: int, logits: int, *, prefill: bool = False) -> _Binding:
+        session = self._prefill_ort if prefill else self._ort
+        key = (session is self._ort, first, rows, logits)
         if key not in self._bindings:
             if len(self._bindings) == _BINDINGS:
                 self._bindings.popitem(last=False)
-            self._bindings[key] = self._bind(first, rows, logits)
+            self._bindings[key] = self._bind(session, first, rows, logits)
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
-    def _bind(self, first: int, rows: int, logits: int) -> _Binding:
+    def _bind(self, session: ort.InferenceSession, first: int, rows: int, logits: int) -> _Binding:
         binding = _Binding(
-            io=self._ort.io_binding(),
+            session=session,
+            io=session.io_binding(),
             seqlens_k=np.zeros(rows, np.int32),
             query_seqlens=np.zeros(rows, np.int32),
             total_sequence_length=np.array(1, np.int32),
@@ -288,15 +299,44 @@ class OrtSession:
 
     def _run(self, binding: _Binding) -> None:
         try:
-            self._ort.run_with_iobinding(binding.io)
+            binding.session.run_with_iobinding(binding.io)
         except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
             raise SessionError(f"the model failed to run: {_first_line(error)}") from error
+
+
+def pack(graph: Path, folder: Path) -> Path:
+    """Writes `graph` to `folder` with its weights in the layout of this processor's kernels; returns the new graph.
+
+    Sessions map such weights, and several share them, where those of `graph` are copied by each. They are for this
+    processor and this onnxruntime only, and take more than twice the room of the weights. Raises SessionError.
+    """
+    packed = folder / graph.name
+    settings = _settings(threads=1)
+    settings.optimized_model_filepath = str(packed)
+    settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", PACKED_WEIGHTS)
+    settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    settings.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    try:
+        ort.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
+        raise SessionError(f"cannot pack {graph.name}: {_first_line(error)}") from error
+    return packed
 
 
 def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) -> ort.InferenceSession:
     if provider not in ort.get_available_providers():
         have = ", ".join(ort.get_available_providers())
         raise SessionError(f"{provider} was asked for, but this onnxruntime {ort.__version__} has only {have}")
+    settings = _settings(threads)
+    if provider != "CPUExecutionProvider":
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        return ort.InferenceSession(str(graph), settings, providers=[provider], provider_options=[dict(options)])
+    except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
+        raise SessionError(f"cannot load {graph.name}: {_first_line(error)}") from error
+
+
+def _settings(threads: int) -> ort.SessionOptions:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
@@ -305,12 +345,7 @@ def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) 
     # Spin inside a run, where work follows in microseconds; never between runs, where others need the cores.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.add_session_config_entry("session.force_spinning_stop", "1")
-    if provider != "CPUExecutionProvider":
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        return ort.InferenceSession(str(graph), settings, providers=[provider], provider_options=[dict(options)])
-    except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
-        raise SessionError(f"cannot load {graph.name}: {_first_line(error)}") from error
+    return settings
 
 
 def _allocate(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> tuple[mmap.mmap, list[NDArray[np.generic]]]:

@@ -22,7 +22,8 @@ _TOKEN_BYTES = array("i").itemsize
 _LEARN = 0.15  # weight of the newest guess in how often they are right
 _SURE = 0.999
 _WORTH = 1.05  # how much more a second a step with guesses has to promise, as what it promises is an estimate
-_TOKEN_COST = 0.18  # of a further token in a step, against a step with one
+TOKEN_COST = 0.18
+"""Of a further token in a step, against a step with one, where nothing was measured."""
 
 
 class Guesser:
@@ -74,18 +75,21 @@ class Guesser:
         return ()
 
 
-def best_width(offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: int) -> int:
+def best_width(
+    offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: int, token_cost: float = TOKEN_COST
+) -> int:
     """How many guessed tokens a step should compute for each request to yield the most tokens in its time.
 
     Args:
         offers: the guessers that have a guess, and how many tokens of it the request has a use for.
         requests: of the step, with a guess or without.
         rows: of the step, with a request or without: all are as wide as the widest.
+        token_cost: of a further token in a step, against a step with one.
     """
 
     def tokens_per_time(width: int) -> float:
         expected = sum(guesser.expected(min(width, useful)) for guesser, useful in offers)
-        return (requests - len(offers) + expected) / (1 + _TOKEN_COST * (rows * (1 + width) - 1))
+        return (requests - len(offers) + expected) / (1 + token_cost * (rows * (1 + width) - 1))
 
     best = max(range(1 + max(useful for _, useful in offers)), key=tokens_per_time)
     return best if tokens_per_time(best) > _WORTH * tokens_per_time(0) else 0

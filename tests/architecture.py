@@ -13,24 +13,27 @@ from fnmatch import fnmatchcase
 # Each row may import the rows below it, in the same package; modules of one row do not know each other.
 LAYERS = {
     "runtime": (
-        "daemon",
+        "daemon commands",
         "service health telemetry",
         "replies",
-        "requests",
+        "requests board",
         "conversations",
+        "bench autotune loading",
         "engine grammar",
         "completion",
         "turn_text",
         "scheduler session sampler tokenizer stop chat",
         "kvcache",
+        "settings",
         "sequence stats speculation",
         "turn",
         "structure",
-        "config presets",
+        "config localsettings presets",
+        "tuning",
         "package",
         "profile",
         "validation",
-        "logs memory notify sensors",
+        "logs memory notify sensors cpu",
         "errors",
     ),
     "toolchain": (
@@ -67,7 +70,8 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.daemon toolchain.cli edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
+    "click": "runtime.commands runtime.daemon toolchain.cli"
+    " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
     "google.rpc": "runtime.replies runtime.service edgeqwen.errors",
@@ -84,8 +88,9 @@ DOORS = {
     "onnx": "toolchain.build toolchain.surgery",
     "onnxruntime": "runtime.session",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.config runtime.package runtime.presets runtime.profile runtime.validation toolchain.cli",
-    "rich": "toolchain.cli toolchain.progress edgeqwen.cli",
+    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
+    " runtime.validation toolchain.cli",
+    "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales",
     "torch": "toolchain.evaluate toolchain.sources",
@@ -96,11 +101,11 @@ DOORS = {
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
-    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation"}
+    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
-    | {"functools", "heapq", "itertools", "math", "numpy", "operator", "typing"}
+    | {"functools", "heapq", "itertools", "math", "numpy", "operator", "statistics", "typing"}
 )
 IMPURE_BUILTINS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"})
 HIDDEN_IMPORTS = frozenset({"__import__", "import_module"})

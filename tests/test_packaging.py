@@ -127,12 +127,14 @@ def test_client_command_needs_no_extra(client: Environment) -> None:
     """`edgeqwen` answers in an environment that has neither numpy nor onnxruntime."""
     assert VERSION in client.run("edgeqwen", "--version")
     assert "chat" in client.run("edgeqwen", "--help")
+    assert "--autotune" in client.run("edgeqwen", "bench", "--help")
     assert _present(client, "numpy", "onnxruntime", "pydantic") == []
 
 
 def test_daemon_command_needs_the_runtime_extra_only(device: Environment) -> None:
     """`edgeqwend` answers where no library of the build host is present."""
     assert VERSION in device.run("edgeqwend", "--version")
+    assert "--autotune" in device.run("edgeqwen", "bench", "--help")
     assert "--package" in device.run("edgeqwend", "--help")
     assert _present(device, *BUILD_HOST_ONLY) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from importlib.metadata import EntryPoints, distribution
 from importlib.metadata import version as installed_version
 from typing import Any, TextIO
 
@@ -44,8 +45,25 @@ _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
 )
 
 
+def _entry_points() -> EntryPoints:
+    return distribution("edgeqwen").entry_points.select(group="edgeqwen.commands")
+
+
 class _Group(click.Group):
-    """A group whose commands end with one line and the error's exit status; Ctrl-C needs no line."""
+    """A group whose commands end with one line and the error's exit status; Ctrl-C needs no line.
+
+    The runtime's own commands are among them, though the client knows nothing of the runtime: the entry points of this
+    distribution name them. Those of others are not looked at.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_entry_points().names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is None and cmd_name in _entry_points().names:
+            command = _entry_points()[cmd_name].load()
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -262,6 +280,10 @@ def status(target: str, as_json: bool) -> None:
     table = Table(show_header=False, box=None)
     table.add_row("health", health + (", draining" if engine.draining else ""))
     table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {model.provider})")
+    if model.prefill_threads:
+        counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
+        threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")
+        table.add_row("threads", f"{threads}, by the {model.threads_from}; slots by the {model.slots_from}")
     for preset in model.presets:
         values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
         table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")

@@ -43,11 +43,18 @@ def run(command: list[str], where: Path, **environment: str) -> subprocess.Compl
 
 
 @pytest.mark.parametrize("guide", [g for g in GUIDES if blocks(g, console=True)], ids=lambda guide: guide.name)
-def test_commands_of_a_guide_work(guide: Path, int4_daemon: Daemon, build_cache: Path, tmp_path: Path) -> None:
+def test_commands_of_a_guide_work(
+    guide: Path, int4_daemon: Daemon, int4_package: Path, build_cache: Path, tmp_path: Path
+) -> None:
     """One after the other in one empty folder, where each exits with 0."""
-    target, cache = int4_daemon.target, str(build_cache / "cache")
+    environment = {
+        "EDGEQWEN_TARGET": int4_daemon.target,
+        "EDGEQWEN_PACKAGE": str(int4_package),
+        "EDGEQWEN_STATE_DIR": str(tmp_path),
+        "EDGEQWEN_CACHE": str(build_cache / "cache"),
+    }
     for command in blocks(guide, console=True):
-        done = run(["bash", "-c", command], tmp_path, EDGEQWEN_TARGET=target, EDGEQWEN_CACHE=cache)
+        done = run(["bash", "-c", command], tmp_path, **environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 

@@ -4,83 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.errors import PackageCorrupt, PackageError
 from runtime.package import Package
-from runtime.profile import find_profile
-
-FILES = {"configs/tokenizer.json": b"{}", "models/decoder/{}/serving.onnx": b"graph"}
-
-
-def make(root: Path, *variants: str) -> Path:
-    """A package with the layout and digests of a real one, and next to no content."""
-    for variant in variants or ("board",):
-        files = {}
-        for name, content in FILES.items():
-            path = root / name.format(variant)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            digest = hashlib.sha256(content).hexdigest()
-            files[name.format(variant)] = {"sha256": digest, "size_bytes": len(content)}
-        (root / "models/decoder" / variant / "build.json").write_text(json.dumps(_build(variant, files)))
-    return root
-
-
-def _build(variant: str, files: dict[str, object]) -> dict[str, object]:
-    return {
-        "format": 1,
-        "name": "tiny",
-        "variant": variant,
-        "precision": "int8",
-        "source": {"kind": "folder", "id": "tiny", "revision": None, "digest": "0"},
-        "profile": find_profile("generic-x86_64").model_dump(),
-        "recipe": {},
-        "tools": {},
-        "model": {
-            "architecture": "Qwen2ForCausalLM",
-            "layers": 1,
-            "kv_heads": 1,
-            "head_dim": 8,
-            "hidden_size": 8,
-            "vocab_size": 8,
-            "context_tokens": 8,
-            "eos_token_ids": [1],
-            "bos_token_id": None,
-        },
-        "sampling": {},
-        "fidelity": None,
-        "golden": {"prompt_ids": [1], "greedy_ids": [2]},
-        "needs": {
-            "provider": "CPUExecutionProvider",
-            "arch": platform.machine(),
-            "isa": [],
-            "contrib_ops": [],
-            "onnxruntime_min": "1.32",
-        },
-        "memory": {"weights_bytes": 5, "kv_bytes_per_token": 64},
-        "files": files,
-    }
-
-
-def edit(root: Path, change: dict[str, object]) -> None:
-    path = root / "models/decoder/board/build.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
 def test_a_whole_package_opens(tmp_path: Path) -> None:
-    package = Package.open(make(tmp_path / "p"))
+    package = Package.open(make_package(tmp_path / "p"))
     package.require_this_machine()
     assert (package.build.variant, package.serving_graph.read_bytes()) == ("board", b"graph")
 
 
 def test_several_variants_need_a_name(tmp_path: Path) -> None:
-    root = make(tmp_path / "p", "a", "b")
+    root = make_package(tmp_path / "p", "a", "b")
     assert Package.open(root, "b").build.variant == "b"
     with pytest.raises(PackageError, match="several variants, name one with --variant: a, b"):
         Package.open(root)
@@ -97,7 +39,7 @@ def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
 
 def test_one_changed_byte_is_found_and_named(tmp_path: Path) -> None:
     """Also when the size stays; and not looked for when the operator says so."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     (root / "models/decoder/board/serving.onnx").write_bytes(b"grapH")
     with pytest.raises(PackageCorrupt, match=r"serving\.onnx is corrupt"):
         Package.open(root)
@@ -105,7 +47,7 @@ def test_one_changed_byte_is_found_and_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_a_short_and_a_linked_file_are_found_without_digests(tmp_path: Path) -> None:
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     graph = root / "models/decoder/board/serving.onnx"
     graph.write_bytes(b"gra")
     with pytest.raises(PackageCorrupt, match="has 3 bytes, not 5"):
@@ -122,30 +64,30 @@ def test_a_missing_a_short_and_a_linked_file_are_found_without_digests(tmp_path:
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "configs/../../x"])
 def test_a_path_out_of_the_package_is_refused(tmp_path: Path, name: str) -> None:
-    root = make(tmp_path / "p")
-    edit(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 1}}})
+    root = make_package(tmp_path / "p")
+    edit_build(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 1}}})
     with pytest.raises(PackageCorrupt, match="names a file outside the package"):
         Package.open(root)
 
 
 def test_a_build_file_that_is_not_ours_says_what_is_wrong(tmp_path: Path) -> None:
-    root = make(tmp_path / "p")
-    edit(root, {"format": 2, "extra": True})
+    root = make_package(tmp_path / "p")
+    edit_build(root, {"format": 2, "extra": True})
     with pytest.raises(PackageCorrupt, match=r"extra: is not a known key; format: must be 1 \(got 2\)"):
         Package.open(root)
 
 
 def test_a_package_for_another_machine_is_refused(tmp_path: Path) -> None:
-    root = make(tmp_path / "p")
-    needs = {**_build("x", {})["needs"], "arch": "riscv64"}  # type: ignore[dict-item]
-    edit(root, {"needs": needs})
+    root = make_package(tmp_path / "p")
+    needs = Package.open(root).build.needs.model_dump() | {"arch": "riscv64"}
+    edit_build(root, {"needs": needs})
     with pytest.raises(PackageError, match="is for riscv64, but this machine is"):
         Package.open(root).require_this_machine()
 
 
 def test_the_file_of_the_build_model_is_what_opens(tmp_path: Path) -> None:
     """A `build.json` that the model itself wrote is read back equal, and the digest is of its bytes."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     build = Package.open(root).build
     path = root / "models/decoder/board/build.json"
     path.write_text(build.model_dump_json())
@@ -157,7 +99,7 @@ def test_the_file_of_the_build_model_is_what_opens(tmp_path: Path) -> None:
 @given(at=st.integers(0, 4), flip=st.integers(1, 255))
 def test_no_changed_byte_goes_unseen(tmp_path_factory: pytest.TempPathFactory, at: int, flip: int) -> None:
     """Wherever it is and whatever it becomes, the file is named."""
-    root = make(tmp_path_factory.mktemp("package"))
+    root = make_package(tmp_path_factory.mktemp("package"))
     graph = root / "models/decoder/board/serving.onnx"
     content = bytearray(graph.read_bytes())
     content[at] ^= flip
@@ -169,15 +111,15 @@ def test_no_changed_byte_goes_unseen(tmp_path_factory: pytest.TempPathFactory, a
 @pytest.mark.parametrize("name", ["", ".", "..", "/", "configs/.."])
 def test_a_name_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     """It can be nothing that was built."""
-    root = make(tmp_path / "p")
-    edit(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 0}}})
+    root = make_package(tmp_path / "p")
+    edit_build(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 0}}})
     with pytest.raises(PackageCorrupt):
         Package.open(root)
 
 
 def test_a_folder_in_a_files_place_is_a_missing_file(tmp_path: Path) -> None:
     """It is named, and there is no other error."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     (root / "configs/tokenizer.json").unlink()
     (root / "configs/tokenizer.json").mkdir()
     with pytest.raises(PackageCorrupt, match=r"configs/tokenizer\.json is missing"):
@@ -188,13 +130,13 @@ def test_a_folder_in_a_files_place_is_a_missing_file(tmp_path: Path) -> None:
 def test_a_variant_is_a_name_and_no_path(tmp_path: Path, variant: str) -> None:
     """Only one of those that are listed opens."""
     with pytest.raises(PackageError, match=r"has no variant .*; it has board"):
-        Package.open(make(tmp_path / "p"), variant)
+        Package.open(make_package(tmp_path / "p"), variant)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null"])
 def test_a_build_file_that_is_no_json_object_is_corrupt(tmp_path: Path, content: bytes) -> None:
     """The error names it."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     (root / "models/decoder/board/build.json").write_bytes(content)
     with pytest.raises(PackageCorrupt, match=r"build\.json cannot be used"):
         Package.open(root)
@@ -202,7 +144,7 @@ def test_a_build_file_that_is_no_json_object_is_corrupt(tmp_path: Path, content:
 
 def test_a_chat_template_is_a_file_or_in_the_tokenizers_configuration(tmp_path: Path) -> None:
     """The file counts first; without either there is an error that says what to do."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     package = Package.open(root)
     with pytest.raises(PackageError, match="has no chat template; send a raw prompt"):
         _ = package.chat_template
@@ -214,7 +156,7 @@ def test_a_chat_template_is_a_file_or_in_the_tokenizers_configuration(tmp_path: 
 
 def test_special_tokens_are_text_however_they_are_written(tmp_path: Path) -> None:
     """As text, as an object with content, null, or not at all."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     package = Package.open(root)
     assert package.special_token("eos_token") == ""
     tokens = {"eos_token": {"content": "</s>"}, "bos_token": None, "pad_token": "<pad>"}

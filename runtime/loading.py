@@ -1,0 +1,42 @@
+"""A package and its settings become a session and an engine."""
+
+from __future__ import annotations
+
+from .config import Config
+from .engine import Engine
+from .package import Package
+from .session import OrtSession
+from .settings import RunSettings
+from .tokenizer import Tokenizer
+
+
+def load_session(package: Package, settings: RunSettings) -> OrtSession:
+    """Loads the model. Raises SessionError."""
+    build = package.build
+    return OrtSession(
+        settings.graph,
+        slots=settings.session_slots,
+        context_tokens=settings.context_tokens,
+        threads=settings.decode_threads,
+        prefill_threads=settings.prefill_threads,
+        provider=build.needs.provider,
+        provider_options=build.profile.execution.options,
+    )
+
+
+def load_engine(
+    package: Package, session: OrtSession, tokenizer: Tokenizer, config: Config, settings: RunSettings
+) -> Engine:
+    """The engine that serves `session`, not started."""
+    build = package.build
+    return Engine(
+        session,
+        tokenizer,
+        eos_token_ids=frozenset(build.model.eos_token_ids),
+        queue_limit=config.queue_limit,
+        prefill_chunk_tokens=build.profile.runtime.prefill_chunk_tokens,
+        max_running=settings.slots,
+        speculate=config.speculate,
+        token_cost=settings.token_cost,
+        kv_budget_tokens=settings.kv_budget_bytes // session.spec.kv_bytes_per_token,
+    )

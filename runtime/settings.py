@@ -1,0 +1,81 @@
+"""What the model runs with, decided once: configuration, else local settings, else the profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import Config
+from .localsettings import LocalSettings, LocalSettingsFile
+from .package import Package
+from .speculation import TOKEN_COST
+
+CONFIGURATION, LOCAL, PROFILE = "configuration", "local settings", "profile"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of a session and its engine.
+
+    Args:
+        graph: the package's, or one that was packed for this processor.
+        prefill_threads: of a run that computes a chunk of a prompt.
+        decode_threads: of one that computes the next tokens.
+        slots: requests that decode together.
+        session_slots: rows of the session; those beyond `slots` hold what earlier requests left.
+        context_tokens: prompt and answer together.
+        kv_budget_bytes: of all requests together.
+        token_cost: of a further token in a step, against a step with one.
+        threads_from: which of the three decided the threads.
+        slots_from: the same of the slots.
+    """
+
+    graph: Path
+    prefill_threads: int
+    decode_threads: int
+    slots: int
+    session_slots: int
+    context_tokens: int
+    kv_budget_bytes: int
+    token_cost: float
+    threads_from: str
+    slots_from: str
+
+
+def decide(
+    config: Config, package: Package, file: LocalSettingsFile, local: LocalSettings | None, cores: int
+) -> RunSettings:
+    """The settings of `package` under `config`.
+
+    Args:
+        file: where `local` was read from.
+        local: None where nothing was measured.
+        cores: that this process may use; the profile's threads are at most as many.
+    """
+    build, profile = package.build, package.build.profile.runtime
+    graph, threads_from = package.serving_graph, CONFIGURATION
+    if config.threads:
+        prefill_threads = decode_threads = config.threads
+    elif local and local.packed:
+        prefill_threads, decode_threads = local.packed.prefill_threads, local.packed.decode_threads
+        graph, threads_from = file.packed_graph(local.packed), LOCAL
+    elif local:
+        prefill_threads = decode_threads = local.threads
+        threads_from = LOCAL
+    else:
+        prefill_threads = decode_threads = min(profile.threads, cores)
+        threads_from = PROFILE
+    slots = config.slots or (local.slots if local else profile.slots)
+    return RunSettings(
+        graph=graph,
+        prefill_threads=prefill_threads,
+        decode_threads=decode_threads,
+        slots=slots,
+        # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
+        session_slots=slots if config.share_prefix == "off" else 2 * slots,
+        context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
+        kv_budget_bytes=profile.kv_cache.budget_mb << 20,
+        token_cost=local.token_cost if local else TOKEN_COST,
+        threads_from=threads_from,
+        slots_from=CONFIGURATION if config.slots else LOCAL if local else PROFILE,
+    )

@@ -1,0 +1,80 @@
+"""Configuration, else what was measured, else the profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from unit.runtime.tiny_package import make_package
+
+from runtime.config import Config
+from runtime.cpu import Cpu
+from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
+from runtime.package import Package
+from runtime.settings import RunSettings, decide
+from runtime.speculation import TOKEN_COST
+from runtime.tuning import Threads
+
+CPU = Cpu("a", (1, 1, 1, 1))
+
+
+class Board:
+    def __init__(self, folder: Path) -> None:
+        self.package = Package.open(make_package(folder / "p"))  # its profile: 2 threads, 8 slots
+        self.file = LocalSettingsFile(folder, self.package.build_digest, CPU)
+
+    def local(self, packed: Threads | None = None) -> LocalSettings:
+        graph = None
+        if packed:
+            self.file.require_writable()
+            graph = describe_packed(self.file.make_folder() / "serving.onnx", packed)
+        return LocalSettings(
+            build_digest=self.package.build_digest, cpu=CPU.identity, threads=3, slots=5, token_cost=0.3, packed=graph
+        )
+
+    def decide(self, local: LocalSettings | None, *, cores: int = 4, **config: object) -> RunSettings:
+        whole = Config.model_validate({"package": self.package.root, **config})
+        return decide(whole, self.package, self.file, local, cores)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    return Board(tmp_path)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+@pytest.mark.parametrize("threads", [None, 1])
+@pytest.mark.parametrize("slots", [None, 1])
+def test_each_setting_comes_from_the_highest_that_has_it(
+    board: Board, measured: bool, threads: int | None, slots: int | None
+) -> None:
+    """And says from where; the cost of a token is measured or assumed, as nobody sets it."""
+    found = board.decide(board.local() if measured else None, threads=threads, slots=slots)
+    below = "local settings" if measured else "profile"
+    assert found.prefill_threads == found.decode_threads == (threads or (3 if measured else 2))
+    assert found.threads_from == ("configuration" if threads else below)
+    assert found.slots == (slots or (5 if measured else 8))
+    assert found.slots_from == ("configuration" if slots else below)
+    assert found.token_cost == (0.3 if measured else TOKEN_COST)
+    assert found.graph == board.package.serving_graph
+
+
+def test_two_numbers_of_threads_go_with_their_graph(board: Board) -> None:
+    """Who sets one number gets it, and the package's own graph."""
+    local = board.local(packed=Threads(4, 2))
+    found = board.decide(local)
+    assert (found.prefill_threads, found.decode_threads) == (4, 2)
+    assert found.graph == board.file.packed_graph(local.packed)  # type: ignore[arg-type]
+    found = board.decide(local, threads=4)
+    assert (found.prefill_threads, found.decode_threads, found.graph) == (4, 4, board.package.serving_graph)
+
+
+def test_a_profile_is_for_boards_with_all_their_cores(board: Board) -> None:
+    """Fewer cores, fewer threads."""
+    assert board.decide(None, cores=1).decode_threads == 1
+
+
+def test_rows_for_what_requests_leave(board: Board) -> None:
+    """As many again as may run, unless nothing may be shared."""
+    assert board.decide(None, slots=3).session_slots == 6
+    assert board.decide(None, slots=3, share_prefix="off").session_slots == 3
