@@ -1,4 +1,7 @@
-"""Gives memory back to the system that loading a model leaves behind. Linux and glibc; elsewhere it does nothing."""
+"""Arranges memory after a model was loaded: gives back what is not needed, and puts the weights on huge pages.
+
+Linux and glibc; elsewhere it does nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # malloc.h
+_MADV_COLLAPSE = 25  # linux/mman.h; Python does not name it
+_HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_FILLED = 0.95
 _SMAPS = Path("/proc/self/smaps")
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)$")
 
@@ -50,6 +56,23 @@ class MappedFile:
         _forget(self._mappings)
 
 
+def use_huge_pages() -> None:
+    """Moves memory that is filled nearly whole, such as a model's weights, to huge pages where the kernel has any.
+
+    A decode reads all weights once, and spends a part of its time on finding where each small page is. Memory of which
+    only parts are in use stays as it is: a huge page would take the rest of it too.
+    """
+    try:
+        size = int(_HUGE_PAGE_SIZE.read_text())
+    except (OSError, ValueError):
+        return
+    madvise = ctypes.CDLL(None).madvise
+    for start, end in _filled_mappings():
+        first, last = -(-start // size) * size, end // size * size
+        if first < last:
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_COLLAPSE)  # refused before Linux 6.1
+
+
 _Mapping = tuple[int, int]  # addresses of its start and its end
 
 
@@ -70,3 +93,18 @@ def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[_Mapping]:
             current = (int(found[1], 16), int(found[2], 16)) if wanted(found[4], found[3]) else None
         elif current and line.startswith("Private_Dirty:") and line.split()[1] == "0":
             yield current
+
+
+def _filled_mappings() -> Iterator[_Mapping]:
+    """Anonymous memory, the heap included, of which nearly all is resident."""
+    if not _SMAPS.exists():
+        return
+    current: _Mapping | None = None
+    for line in _SMAPS.read_text().splitlines():
+        if found := _MAPPING.match(line):
+            anonymous = found[3] == "rw-p" and found[4] in ("", "[heap]")
+            current = (int(found[1], 16), int(found[2], 16)) if anonymous else None
+        elif current and line.startswith("Rss:"):
+            start, end = current
+            resident_bytes = int(line.split()[1]) << 10
+            yield from [current] if resident_bytes > _FILLED * (end - start) else []

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SessionError
-from .memory import MappedFile
+from .memory import MappedFile, use_huge_pages
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 import onnxruntime as ort
@@ -129,6 +129,7 @@ class OrtSession:
             self._prefill_ort = _load(graph, prefill_threads, provider, provider_options or {})
         self._weights = MappedFile(graph.with_name(_WEIGHTS))
         self._weights.forget()
+        use_huge_pages()  # before there is a KV cache
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
         kv_heads, head_dim, dtype = self._kv_layout(graph)
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import re
 from pathlib import Path
 
-from runtime.memory import MappedFile, trim_after_load, use_one_heap
+import pytest
+
+from runtime.memory import MappedFile, trim_after_load, use_huge_pages, use_one_heap
 
 
 def resident_kb(path: Path) -> int:
@@ -68,3 +72,33 @@ def test_trimming_is_harmless() -> None:
     use_one_heap()
     trim_after_load()
     assert all(len(each) == 1000 for each in kept)
+
+
+HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+
+
+def kb_at(mapped: mmap.mmap, field: str) -> int:
+    """Kilobytes that smaps tells of a mapping."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith(f"{field}:"):
+            return int(line.split()[1])
+    raise AssertionError("there is no such mapping")
+
+
+@pytest.mark.skipif(not HUGE_PAGE_SIZE.exists(), reason="the kernel has no huge pages")
+def test_only_memory_that_is_filled_goes_to_huge_pages() -> None:
+    """What it holds stays as it was, and a KV cache of which one page is used takes no more than that."""
+    size = int(HUGE_PAGE_SIZE.read_text())
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    filled = mmap.mmap(-1, 4 * size, flags=flags)
+    sparse = mmap.mmap(-1, 4 * size, flags=flags | 0x4000)  # MAP_NORESERVE, as the session has it: a mapping of its own
+    content = bytes(range(256)) * (4 * size // 256)
+    filled.write(content)
+    sparse[0] = 7
+    use_huge_pages()
+    assert kb_at(sparse, "Rss") << 10 < size
+    assert filled[:] == content
