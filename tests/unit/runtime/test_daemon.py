@@ -46,7 +46,7 @@ BAD_FLAGS = {
     "log_format": "xml",
     "log_level": "loud",
 }
-UNBOUNDED = {"package", "variant", "verify", "speculate", "state_dir"}
+UNBOUNDED = {"package", "variant", "verify", "speculate", "deterministic", "state_dir"}
 
 
 @pytest.fixture
