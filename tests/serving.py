@@ -23,17 +23,21 @@ from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
 from runtime.service import GenerationService
 from runtime.telemetry import TelemetryService
+from runtime.tokenizer import Tokenizer
 
 MODEL = "scripted"
 
 
 @contextmanager
-def serving(session: ScriptedSession, **limits: int) -> Iterator[str]:
+def serving(
+    session: ScriptedSession, *, tokenizer: Tokenizer | None = None, template: str = CHATML, **limits: int
+) -> Iterator[str]:
     """Serves `session`; yields the target."""
+    tokenizer = tokenizer or byte_tokenizer()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # not where a command's output goes
     engine = Engine(
         session,
-        byte_tokenizer(),
+        tokenizer,
         eos_token_ids=frozenset({0}),
         **{"queue_limit": 64, "prefill_chunk_tokens": 16, "kv_budget_tokens": 10_000, **limits},
     )
@@ -48,7 +52,15 @@ def serving(session: ScriptedSession, **limits: int) -> Iterator[str]:
     try:
         with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
             target = f"unix:{folder}/d.sock"
-            server = run(_start(engine, session, target))
+            reader = RequestReader(
+                tokenizer,
+                ChatTemplate(template),
+                SamplingDefaults(),
+                session.spec.vocab_size,
+                engine.context_tokens,
+                Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
+            )
+            server = run(_start(engine, reader, target))
             try:
                 yield target
             finally:
@@ -60,15 +72,7 @@ def serving(session: ScriptedSession, **limits: int) -> Iterator[str]:
         loop.close()
 
 
-async def _start(engine: Engine, session: ScriptedSession, target: str) -> grpc.aio.Server:
-    reader = RequestReader(
-        byte_tokenizer(),
-        ChatTemplate(CHATML),
-        SamplingDefaults(),
-        session.spec.vocab_size,
-        engine.context_tokens,
-        Grammars(byte_tokenizer(), session.spec.vocab_size, frozenset({0})),
-    )
+async def _start(engine: Engine, reader: RequestReader, target: str) -> grpc.aio.Server:
     server = grpc.aio.server()
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, MODEL), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(

@@ -59,7 +59,7 @@ def _tools(ctx: click.Context, param: click.Parameter, file: str | None) -> tupl
     try:
         given = json.loads(text)
         return tuple(_tool(each) for each in (given if isinstance(given, list) else [given]))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise click.BadParameter(f"{file} is not a JSON list of tools with a name each: {error}") from error
 
 
