@@ -81,8 +81,7 @@ class Grammars:
     def _index(self) -> LLTokenizer:
         with self._making:
             if self._made is None:
-                source = _with_plain_decoder(self._tokenizer.to_json())
-                self._made = LLTokenizer(source, n_vocab=self._vocab_size, eos_token=self._eos)
+                self._made = LLTokenizer(self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._eos)
             return self._made
 
 
@@ -136,16 +135,6 @@ class GrammarMatcher:
         if self._matcher.is_error() or not mask.any():
             raise GrammarError(f"the answer's structure could not be kept: {_line(self._matcher.get_error())}")
         return mask
-
-
-def _with_plain_decoder(tokenizer: str) -> str:
-    """llguidance learns from the decoder how tokens spell bytes. What transformers makes of a GGUF file has a decoder
-    for several spellings; with byte-level tokens only theirs counts."""
-    data = json.loads(tokenizer)
-    pre_tokenizer = data.get("pre_tokenizer") or {}
-    if "ByteLevel" in {each.get("type") for each in (pre_tokenizer, *pre_tokenizer.get("pretokenizers", ()))}:
-        data["decoder"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return json.dumps(data)
 
 
 def read_schema(path: str, text: str) -> object:

@@ -92,7 +92,7 @@ DOORS = {
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
     "structlog": "runtime.daemon runtime.logs runtime.service",
-    "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales",
+    "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.evaluate toolchain.sources",
     "transformers": "toolchain.calibrate toolchain.evaluate toolchain.sources",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",

@@ -21,6 +21,7 @@ from runtime.errors import SourceError, UnsupportedArchitecture
 from runtime.package import Geometry, SamplingDefaults, file_digest
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_CONVERSION = 2  # a new number where `_convert` writes other files than before
 _GGUF_ARCHITECTURES = ("qwen2", "qwen3")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.json"]
 
@@ -184,7 +185,7 @@ def _from_hub(source: str, revision: str | None) -> Path:
 
 
 def _reference(cache: Path) -> Path:
-    target = cache / "checkpoints" / f"{REFERENCE_NAME}-{_REFERENCE_SHA256[:12]}"
+    target = cache / "checkpoints" / f"{REFERENCE_NAME}-{_REFERENCE_SHA256[:12]}-{_CONVERSION}"
     if target.is_dir():
         return target
     with _scratch(cache) as scratch:
@@ -218,7 +219,7 @@ def _from_gguf(path: Path, cache: Path) -> Path:
         raise UnsupportedArchitecture(
             f"{path.name} is of architecture {architecture}; edgeqwen compiles {' and '.join(_GGUF_ARCHITECTURES)}"
         )
-    target = cache / "checkpoints" / f"gguf-{file_digest(path)[:16]}"
+    target = cache / "checkpoints" / f"gguf-{file_digest(path)[:16]}-{_CONVERSION}"
     if not target.is_dir():
         _convert(path, target, lambda model: model)
     return target
@@ -227,12 +228,15 @@ def _from_gguf(path: Path, cache: Path) -> Path:
 def _convert(gguf: Path, target: Path, adapt: Callable[[object], object]) -> None:
     """Saves a GGUF file as a Hugging Face folder, whole or not at all."""
     os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is first imported
+    from tokenizers import decoders
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, logging
 
     logging.set_verbosity_error()
     folder, name = str(gguf.parent), gguf.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    # transformers leaves a decoder for several spellings of bytes; these models have one, and who reads it must know.
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     text_of = tokenizer.convert_ids_to_tokens
     with _scratch(target.parent) as scratch:
         adapt(model).save_pretrained(scratch)  # type: ignore[attr-defined]
