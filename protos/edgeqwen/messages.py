@@ -95,6 +95,8 @@ class Options:
     """What the answer must look like; at most one of the three."""
     regex: str | None = None
     grammar: str | None = None
+    adapter: str | None = None
+    """The adapter to run the model with; None is the model as it is."""
 
 
 def build_request(
@@ -123,6 +125,7 @@ def build_request(
         top_logprobs=options.top_logprobs,
         max_tokens=options.max_tokens,
         cache_scope=scope,
+        adapter=options.adapter,
         sampling=pb.Sampling(
             temperature=options.temperature,
             top_k=options.top_k,
@@ -189,6 +192,7 @@ def _unsendable(
     turns: Iterable[Message], prompt: str, token_ids: Iterable[int], options: Options
 ) -> Iterator[Violation]:
     """Numbers and texts that protobuf refuses, sorted by field; of the token ids, the first."""
+    yield from _text_fault("adapter", options.adapter or "")
     for at, (role, content) in enumerate(turns):
         yield from _text_fault(f"chat.messages[{at}].content", content)
         yield from _text_fault(f"chat.messages[{at}].role", role)
