@@ -58,7 +58,7 @@ def write_adapter(path: Path, tensors: Mapping[str, NDArray[np.float32]], checkp
 def read_adapter(name: str, path: Path) -> Adapter:
     """Reads a file into memory. Raises AdapterError if it is none."""
     try:
-        path.read_bytes()[:0]  # onnxruntime says of a file that it cannot open only that
+        path.open("rb").close()  # onnxruntime says of a file that it cannot open only that
         file = ort.AdapterFormat.read_adapter(str(path))
         tensors = file.get_parameters()
     except (OSError, RuntimeError) as error:
