@@ -118,6 +118,6 @@ def test_an_adapter_of_another_model_is_refused_before_anything_is_built(
 
 def test_a_projection_that_the_package_does_not_let_change_is_named(tmp_path: Path) -> None:
     adapter = read_peft(make(tmp_path / "a", pair("0.self_attn.o_proj", 8, 8)))
-    with pytest.raises(AdapterError, match="changes o_proj of layer 0.*build it with --adapter-targets o_proj"):
+    with pytest.raises(AdapterError, match=r"changes o_proj of layer 0.*build it with --adapter-targets o_proj"):
         convert(adapter, SITES, GEOMETRY, "0" * 64, tmp_path / "a.onnx_adapter")
     assert not (tmp_path / "a.onnx_adapter").exists()
