@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 ATTENTION = ("q_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj", "k_proj")
+BESIDE = ("v_proj", "down_proj")
 PROMPT = list(range(60, 90))
 TOKENS = 24
 
@@ -59,7 +60,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         None: None,
         "first": train_adapter(checkpoint, folder / "a", range(100, 110), targets=ATTENTION),
         "second": train_adapter(checkpoint, folder / "b", range(200, 220), targets=MLP, rank=3, use_rslora=True),
-        "beside": train_adapter(checkpoint, folder / "c", range(150, 153), targets=["v_proj", "down_proj"], layers_to_transform=[1]),
+        "beside": train_adapter(checkpoint, folder / "c", range(150, 153), targets=BESIDE, layers_to_transform=[1]),
     }
     named = [f"--adapter={name}={adapters[name]}" for name in ("first", "second")]
     build = ("build", checkpoint, "--profile", "generic-x86_64", "--precision", "float32", "--cache", folder / "cache")
@@ -109,9 +110,9 @@ def test_requests_with_all_adapters_run_at_once(made: Made) -> None:
         max_running=8,
     )
     said: list[tuple[str | None, tuple[int, ...], list[int]]] = []
-    for start in (0, 5):
+    for skipped in (0, 5):
         for name in made.adapters:
-            said.append((name, tuple(PROMPT[start:]), []))
+            said.append((name, tuple(PROMPT[skipped:]), []))
             request = Request(said[-1][1], TOKENS, scope=b"one scope", adapter=name)
             engine.submit(request, partial(_keep_tokens, said[-1][2]))
     while not engine.idle:

@@ -17,9 +17,7 @@ def sequence(prompt: int = 3, max_tokens: int = 4) -> Sequence:
     return Sequence(0, Request(prompt=(1,) * prompt, max_tokens=max_tokens))
 
 
-def asks(
-    *prompt: int, max_tokens: int = 4, scope: bytes | None = MINE, adapter: str | None = None
-) -> Sequence:
+def asks(*prompt: int, max_tokens: int = 4, scope: bytes | None = MINE, adapter: str | None = None) -> Sequence:
     return Sequence(0, Request(prompt, max_tokens, scope=scope, adapter=adapter))
 
 
