@@ -1,4 +1,4 @@
-"""Runs the serving graph (see toolchain.surgery) on ONNX Runtime. The only door to onnxruntime.
+"""Runs the serving graph (see toolchain.surgery) on ONNX Runtime. With `adapters`, the only door to onnxruntime.
 
 Every layer's keys and values live in one array `[slots, kv_heads, capacity, head_dim]`, and slot i is row i of it. A
 run binds a range of rows by pointer, so no step copies a cache, and rows of different lengths share a batch. Bindings

@@ -56,7 +56,8 @@ class ScriptedSession:
             provider="CPUExecutionProvider",
         )
         self.cache: list[list[int]] = [[] for _ in range(slots)]
-        self._adapters = {None: 0, **{name: place for place, name in enumerate(adapters, 1)}}
+        self.adapters = adapters
+        self._places = {None: 0, **{name: place for place, name in enumerate(adapters, 1)}}
         self._computed_with: list[str | None] = [None] * slots
         self.longest_prefill = 0
         self.widest_verify = 0
@@ -148,7 +149,7 @@ class ScriptedSession:
     def _logits(self, slot: int) -> Logits:
         row = np.zeros(self.spec.vocab_size, np.float32)
         token = self._script(tuple(self.cache[slot]))
-        row[with_adapter(token, self._adapters[self._computed_with[slot]])] = 10.0
+        row[with_adapter(token, self._places[self._computed_with[slot]])] = 10.0
         return row
 
     def _maybe_fail(self) -> None:

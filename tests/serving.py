@@ -68,11 +68,12 @@ async def _start(engine: Engine, session: ScriptedSession, target: str) -> grpc.
         session.spec.vocab_size,
         engine.context_tokens,
         Grammars(byte_tokenizer(), session.spec.vocab_size, frozenset({0})),
+        adapters=session.adapters,
     )
     server = grpc.aio.server()
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, MODEL), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(
-        TelemetryService(engine, telemetry_pb2.ModelInfo(name=MODEL)), server
+        TelemetryService(engine, telemetry_pb2.ModelInfo(name=MODEL, adapters=session.adapters)), server
     )
     health = Health()
     health.add_to(server)

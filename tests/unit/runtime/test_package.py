@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import PackageCorrupt, PackageError
-from runtime.package import Package
+from runtime.package import Package, build_json
 from runtime.profile import find_profile
 
 FILES = {"configs/tokenizer.json": b"{}", "models/decoder/{}/serving.onnx": b"graph"}
@@ -220,3 +220,14 @@ def test_special_tokens_are_text_however_they_are_written(tmp_path: Path) -> Non
     tokens = {"eos_token": {"content": "</s>"}, "bos_token": None, "pad_token": "<pad>"}
     (root / "configs/tokenizer_config.json").write_text(json.dumps(tokens))
     assert [package.special_token(name) for name in ("eos_token", "bos_token", "pad_token")] == ["</s>", "", "<pad>"]
+
+
+def test_a_package_without_adapters_does_not_mention_them(tmp_path: Path) -> None:
+    """Its build.json is what it was before there were any, and reads back as it was written."""
+    root = make(tmp_path / "p")
+    build = Package.open(root).build
+    assert "adapter" not in build_json(build)
+    edit(root, {"adapter_targets": ["q_proj"]})
+    with_places = Package.open(root).build
+    assert json.loads(build_json(with_places))["adapter_targets"] == ["q_proj"]
+    assert type(build).model_validate_json(build_json(build)) == build
