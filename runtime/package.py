@@ -39,7 +39,7 @@ ADAPTER_SUFFIX = ".onnx_adapter"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a layer, which adapters may change."""
 
-_ADAPTER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_ADAPTER_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -150,7 +150,9 @@ class Build(StrictModel):
     needs: Needs
     memory: Memory
     adapter_targets: list[str] = Field(default=[], description="The projections that adapters may change.")
-    adapters: dict[str, AdapterBuild] = Field(default={}, description="By the name that requests give.")
+    adapters: dict[Annotated[str, Field(pattern=_ADAPTER_NAME)], AdapterBuild] = Field(
+        default={}, description="By the name that requests give."
+    )
     files: dict[str, File] = Field(description="By path from the package's root, with forward slashes.")
 
 
@@ -243,7 +245,7 @@ class Package:
 
 def is_adapter_name(name: str) -> bool:
     """Whether an adapter may be called so: 1 to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first."""
-    return _ADAPTER_NAME.fullmatch(name) is not None
+    return re.fullmatch(_ADAPTER_NAME, name) is not None
 
 
 def build_json(build: Build) -> str:

@@ -29,7 +29,7 @@ import onnxruntime as ort
 Logits = NDArray[np.float32]
 
 _KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-_BINDINGS = 64  # kept, those used last; a new one takes less than a millisecond
+_BINDINGS = 64  # kept for each adapter, those used last; a new one takes about a millisecond
 _WEIGHTS = "model.onnx.data"
 _PAGE_BYTES = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it. Pages are committed when written, not before.
@@ -277,7 +277,7 @@ class OrtSession:
     def _binding(self, first: int, rows: int, logits: int, adapter: str | None) -> _Binding:
         key = (first, rows, logits, adapter)
         if key not in self._bindings:
-            if len(self._bindings) == _BINDINGS:
+            if len(self._bindings) == _BINDINGS * (1 + len(self._adapters)):
                 self._bindings.popitem(last=False)
             self._bindings[key] = self._bind(first, rows, logits, adapter)
         self._bindings.move_to_end(key)

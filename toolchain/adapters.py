@@ -34,15 +34,14 @@ _TENSOR = re.compile(rf"base_model\.model\.model\.layers\.(\d+)\.\w+\.({'|'.join
 _UNSUPPORTED = (
     "alora_invocation_tokens",
     "alpha_pattern",
+    "arrow_config",
     "fan_in_fan_out",
     "layer_replication",
     "lora_bias",
     "modules_to_save",
     "trainable_token_indices",
-    "use_dora",
-    "use_qalora",
 )
-_CHANGES_THE_BASE = ("corda", "loftq", "olora", "pissa")
+_CHANGES_THE_BASE = ("corda", "loftq", "lora_ga", "olora", "pissa")
 
 
 @dataclass(frozen=True)
@@ -179,9 +178,9 @@ def _merge(checkpoint: Path, folder: Path, target: Path) -> None:
     with scratch_in(target.parent) as made:
         merged.save_pretrained(made)
         for path in checkpoint.iterdir():
-            if path.suffix in (".json", ".jinja", ".txt") and not (Path(made) / path.name).exists():
+            described = path.suffix in (".json", ".jinja", ".txt") and not path.name.endswith(".index.json")
+            if described and not (Path(made) / path.name).exists():
                 shutil.copyfile(path, Path(made) / path.name)
-        (Path(made) / "model.safetensors.index.json").unlink(missing_ok=True)
         Path(made).replace(target)
         Path(made).mkdir()  # for the scratch folder's own removal
 
@@ -229,7 +228,8 @@ def _read_config(folder: Path) -> dict[str, object]:
 
 
 def _unsupported(config: Mapping[str, object]) -> list[str]:
-    faults = [f"{name} is set" for name in _UNSUPPORTED if config.get(name)]
+    variants = [name for name in config if name.startswith("use_") and name != "use_rslora"]  # DoRA and the like
+    faults = [f"{name} is set" for name in (*_UNSUPPORTED, *sorted(variants)) if config.get(name)]
     if config.get("bias", "none") != "none":
         faults.append(f"bias is {config['bias']}")
     if str(config.get("init_lora_weights")).startswith(_CHANGES_THE_BASE):

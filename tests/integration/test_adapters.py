@@ -143,13 +143,16 @@ def test_the_daemon_answers_with_the_adapter_that_a_request_names(made: Made) ->
 
 
 @pytest.mark.parametrize("made", ["qwen2"], indirect=True)
-def test_a_merged_build_is_the_model_with_its_adapter(made: Made, tmp_path: Path) -> None:
-    """It takes no adapters itself, and its name and source say what is in it."""
-    folder = made.adapters["first"]
-    flags = ("--profile", "generic-x86_64", "--precision", "float32", "--cache", made.cache, "-o", tmp_path)
+def test_what_cannot_stand_apart_can_be_merged(made: Made, tmp_path: Path) -> None:
+    """DoRA scales the weights themselves. Merged, the model is that of PEFT, its name and source say what is in it, and
+    it takes no adapters; apart, it is refused before anything is built."""
+    folder = train_adapter(made.checkpoint, tmp_path / "dora", range(100, 110), targets=ATTENTION, use_dora=True)
+    flags = ("--profile", "generic-x86_64", "--precision", "float32", "--cache", made.cache, "-o", tmp_path / "out")
+    refused = compile("build", made.checkpoint, "--adapter", f"dora={folder}", *flags, status=4)
+    assert "use_dora is set" in refused.splitlines()[-1]
     compile("build", made.checkpoint, "--merge-adapter", folder, *flags)
-    package = Package.open(tmp_path / "tiny-a-float32.ortpackage")
-    assert (package.build.source.id, package.adapter_graph) == ("tiny+a", None)
+    package = Package.open(tmp_path / "out" / "tiny-dora-float32.ortpackage")
+    assert (package.build.source.id, package.adapter_graph) == ("tiny+dora", None)
     session = OrtSession(package.serving_graph, slots=1, context_tokens=256, threads=2)
     expected = reference_logits(made.checkpoint, folder, PROMPT).numpy()
     np.testing.assert_allclose(session.prefill(0, PROMPT, 0, logits="all"), expected, atol=2e-3)

@@ -231,3 +231,13 @@ def test_a_package_without_adapters_does_not_mention_them(tmp_path: Path) -> Non
     with_places = Package.open(root).build
     assert json.loads(build_json(with_places))["adapter_targets"] == ["q_proj"]
     assert type(build).model_validate_json(build_json(build)) == build
+
+
+def test_an_adapters_name_is_no_path(tmp_path: Path) -> None:
+    """A package cannot name a file elsewhere for one of its own."""
+    golden = {"prompt_ids": [1], "greedy_ids": [2]}
+    adapter = {"id": "a", "digest": "0", "rank": 1, "alpha": 1.0, "targets": [], "fidelity": None, "golden": golden}
+    root = make(tmp_path / "p")
+    edit(root, {"adapters": {"../../a": adapter}})
+    with pytest.raises(PackageCorrupt, match="must match"):
+        Package.open(root)
