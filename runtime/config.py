@@ -26,6 +26,9 @@ class Config(StrictModel):
 
     package: Annotated[Path, Field(strict=False, description="The package to serve.")]
     variant: str | None = Field(default=None, description="Its variant; needed if it has several.")
+    adapters_dir: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None, description="Folder of adapters (*.onnx_adapter) to offer beside those of the package."
+    )
     listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] = Field(
         default=DEFAULT_LISTEN, description="unix:PATH, or HOST:PORT."
     )

@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     import grpc.aio
     from structlog.typing import FilteringBoundLogger
 
+    from .adapters import Adapter
     from .chat import ChatTemplate
     from .engine import Engine
     from .health import Health
@@ -55,6 +56,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
 @click.option("--package", type=click.Path(path_type=Path), help="The package to serve.")
 @click.option("--variant", help="Its variant; needed if it has several.")
+@click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
 @click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
@@ -175,6 +177,7 @@ class Daemon:
         """Loads the package; nothing listens yet. Raises PackageError or SessionError."""
         from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
+        from .adapters import find_adapters
         from .grammar import Grammars
         from .health import Health
         from .loading import load_engine
@@ -189,13 +192,25 @@ class Daemon:
         package.require_this_machine()
         build = package.build
         tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
-        settings, session = _load_model(package, config)
+        adapters = find_adapters(package, config.adapters_dir)
+        settings, session = _load_model(package, adapters, config)
         engine = load_engine(package, session, tokenizer, config, settings)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
         presets = read_presets(package.root)
-        limits = (vocab_size, engine.context_tokens, grammars, config.share_prefix)
-        reader = RequestReader(tokenizer, template, build.sampling, *limits, presets, config.deterministic)
+        names = tuple(adapter.name for adapter in adapters)
+        reader = RequestReader(
+            tokenizer,
+            template,
+            build.sampling,
+            vocab_size,
+            engine.context_tokens,
+            grammars,
+            share_prefix=config.share_prefix,
+            presets=presets,
+            deterministic=config.deterministic,
+            adapters=names,
+        )
         model = telemetry_pb2.ModelInfo(
             name=build.name,
             variant=build.variant,
@@ -213,6 +228,7 @@ class Daemon:
                 telemetry_pb2.PresetInfo(name=name, description=preset.description, values=preset.values)
                 for name, preset in sorted(presets.items())
             ],
+            adapters=names,
         )
         server, health = _make_server(config), Health()
         generation = GenerationService(engine, reader, build.name)
@@ -253,7 +269,7 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_model(package: Package, config: Config) -> tuple[RunSettings, OrtSession]:
+def _load_model(package: Package, adapters: Sequence[Adapter], config: Config) -> tuple[RunSettings, OrtSession]:
     """The model, and what it runs with. Local settings that cannot be used are no reason not to serve."""
     import structlog
 
@@ -265,13 +281,13 @@ def _load_model(package: Package, config: Config) -> tuple[RunSettings, OrtSessi
     cores = len(os.sched_getaffinity(0))
     file = LocalSettingsFile(config.state_dir, package.build_digest, read_cpu())
     try:
-        settings = decide(config, package, file, file.read(verify=config.verify), cores)
-        if settings.graph != package.serving_graph:
+        settings = decide(config, package, file, file.read(verify=config.verify), cores, adapters=bool(adapters))
+        if settings.graph not in (package.serving_graph, package.adapter_graph):
             return settings, load_session(package, settings)
     except (LocalSettingsError, SessionError) as error:
         structlog.get_logger().warning("local settings ignored", reason=str(error))
-        settings = decide(config, package, file, None, cores)
-    return settings, load_session(package, settings)
+        settings = decide(config, package, file, None, cores, adapters=bool(adapters))
+    return settings, load_session(package, settings, adapters)
 
 
 def _load_template(package: Package) -> ChatTemplate | None:

@@ -224,15 +224,18 @@ class Engine:
         ready: list[_Ready] = []
         if chunk := step.prefill:
             tokens = chunk.sequence.request.prompt[chunk.start : chunk.start + chunk.tokens]
-            logits = session.prefill(chunk.slot, tokens, chunk.start)
+            logits = session.prefill(chunk.slot, tokens, chunk.start, adapter=chunk.sequence.request.adapter)
             if chunk.last:
                 ready.append(_Ready(chunk.sequence, logits.copy()))  # the decode may reuse the buffer
-        if step.decode:
-            ready += self._decode(step.decode)
+        runs = step.decode_runs
+        for rows in runs:
+            ready += self._decode(rows, keep=rows is not runs[-1])
         return ready
 
-    def _decode(self, rows: tuple[Decode, ...]) -> list[_Ready]:
-        """The last token of each row, and what is guessed to follow it."""
+    def _decode(self, rows: tuple[Decode, ...], *, keep: bool) -> list[_Ready]:
+        """The last token of each row, all of one adapter, and what is guessed to follow it. With `keep`, the logits
+        outlive the next run."""
+        adapter = rows[0].sequence.request.adapter
         slots = [row.slot for row in rows]
         lengths = [row.sequence.computed for row in rows]
         span = slots[-1] - slots[0] + 1
@@ -242,10 +245,12 @@ class Engine:
         width = max(map(len, guesses))
         if width == 0:
             last = [row.sequence.output[-1] for row in rows]
-            logits = self._session.decode(slots, last, lengths, even=exact)
+            logits = self._session.decode(slots, last, lengths, adapter=adapter, even=exact)
         else:
             tokens = [(row.sequence.output[-1], *guess) for row, guess in zip(rows, guesses, strict=True)]
-            logits = self._session.verify(slots, tokens, lengths)
+            logits = self._session.verify(slots, tokens, lengths, adapter=adapter)
+        if keep:
+            logits = logits.copy()
         ends = itertools.accumulate(1 + len(guess) for guess in guesses)
         return [
             _Ready(row.sequence, logits[end - 1 - len(guess) : end], guess)

@@ -61,6 +61,10 @@ class PackageCorrupt(PackageError):
     """A file of the package is not what was built."""
 
 
+class AdapterError(PackageError):
+    """An adapter is damaged, or not for the package that it was given to."""
+
+
 class SessionError(EdgeQwenError):
     """The model cannot be loaded or run by the execution provider that was asked for."""
 

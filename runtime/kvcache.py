@@ -9,8 +9,8 @@ Rounding depends on how tokens are computed together, so KV of the same tokens m
 the ledger knows how much is *exact*: computed by whole prefill chunks, each from a multiple of the chunk's length on.
 That is what a prefill of the same prompt from its beginning would give; a deterministic request starts from no more.
 
-A decode step runs over the range of slots from the first running row to the last, so a hole in it costs a row's
-arithmetic; `compaction` says how to close one.
+A decode runs over the range of slots from the first to the last running row of an adapter, so a hole in it, or a row
+of another adapter, costs a row's arithmetic; `compaction` says how to close one.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Exchange:
 
 @dataclass(eq=False)
 class Warm:
-    """KV that a sequence left: the tokens it was computed from, how many of them exactly, who may start from it, and
-    when that was last done."""
+    """KV that a sequence left: the tokens and the adapter it was computed from, how many of them exactly, who may start
+    from it, and when that was last done."""
 
     tokens: tuple[int, ...]
     exact: int
     scope: bytes
+    adapter: str | None
     used: int
 
 
@@ -130,7 +131,7 @@ class KVCache:
             slot, copy = source, None
             self._clears.append(Clear(slot, shared))
         else:
-            slot = self._free_slot(spare=source)
+            slot = self._free_slot(sequence.request.adapter, spare=source)
             copy = None if source is None else Copy(source, slot, shared)
         self._rows[slot] = sequence
         sequence.slot = slot
@@ -145,10 +146,10 @@ class KVCache:
         slot = sequence.slot
         assert slot is not None
         assert self._rows[slot] is sequence
-        tokens, scope = sequence.computed_tokens, sequence.request.scope
+        tokens, scope, adapter = sequence.computed_tokens, sequence.request.scope, sequence.request.adapter
         warm = None
         if keep and tokens and scope is not None:
-            warm = Warm(tokens, self._exact(sequence), scope, next(self._uses))
+            warm = Warm(tokens, self._exact(sequence), scope, adapter, next(self._uses))
         self._rows[slot] = warm
         self._clears.append(Clear(slot, len(tokens) if warm else 0))
         sequence.slot = None
@@ -165,28 +166,50 @@ class KVCache:
         return clears
 
     def compaction(self) -> Exchange | None:
-        """Brings the highest running row into the lowest hole between running rows, if there is one."""
+        """Brings the highest running row into the lowest hole between running rows, if there is one; if there is none,
+        a row to those of its adapter, if they are not together."""
         slots = [slot for slot, row in enumerate(self._rows) if isinstance(row, Sequence)]
         hole = next((slot + 1 for slot, after in itertools.pairwise(slots) if after > slot + 1), None)
-        if hole is None:
-            return None
-        sequence, other = self._rows[slots[-1]], self._rows[hole]
-        assert isinstance(sequence, Sequence)
-        self._rows[slots[-1]], self._rows[hole] = other, sequence
-        sequence.slot = hole
-        return Exchange(slots[-1], sequence.computed, hole, len(other.tokens) if isinstance(other, Warm) else 0)
+        if hole is not None:
+            return self._exchange(slots[-1], hole)
+        running = self.running
+        for place, (before, row) in enumerate(itertools.pairwise(running), 1):
+            adapter = before.request.adapter
+            if row.request.adapter != adapter:
+                for later in running[place + 1 :]:
+                    if later.request.adapter == adapter:
+                        return self._exchange(later.slot_in_use, row.slot_in_use)
+        return None
+
+    def _exchange(self, first: int, second: int) -> Exchange:
+        exchange = Exchange(first, self._filled(first), second, self._filled(second))
+        self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
+        for slot in (first, second):
+            if isinstance(row := self._rows[slot], Sequence):
+                row.slot = slot
+        return exchange
+
+    def _filled(self, slot: int) -> int:
+        row = self._rows[slot]
+        if isinstance(row, Sequence):
+            return row.computed
+        return len(row.tokens) if row else 0
 
     def _longest_prefix(self, sequence: Sequence) -> tuple[int | None, int, int]:
         """The slot that has most of the prompt's beginning, how many tokens of it, and how many of those exactly.
 
         The prompt's last token is always computed.
         """
-        prompt, scope = sequence.request.prompt[:-1], sequence.request.scope
+        request = sequence.request
+        prompt, wanted = request.prompt[:-1], (request.scope, request.adapter)
         best: tuple[int | None, int, int] = (None, 0, 0)
-        if scope is None:
+        if request.scope is None:
             return best
         for slot, row in enumerate(self._rows):
-            if row is None or (row.scope if isinstance(row, Warm) else row.request.scope) != scope:
+            if row is None:
+                continue
+            of = row if isinstance(row, Warm) else row.request
+            if (of.scope, of.adapter) != wanted:
                 continue
             tokens = row.tokens if isinstance(row, Warm) else row.computed_tokens
             shared = _common_prefix(tokens, prompt)
@@ -215,11 +238,13 @@ class KVCache:
         beside = self.reserved_tokens + sequence.kv_tokens_needed + len(row.tokens) <= self.budget_tokens
         return shared == len(row.tokens) or not beside or len(self.running) + 1 == self.slots
 
-    def _free_slot(self, *, spare: int | None) -> int:
-        """A free slot, in or next to the running rows if there is one there; evicts a warm row if none is free."""
+    def _free_slot(self, adapter: str | None, *, spare: int | None) -> int:
+        """A free slot, in or next to the running rows of `adapter`, or to all, if there is one there; evicts a warm row
+        if none is free."""
         if None not in self._rows:
             self._evict(spare=spare)
-        running = [sequence.slot_in_use for sequence in self.running] or [0]
+        alike = [sequence for sequence in self.running if sequence.request.adapter == adapter]
+        running = [sequence.slot_in_use for sequence in alike or self.running] or [0]
         free = (slot for slot, row in enumerate(self._rows) if row is None)
         return min(free, key=lambda slot: max(running[0] - slot, slot - running[-1], 0))
 

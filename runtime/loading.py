@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from .adapters import Adapter
 from .config import Config
 from .engine import Engine
 from .package import Package
@@ -10,8 +13,8 @@ from .settings import RunSettings
 from .tokenizer import Tokenizer
 
 
-def load_session(package: Package, settings: RunSettings) -> OrtSession:
-    """Loads the model. Raises SessionError."""
+def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> OrtSession:
+    """Loads the model. Raises SessionError or AdapterError."""
     build = package.build
     return OrtSession(
         settings.graph,
@@ -21,6 +24,7 @@ def load_session(package: Package, settings: RunSettings) -> OrtSession:
         prefill_threads=settings.prefill_threads,
         provider=build.needs.provider,
         provider_options=build.profile.execution.options,
+        adapters=adapters,
     )
 
 

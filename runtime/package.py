@@ -6,6 +6,9 @@ The layout is ONNX Runtime's model package, as Olive writes it, with `serving.on
     NAME.ortpackage/configs/{tokenizer.json, tokenizer_config.json, chat_template.jinja, ...}
     NAME.ortpackage/models/decoder/metadata.json
     NAME.ortpackage/models/decoder/VARIANT/{model.onnx, model.onnx.data, serving.onnx, build.json, ...}
+
+A package that takes adapters has in each variant, over the same weights, `serving-lora.onnx`, and the adapters that it
+was built with under `adapters/`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -28,7 +32,14 @@ VARIANTS = PurePosixPath("models/decoder")
 CONFIGS = PurePosixPath("configs")
 BUILD_FILE = "build.json"
 SERVING_GRAPH = "serving.onnx"
+ADAPTER_GRAPH = "serving-lora.onnx"
+ADAPTERS = PurePosixPath("adapters")
+ADAPTER_SUFFIX = ".onnx_adapter"
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear maps of a layer, which adapters may change."""
+
+_ADAPTER_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -92,6 +103,18 @@ class Golden(StrictModel):
     greedy_ids: list[int]
 
 
+class AdapterBuild(StrictModel):
+    """An adapter of the package, and what it was made of. `golden` is what the model answers with it."""
+
+    id: str
+    digest: str = Field(description="SHA-256 over the PEFT adapter's files.")
+    rank: int
+    alpha: float
+    targets: list[str]
+    fidelity: Fidelity | None
+    golden: Golden
+
+
 class Needs(StrictModel):
     """What a device must have."""
 
@@ -126,6 +149,10 @@ class Build(StrictModel):
     golden: Golden
     needs: Needs
     memory: Memory
+    adapter_targets: list[str] = Field(default=[], description="The projections that adapters may change.")
+    adapters: dict[Annotated[str, Field(pattern=_ADAPTER_NAME)], AdapterBuild] = Field(
+        default={}, description="By the name that requests give."
+    )
     files: dict[str, File] = Field(description="By path from the package's root, with forward slashes.")
 
 
@@ -153,6 +180,15 @@ class Package:
     @property
     def serving_graph(self) -> Path:
         return self.variant_dir / SERVING_GRAPH
+
+    @property
+    def adapter_graph(self) -> Path | None:
+        """The serving graph that takes adapters, if the package has one."""
+        return self.variant_dir / ADAPTER_GRAPH if self.build.adapter_targets else None
+
+    def adapter_file(self, name: str) -> Path:
+        """Where the package has its adapter `name`."""
+        return self.variant_dir / ADAPTERS / f"{name}{ADAPTER_SUFFIX}"
 
     @property
     def tokenizer_file(self) -> Path:
@@ -205,6 +241,17 @@ class Package:
                     f"{name} is corrupt: its SHA-256 is {got[:12]}..., not {expected.sha256[:12]}...;"
                     " copy the package again"
                 )
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may be called so: 1 to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first."""
+    return re.fullmatch(_ADAPTER_NAME, name) is not None
+
+
+def build_json(build: Build) -> str:
+    """`build.json` as it is written. What only packages with adapters have, the others do not mention."""
+    unused = {name for name in ("adapter_targets", "adapters") if not getattr(build, name)}
+    return build.model_dump_json(indent=1, exclude=unused) + "\n"
 
 
 def file_digest(path: Path) -> str:

@@ -51,6 +51,7 @@ class RequestReader:
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
         presets: what conversations may name.
         deterministic: whether requests are that do not say.
+        adapters: the names of those that requests may ask for.
     """
 
     tokenizer: Tokenizer
@@ -62,6 +63,7 @@ class RequestReader:
     share_prefix: SharePrefix = "client"
     presets: Presets = field(default_factory=dict)
     deterministic: bool = False
+    adapters: tuple[str, ...] = ()
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """Raises RequestError with every fault that can be seen without the model."""
@@ -77,6 +79,9 @@ class RequestReader:
             faults.append(_range("n", f"1 to {MAX_SAMPLES}", message.n))
         if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
             faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
+        if message.adapter and message.adapter not in self.adapters:
+            have = ", ".join(self.adapters) or "none"
+            faults.append(Fault("adapter", f"must be unset or one of those there are: {have}"))
         asked, grammar = Conversation([]), None
         try:
             grammar = self._grammar(message)
@@ -99,6 +104,7 @@ class RequestReader:
             top_logprobs=message.top_logprobs if message.HasField("top_logprobs") else None,
             turn=asked.turn,
             scope=self._scope(message),
+            adapter=message.adapter or None,
             deterministic=message.deterministic if message.HasField("deterministic") else self.deterministic,
         )
 

@@ -4,10 +4,14 @@ First come, first served. Every step decodes all rows that can, and prefills at 
 prompt never holds up the running streams for longer than one chunk (the chunked prefill of Sarathi-Serve,
 arXiv:2403.02310, with the chunk and the decodes run one after the other: padding decodes to a chunk's width would
 cost more on a CPU than the second pass over the weights).
+
+A run of the model has one adapter. Every step decodes the rows of each adapter, in a run of their own: a row gets its
+token in every step whatever the others use, so nobody waits for a turn.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -39,7 +43,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Step:
-    """What to run now: the clears, then `copy`, then `exchange`, then the prefill chunk, then one decode of all rows.
+    """What to run now: the clears, then `copy`, then `exchange`, then the prefill chunk, then the decodes.
 
     It names slots itself: a sequence that is cancelled while the step runs has none any more.
     """
@@ -49,6 +53,15 @@ class Step:
     exchange: Exchange | None = None
     prefill: Prefill | None = None
     decode: tuple[Decode, ...] = ()
+
+    @property
+    def decode_runs(self) -> list[tuple[Decode, ...]]:
+        """`decode` by adapter, the model as it is first; in each, in slot order."""
+
+        def adapter(row: Decode) -> str:
+            return row.sequence.request.adapter or ""
+
+        return [tuple(rows) for _, rows in itertools.groupby(sorted(self.decode, key=adapter), adapter)]
 
     @property
     def empty(self) -> bool:

@@ -48,7 +48,9 @@ class Request:
     turn: TurnForm = field(default_factory=TurnForm)
     """What the answer may consist of, and must look like."""
     scope: bytes | None = None
-    """Requests of one scope may start from each other's KV; None keeps it to itself."""
+    """Requests of one scope and adapter may start from each other's KV; None keeps it to itself."""
+    adapter: str | None = None
+    """The adapter that the model runs with; None is the model as it is."""
     deterministic: bool = False
     """Whether its tokens must not depend, by rounding, on what else is computed or kept."""
 

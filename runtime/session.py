@@ -1,4 +1,4 @@
-"""Runs the serving graph (see toolchain.surgery) on ONNX Runtime. The only door to onnxruntime.
+"""Runs the serving graph (see toolchain.surgery) on ONNX Runtime. With `adapters`, the only door to onnxruntime.
 
 Every layer's keys and values live in one array `[slots, kv_heads, capacity, head_dim]`, and slot i is row i of it. A
 run binds a range of rows by pointer, so no step copies a cache, and rows of different lengths share a batch. Bindings
@@ -19,7 +19,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import SessionError
+from .adapters import Adapter
+from .errors import AdapterError, SessionError
 from .memory import MappedFile, use_huge_pages
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
@@ -28,7 +29,8 @@ import onnxruntime as ort
 Logits = NDArray[np.float32]
 
 _KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-_BINDINGS = 64  # kept, those used last; a new one takes less than a millisecond
+_BindingKey = tuple[bool, int, int, int, str | None]
+_BINDINGS = 64  # kept for each adapter, those used last; a new one takes about a millisecond
 _WEIGHTS = "model.onnx.data"
 PACKED_WEIGHTS = "packed.data"  # another name: what of it is resident is in use, and must not be forgotten
 _PAGE_BYTES = mmap.PAGESIZE
@@ -47,13 +49,22 @@ class SessionSpec:
 
 
 class Session(Protocol):
-    """A model with a KV cache of `spec.slots` rows. Calls come from one thread; a result is valid until the next."""
+    """A model with a KV cache of `spec.slots` rows. Calls come from one thread; a result is valid until the next.
+
+    A call's tokens are computed with `adapter`, one of those that were loaded, or by the model as it is.
+    """
 
     @property
     def spec(self) -> SessionSpec: ...
 
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        *,
+        logits: Literal["last", "all"] = "last",
+        adapter: str | None = None,
     ) -> Logits:
         """Computes `tokens` at positions `[start, start + len(tokens))` of `slot`, whose first `start` are there.
 
@@ -62,7 +73,13 @@ class Session(Protocol):
         ...
 
     def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+        even: bool = False,
     ) -> Logits:
         """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`.
 
@@ -71,7 +88,14 @@ class Session(Protocol):
         """
         ...
 
-    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+    def verify(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+    ) -> Logits:
         """Computes `tokens[i]` in each of `slots` (ascending), from position `lengths[i]` on.
 
         Returns logits `[sum of all len(tokens[i]), vocab]`, a row for each token, those of the first slot first.
@@ -118,8 +142,10 @@ class OrtSession:
         prefill_threads: int | None = None,
         provider: str = "CPUExecutionProvider",
         provider_options: Mapping[str, str] | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
-        """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it.
+        """Loads `graph`. Raises SessionError if it is not a serving graph or `provider` cannot run it, and AdapterError
+        if the graph cannot take one of `adapters`.
 
         With other `prefill_threads` than `threads` it is loaded twice. Graphs that `pack` wrote share their weights
         then; of others, both have a copy.
@@ -127,6 +153,9 @@ class OrtSession:
         self._ort = self._prefill_ort = _load(graph, threads, provider, provider_options or {})
         if prefill_threads not in (None, threads):
             self._prefill_ort = _load(graph, prefill_threads, provider, provider_options or {})
+        self._adapters = {adapter.name: adapter for adapter in adapters}
+        for adapter in adapters:
+            self._require_taken(adapter)
         self._weights = MappedFile(graph.with_name(_WEIGHTS))
         self._weights.forget()
         use_huge_pages()  # before there is a KV cache
@@ -139,7 +168,7 @@ class OrtSession:
         self._memory, self._kv = _allocate((len(self._caches), self._rows, kv_heads, capacity, head_dim), dtype)
         # One for all bindings: results live until the next run.
         self._logits = np.zeros((self._rows, vocab_size), np.float32)
-        self._bindings: OrderedDict[tuple[bool, int, int, int], _Binding] = OrderedDict()
+        self._bindings: OrderedDict[_BindingKey, _Binding] = OrderedDict()
         self._spec = SessionSpec(
             vocab_size=vocab_size,
             context_tokens=context_tokens,
@@ -153,26 +182,38 @@ class OrtSession:
         return self._spec
 
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        *,
+        logits: Literal["last", "all"] = "last",
+        adapter: str | None = None,
     ) -> Logits:
         chunk = np.asarray(tokens, np.int64).reshape(1, -1)
         count = chunk.shape[1]
         assert 0 < count <= self._spec.context_tokens - start
-        binding = self._binding(slot, 1, 1, prefill=True)
+        binding = self._binding(slot, 1, 1, adapter, prefill=True)
         binding.seqlens_k[0] = start + count - 1
         binding.query_seqlens[0] = count
         binding.total_sequence_length[()] = start + count
         return self._run_with(binding, chunk, np.arange(count) if logits == "all" else np.array([count - 1]))
 
     def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+        even: bool = False,
     ) -> Logits:
         first, rows, logits = slots[0], slots[-1] - slots[0] + 1, len(slots)
         if even:
             if rows % 2:
                 first, rows = min(first, self._rows - rows - 1), rows + 1
             logits += logits % 2
-        binding = self._binding(first, rows, logits)
+        binding = self._binding(first, rows, logits, adapter)
         at = np.asarray(slots) - first
         binding.tokens[at, 0] = tokens
         binding.seqlens_k[at] = lengths
@@ -186,11 +227,18 @@ class OrtSession:
         self._run(binding)
         return binding.logits[: len(slots)]
 
-    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+    def verify(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+    ) -> Logits:
         first, rows = slots[0], slots[-1] - slots[0] + 1
         counts = np.array([len(its) for its in tokens])
         width = int(counts.max())
-        binding = self._binding(first, rows, 1)
+        binding = self._binding(first, rows, 1, adapter)
         at = np.asarray(slots) - first
         padded = np.zeros((rows, width), np.int64)
         for row, its in zip(at, tokens, strict=True):
@@ -248,17 +296,27 @@ class OrtSession:
             raise SessionError(f"{graph.name} keeps its KV as {cache.type}; this runtime knows {', '.join(_KV_DTYPES)}")
         return cache.shape[1], cache.shape[3], np.dtype(_KV_DTYPES[cache.type])
 
-    def _binding(self, first: int, rows: int, logits: int, *, prefill: bool = False) -> _Binding:
+    def _require_taken(self, adapter: Adapter) -> None:
+        """Raises AdapterError unless each of the adapter's tensors is an input of the graph, of its size."""
+        inputs = {i.name: i for i in self._ort.get_overridable_initializers()}
+        for name, tensor in adapter.tensors.items():
+            if name not in inputs:
+                raise AdapterError(f"the adapter {adapter.path} changes {name}, which this model does not let it")
+            wanted, shape = inputs[name].shape, tensor.shape()
+            if any(isinstance(size, int) and size != got for size, got in zip(wanted, shape, strict=True)):
+                raise AdapterError(f"the adapter {adapter.path} does not fit: {name} is {shape}, not {wanted}")
+
+    def _binding(self, first: int, rows: int, logits: int, adapter: str | None, *, prefill: bool = False) -> _Binding:
         session = self._prefill_ort if prefill else self._ort
-        key = (session is self._ort, first, rows, logits)
+        key = (session is self._ort, first, rows, logits, adapter)
         if key not in self._bindings:
-            if len(self._bindings) == _BINDINGS:
+            if len(self._bindings) == _BINDINGS * (1 + len(self._adapters)):
                 self._bindings.popitem(last=False)
-            self._bindings[key] = self._bind(session, first, rows, logits)
+            self._bindings[key] = self._bind(session, first, rows, logits, adapter)
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
-    def _bind(self, session: ort.InferenceSession, first: int, rows: int, logits: int) -> _Binding:
+    def _bind(self, session: ort.InferenceSession, first: int, rows: int, logits: int, adapter: str | None) -> _Binding:
         binding = _Binding(
             session=session,
             io=session.io_binding(),
@@ -279,6 +337,9 @@ class OrtSession:
             view = cache[first : first + rows]
             _bind_input(binding.io, name, view)
             _bind_output(binding.io, name.replace("past_key_values.", "present."), view)
+        if adapter is not None:  # without one, the graph's own empty tensors count
+            for name, tensor in self._adapters[adapter].tensors.items():
+                binding.io.bind_ortvalue_input(name, tensor)
         return binding
 
     def _run_with(self, binding: _Binding, tokens: NDArray[np.int64], logit_rows: NDArray[np.int64]) -> Logits:

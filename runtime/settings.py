@@ -43,7 +43,13 @@ class RunSettings:
 
 
 def decide(
-    config: Config, package: Package, file: LocalSettingsFile, local: LocalSettings | None, cores: int
+    config: Config,
+    package: Package,
+    file: LocalSettingsFile,
+    local: LocalSettings | None,
+    cores: int,
+    *,
+    adapters: bool = False,
 ) -> RunSettings:
     """The settings of `package` under `config`.
 
@@ -51,12 +57,14 @@ def decide(
         file: where `local` was read from.
         local: None where nothing was measured.
         cores: that this process may use; the profile's threads are at most as many.
+        adapters: whether requests may ask for one: then the graph is the package's that takes them, which is slower.
     """
     build, profile = package.build, package.build.profile.runtime
-    graph, threads_from = package.serving_graph, CONFIGURATION
+    graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
+    threads_from = CONFIGURATION
     if config.threads:
         prefill_threads = decode_threads = config.threads
-    elif local and local.packed:
+    elif local and local.packed and graph == package.serving_graph:
         prefill_threads, decode_threads = local.packed.prefill_threads, local.packed.decode_threads
         graph, threads_from = file.packed_graph(local.packed), LOCAL
     elif local:

@@ -28,7 +28,7 @@ LAYERS = {
         "sequence stats speculation",
         "turn",
         "structure",
-        "config localsettings presets",
+        "adapters config localsettings presets",
         "tuning",
         "package",
         "profile",
@@ -42,6 +42,7 @@ LAYERS = {
         "evaluate",
         "package",
         "compile",
+        "adapters",
         "surgery",
         "calibrate kvscales",
         "sources",
@@ -57,8 +58,11 @@ LAYERS = {
 ACROSS = {
     "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
     "toolchain.calibrate": ("runtime.sampler", "runtime.sequence", "runtime.session"),
-    "toolchain.evaluate": ("runtime.session",),
+    "toolchain.adapters": ("runtime.adapters",),
+    "toolchain.build": ("runtime.adapters",),
+    "toolchain.evaluate": ("runtime.adapters", "runtime.session"),
     "toolchain.kvscales": ("runtime.session",),
+    "toolchain.surgery": ("runtime.adapters",),
     "runtime.conversations": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
@@ -82,19 +86,22 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.completion runtime.grammar runtime.sampler runtime.session runtime.structure runtime.turn"
+    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.sampler runtime.session runtime.structure"
+    " runtime.turn toolchain.adapters"
     " toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
     "onnx": "toolchain.build toolchain.surgery",
-    "onnxruntime": "runtime.session",
+    "onnxruntime": "runtime.adapters runtime.session",
+    "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
+    "safetensors": "toolchain.adapters",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
-    "torch": "toolchain.evaluate toolchain.sources",
-    "transformers": "toolchain.calibrate toolchain.evaluate toolchain.sources",
+    "torch": "toolchain.adapters toolchain.evaluate toolchain.sources",
+    "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
 }
 

@@ -28,10 +28,16 @@ def repeat_mostly(history: tuple[int, ...]) -> int:
     return 1 + count_up(history) if sum(history) % 9 == 0 else history[-5:][0]
 
 
+def with_adapter(token: int, place: int) -> int:
+    """What a model that says `token` says instead with its adapter at `place`, the first at 1; 0 stays the end."""
+    return 1 + (token - 1 + 7 * place) % 250 if token and place else token
+
+
 class ScriptedSession:
     """A `Session` whose KV cache holds the tokens themselves, and whose model is a function of them.
 
-    It checks what a real cache cannot: that every position is written once, in order, in a slot that was cleared.
+    It checks what a real cache cannot: that every position is written once, in order, in a slot that was cleared, and
+    all of a slot with one adapter.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class ScriptedSession:
         vocab_size: int = 256,
         context_tokens: int = 256,
         slots: int = 4,
+        adapters: tuple[str, ...] = (),
     ) -> None:
         self.spec = SessionSpec(
             vocab_size=vocab_size,
@@ -50,6 +57,9 @@ class ScriptedSession:
             provider="CPUExecutionProvider",
         )
         self.cache: list[list[int]] = [[] for _ in range(slots)]
+        self.adapters = adapters
+        self._places = {None: 0, **{name: place for place, name in enumerate(adapters, 1)}}
+        self._computed_with: list[str | None] = [None] * slots
         self.longest_prefill = 0
         self.widest_verify = 0
         self._guessed = [0] * slots
@@ -58,9 +68,16 @@ class ScriptedSession:
         self._script = script
 
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        *,
+        logits: Literal["last", "all"] = "last",
+        adapter: str | None = None,
     ) -> Logits:
         self._maybe_fail()
+        self._note_adapter(slot, adapter)
         assert len(self.cache[slot]) == start, f"slot {slot} holds {len(self.cache[slot])} tokens, not {start}"
         rows = []
         for token in tokens:
@@ -70,21 +87,36 @@ class ScriptedSession:
         return np.stack(rows if logits == "all" else rows[-1:])
 
     def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+        even: bool = False,
     ) -> Logits:
         self._maybe_fail()
         assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
         for slot, token, length in zip(slots, tokens, lengths, strict=True):
             self._drop_guesses(slot, length)
+            self._note_adapter(slot, adapter)
             self.cache[slot].append(token)
         return np.stack([self._logits(slot) for slot in slots])
 
-    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+    def verify(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+    ) -> Logits:
         self._maybe_fail()
         assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
         rows = []
         for slot, its, length in zip(slots, tokens, lengths, strict=True):
             self._drop_guesses(slot, length)
+            self._note_adapter(slot, adapter)
             for token in its:
                 self.cache[slot].append(token)
                 rows.append(self._logits(slot))
@@ -96,11 +128,13 @@ class ScriptedSession:
         assert not self.cache[target], f"slot {target} was not cleared"
         assert 0 < tokens <= len(self.cache[source])
         self.cache[target] = self.cache[source][:tokens]
+        self._computed_with[target] = self._computed_with[source]
 
     def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
         self._drop_guesses(first, first_tokens)
         self._drop_guesses(second, second_tokens)
-        self.cache[first], self.cache[second] = self.cache[second], self.cache[first]
+        for rows in (self.cache, self._computed_with):
+            rows[first], rows[second] = rows[second], rows[first]
 
     def clear(self, slot: int, keep: int = 0) -> None:
         assert keep <= len(self.cache[slot]), f"slot {slot} holds {len(self.cache[slot])}, not {keep}"
@@ -114,9 +148,15 @@ class ScriptedSession:
         del self.cache[slot][length:]
         self._guessed[slot] = 0
 
+    def _note_adapter(self, slot: int, adapter: str | None) -> None:
+        """What is in a slot was computed with one adapter."""
+        assert not self.cache[slot] or self._computed_with[slot] == adapter, f"slot {slot} has KV of another adapter"
+        self._computed_with[slot] = adapter
+
     def _logits(self, slot: int) -> Logits:
         row = np.zeros(self.spec.vocab_size, np.float32)
-        row[self._script(tuple(self.cache[slot]))] = 10.0
+        token = self._script(tuple(self.cache[slot]))
+        row[with_adapter(token, self._places[self._computed_with[slot]])] = 10.0
         return row
 
     def _maybe_fail(self) -> None:

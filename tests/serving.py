@@ -59,6 +59,7 @@ def serving(
                 session.spec.vocab_size,
                 engine.context_tokens,
                 Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
+                adapters=session.adapters,
             )
             server = run(_start(engine, reader, target))
             try:
@@ -76,7 +77,7 @@ async def _start(engine: Engine, reader: RequestReader, target: str) -> grpc.aio
     server = grpc.aio.server()
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, MODEL), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(
-        TelemetryService(engine, telemetry_pb2.ModelInfo(name=MODEL)), server
+        TelemetryService(engine, telemetry_pb2.ModelInfo(name=MODEL, adapters=reader.adapters)), server
     )
     health = Health()
     health.add_to(server)

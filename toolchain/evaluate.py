@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from runtime.adapters import Adapter
 from runtime.package import Fidelity, Golden
 from runtime.session import OrtSession, Session
 
@@ -35,13 +36,17 @@ OnWindow = Callable[[int, int], None]
 
 
 class FloatReference:
-    """The float32 checkpoint, in transformers."""
+    """The float32 checkpoint, in transformers; with the PEFT adapter in the folder `adapter`, if that is given."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, adapter: Path | None = None) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        if adapter is not None:
+            from peft import PeftModel
+
+            self._model = PeftModel.from_pretrained(self._model, str(adapter)).eval()
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """float32 `[len(tokens), vocab]`."""
@@ -64,9 +69,12 @@ def windows_of(text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS) -> list[
     return [w for w in windows[:limit] if len(w) >= WINDOW_TOKENS // 2]
 
 
-def open_session(graph: Path, *, threads: int, context_tokens: int = WINDOW_TOKENS) -> Session:
+def open_session(
+    graph: Path, *, threads: int, context_tokens: int = WINDOW_TOKENS, adapter: Adapter | None = None
+) -> Session:
     """The graph in a session of one row, as the daemon would run it."""
-    return OrtSession(graph, slots=1, context_tokens=context_tokens, threads=threads)
+    adapters = [adapter] if adapter else []
+    return OrtSession(graph, slots=1, context_tokens=context_tokens, threads=threads, adapters=adapters)
 
 
 def measure(
@@ -75,9 +83,10 @@ def measure(
     windows: Sequence[Sequence[int]],
     *,
     text: str,
+    adapter: str | None = None,
     on_window: OnWindow = lambda done, total: None,
 ) -> Fidelity:
-    """Compares `session` with `reference` on `windows`; `text` names where they come from."""
+    """Compares `session`, with its `adapter`, with `reference` on `windows`; `text` names where they come from."""
     import torch
 
     klds: list[torch.Tensor] = []
@@ -86,7 +95,7 @@ def measure(
     losses_float: list[torch.Tensor] = []
     for number, window in enumerate(windows, 1):
         expected = torch.log_softmax(reference.logits(window), dim=-1)
-        got = torch.log_softmax(torch.from_numpy(_all_logits(session, window)), dim=-1)
+        got = torch.log_softmax(torch.from_numpy(_all_logits(session, window, adapter)), dim=-1)
         klds.append((expected.exp() * (expected - got)).sum(-1))
         same.append(expected.argmax(-1) == got.argmax(-1))
         following = torch.tensor(window[1:]).unsqueeze(1)
@@ -118,20 +127,23 @@ def golden_prompt(checkpoint: Path) -> list[int]:
 
 
 def golden_transcript(
-    session: Session, prompt: Sequence[int], *, eos_token_ids: frozenset[int], max_tokens: int = 32
+    session: Session,
+    prompt: Sequence[int],
+    *,
+    eos_token_ids: frozenset[int],
+    max_tokens: int = 32,
+    adapter: str | None = None,
 ) -> Golden:
     """What `session` answers greedily: a device that answers otherwise has another numeric path or broken weights."""
-    logits = session.prefill(0, prompt, 0)
+    logits = session.prefill(0, prompt, 0, adapter=adapter)
     output: list[int] = []
     while True:
         output.append(int(logits[0].argmax()))
         if output[-1] in eos_token_ids or len(output) == max_tokens:
             return Golden(prompt_ids=list(prompt), greedy_ids=output)
-        logits = session.decode([0], output[-1:], [len(prompt) + len(output) - 1])
+        logits = session.decode([0], output[-1:], [len(prompt) + len(output) - 1], adapter=adapter)
 
 
-def _all_logits(session: Session, window: Sequence[int]) -> NDArray[np.float32]:
-    chunks = range(0, len(window), CHUNK_TOKENS)
-    return np.concatenate(
-        [session.prefill(0, window[at : at + CHUNK_TOKENS], at, logits="all").copy() for at in chunks]
-    )
+def _all_logits(session: Session, window: Sequence[int], adapter: str | None) -> NDArray[np.float32]:
+    chunks = ((window[at : at + CHUNK_TOKENS], at) for at in range(0, len(window), CHUNK_TOKENS))
+    return np.concatenate([session.prefill(0, chunk, at, logits="all", adapter=adapter).copy() for chunk, at in chunks])

@@ -10,13 +10,26 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.errors import BuildError
-from runtime.package import BUILD_FILE, CONFIGS, SERVING_GRAPH, SUFFIX, VARIANTS, Build, File, file_digest
+from runtime.package import (
+    ADAPTER_GRAPH,
+    ADAPTER_SUFFIX,
+    ADAPTERS,
+    BUILD_FILE,
+    CONFIGS,
+    SERVING_GRAPH,
+    SUFFIX,
+    VARIANTS,
+    Build,
+    File,
+    build_json,
+    file_digest,
+)
 from runtime.presets import FILE as PRESETS_FILE
 from runtime.presets import Presets, presets_json
 
@@ -40,11 +53,16 @@ _CONFIG_FILES = (
 
 @dataclass(frozen=True)
 class VariantInput:
-    """A compiled variant: stock graph, weights and genai_config.json in `model_dir`; `build` lacks `files`."""
+    """A compiled variant: stock graph, weights and genai_config.json in `model_dir`; `build` lacks `files`.
+
+    One that takes adapters has a graph for them; `adapters` are their files, by name.
+    """
 
     model_dir: Path
     serving_graph: Path
     build: Build
+    adapter_graph: Path | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
 
 def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInput], presets: Presets) -> Path:
@@ -111,6 +129,11 @@ def _olive_source(folder: Path, checkpoint: Path, variant: VariantInput) -> Path
 def _add_ours(package: Path, variant: VariantInput) -> None:
     folder = package / VARIANTS / variant.build.variant
     shutil.copyfile(variant.serving_graph, folder / SERVING_GRAPH)
+    if variant.adapter_graph:
+        shutil.copyfile(variant.adapter_graph, folder / ADAPTER_GRAPH)
+    for name, path in variant.adapters.items():
+        (folder / ADAPTERS).mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / ADAPTERS / f"{name}{ADAPTER_SUFFIX}")
     for path in package.rglob("*"):  # readable by the daemon's user, whoever builds
         path.chmod(0o755 if path.is_dir() else 0o644)
     paths = sorted(p for part in (package / CONFIGS, folder) for p in part.rglob("*") if p.is_file())
@@ -120,7 +143,7 @@ def _add_ours(package: Path, variant: VariantInput) -> None:
         if path.name != BUILD_FILE
     }
     build = variant.build.model_copy(update={"files": files})
-    (folder / BUILD_FILE).write_text(build.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (folder / BUILD_FILE).write_text(build_json(build), encoding="utf-8")
 
 
 def _link(source: Path, target: Path) -> None:

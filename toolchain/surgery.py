@@ -12,21 +12,31 @@ serving graph takes rows of different lengths, each with a chunk of its own size
     logits                 float32 [logits, vocabulary]
 
 Both graphs stay small and share one weights file, so nothing is stored twice and the stock graph stays usable.
+
+The adapter graph is the serving graph with `+ x @ A @ B` behind projections, where A and B are inputs that may be left
+out: without them they have rank 0, and add nothing, to the last bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
+from runtime.adapters import LORA_A, LORA_B
 from runtime.errors import BuildError
+from runtime.package import PROJECTIONS
 
 STOCK_GRAPH = "model.onnx"
 SERVING_GRAPH = "serving.onnx"
 INT8_KV_GRAPH = "serving-int8-kv.onnx"
+
+_FUSED = {"qkv_proj": PROJECTIONS[:3]}
+_PROJECTION_NODE = re.compile(r"/(model/layers\.\d+/(?:attn|mlp)/(\w+_proj))/(?:MatMulNBits|MatMul)")
 
 # GroupQueryAttention's inputs, by position (com.microsoft, onnxruntime >= 1.32).
 _PAST_KEY, _PAST_VALUE, _K_SCALE, _V_SCALE = 3, 4, 12, 13
@@ -50,6 +60,79 @@ def make_serving_graph(model_dir: Path, kv_scales: Mapping[str, Sequence[float]]
     onnx.save(model, str(temporary))
     temporary.replace(target)
     return target
+
+
+@dataclass(frozen=True)
+class Site:
+    """A product of the graph that adapters may change: one projection, or several whose outputs lie side by side.
+
+    `name` is as in `model.layers.0.attn.qkv_proj`; sizes are of a row in and out.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        return _projections_of(self.name.rpartition(".")[2])
+
+
+def make_adapter_graph(serving_graph: Path, targets: Sequence[str]) -> Path:
+    """Writes, beside `serving_graph`, the graph that takes adapters of the projections `targets`; returns its path.
+
+    Raises BuildError if the graph lacks one of them.
+    """
+    model = onnx.load(str(serving_graph), load_external_data=False)
+    wanted, found = set(targets), set[str]()
+    nodes: list[NodeProto] = []
+    for node in list(model.graph.node):
+        nodes.append(node)
+        match = _PROJECTION_NODE.fullmatch(node.name)
+        if match and wanted.intersection(_projections_of(match[2])):
+            found.update(_projections_of(match[2]))
+            nodes += _add_site(model.graph, node, match[1].replace("/", "."))
+    if missing := wanted - found:
+        raise BuildError(f"the graph has no projections {', '.join(sorted(missing))}; was it written by ModelBuilder?")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    target = serving_graph.with_name(f"{serving_graph.stem}-lora-{'-'.join(targets)}.onnx")
+    temporary = target.with_suffix(".tmp")
+    onnx.save(model, str(temporary))
+    temporary.replace(target)
+    return target
+
+
+def adapter_sites(adapter_graph: Path) -> list[Site]:
+    """Those of a graph that `make_adapter_graph` wrote."""
+    graph = onnx.load(str(adapter_graph), load_external_data=False).graph
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.input}
+    names = [name.removesuffix(LORA_A) for name in shapes if name.endswith(LORA_A)]
+    return [Site(name, shapes[name + LORA_A][0], shapes[name + LORA_B][1]) for name in names]
+
+
+def _projections_of(name: str) -> tuple[str, ...]:
+    return _FUSED.get(name, (name,))
+
+
+def _add_site(graph: GraphProto, product: NodeProto, name: str) -> Iterator[NodeProto]:
+    """Nodes behind `product` that add an adapter's part to what it gives."""
+    if product.op_type == "MatMulNBits":
+        sizes = {attribute.name: attribute.i for attribute in product.attribute}
+        inputs, outputs = sizes["K"], sizes["N"]
+    else:
+        inputs, outputs = next(weight for weight in graph.initializer if weight.name == product.input[1]).dims
+    for part, shape, empty in (
+        (name + LORA_A, [inputs, f"{name}.rank"], [inputs, 0]),
+        (name + LORA_B, [f"{name}.rank", outputs], [0, outputs]),
+    ):
+        graph.input.append(helper.make_tensor_value_info(part, TensorProto.FLOAT, shape))
+        graph.initializer.append(helper.make_tensor(part, TensorProto.FLOAT, empty, []))
+    result, alone = product.output[0], f"{name}.alone"
+    product.output[0] = alone
+    yield helper.make_node("MatMul", [product.input[0], name + LORA_A], [f"{name}.down"], name=f"/{name}/lora_A")
+    yield helper.make_node("MatMul", [f"{name}.down", name + LORA_B], [f"{name}.up"], name=f"/{name}/lora_B")
+    yield helper.make_node("Add", [alone, f"{name}.up"], [result], name=f"/{name}/lora_Add")
 
 
 def rewire(graph: GraphProto) -> None:

@@ -287,6 +287,8 @@ def status(target: str, as_json: bool) -> None:
     for preset in model.presets:
         values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
         table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")
+    if model.adapters:
+        table.add_row("adapters", ", ".join(model.adapters))
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
     table.add_row("speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s")

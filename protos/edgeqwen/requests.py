@@ -43,6 +43,7 @@ def build_request(
         thinking_budget_tokens=options.thinking_budget_tokens,
         require_tool_call=options.require_tool_call,
         n=options.n,
+        adapter=options.adapter,
         deterministic=options.deterministic,
         sampling=pb.Sampling(
             temperature=options.temperature,
@@ -172,6 +173,7 @@ def _require_none(faults: list[Violation]) -> None:
 
 def _unsendable(turns: Iterable[Turn], prompt: str, token_ids: Iterable[int], options: Options) -> Iterator[Violation]:
     """Numbers and texts that protobuf refuses, sorted by field; of the token ids, the first."""
+    yield from _text_fault("adapter", options.adapter or "")
     for at, turn in enumerate(turns):
         yield from _turn_faults(f"chat.messages[{at}]", turn)
     yield from _text_fault("chat.preset", options.preset)

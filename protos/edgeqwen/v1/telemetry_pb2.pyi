@@ -27,7 +27,7 @@ class Snapshot(_message.Message):
     def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest", "presets", "prefill_threads", "decode_threads", "threads_from", "slots_from")
+    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest", "presets", "prefill_threads", "decode_threads", "threads_from", "slots_from", "adapters")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class ModelInfo(_message.Message):
     DECODE_THREADS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FROM_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FROM_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     variant: str
     precision: str
@@ -54,7 +55,8 @@ class ModelInfo(_message.Message):
     decode_threads: int
     threads_from: str
     slots_from: str
-    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., prefill_threads: _Optional[int] = ..., decode_threads: _Optional[int] = ..., threads_from: _Optional[str] = ..., slots_from: _Optional[str] = ...) -> None: ...
+    adapters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., prefill_threads: _Optional[int] = ..., decode_threads: _Optional[int] = ..., threads_from: _Optional[str] = ..., slots_from: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PresetInfo(_message.Message):
     __slots__ = ("name", "description", "values")

@@ -41,6 +41,16 @@ def test_json_is_an_object_a_line(target: str) -> None:
     assert sum(len(event["token_ids"]) for event in events[1:-1]) == events[-1]["completion_tokens"] == 7
 
 
+def test_adapters_are_listed_and_chosen() -> None:
+    """A name that is none is the daemon's to refuse."""
+    with serving(ScriptedSession(adapters=("pumps", "tone"))) as target:
+        asked = ("generate", "abc", "--max-tokens", "3", "--temperature", "0")
+        answers = {run(target, *asked, *flags).stdout for flags in ((), ("--adapter", "pumps"), ("--adapter", "tone"))}
+        assert len(answers) == 3
+        assert run(target, *asked, "--adapter", "valves").exit_code == 3
+        assert re.search(r"adapters +pumps, tone", run(target, "status").stdout)
+
+
 def test_what_is_piped_in_is_part_of_the_message(target: str) -> None:
     """It follows the argument after an empty line."""
     alone = run(target, "chat", "a\n\nb", "--max-tokens", "4")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fakes import ScriptedSession, byte_tokenizer, count_up
+from fakes import ScriptedSession, byte_tokenizer, count_up, with_adapter
 from serving import MODEL, serving
 
 from edgeqwen.client import (
@@ -105,6 +105,20 @@ def test_text_becomes_tokens_and_tokens_text(target: str) -> None:
             client.detokenize([-1])
         with pytest.raises(ValueError, match="exactly one of messages and prompt"):
             client.tokenize()
+
+
+def test_an_answer_is_that_of_the_adapter_that_was_asked_for() -> None:
+    """One after the other, each computed for itself; the daemon's list says which there are."""
+    with serving(ScriptedSession(adapters=("pumps", "tone"))) as target, Client(target) as client:
+        first = {
+            adapter: client.complete("abc", options=Options(max_tokens=1, temperature=0, adapter=adapter)).token_ids[0]
+            for adapter in (None, "tone", "pumps")
+        }
+        plain = count_up(tuple(byte_tokenizer().encode("abc")))
+        assert first == {None: plain, "tone": with_adapter(plain, 2), "pumps": with_adapter(plain, 1)}
+        assert list(client.snapshot().model.adapters) == ["pumps", "tone"]
+        with pytest.raises(InvalidRequest, match="adapter: must be unset or one of those there are: pumps, tone"):
+            client.complete("abc", options=Options(adapter="valves"))
 
 
 def test_logprobs_are_the_models_own(target: str) -> None:

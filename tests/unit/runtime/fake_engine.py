@@ -40,7 +40,11 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def make_reader(
-    *, template: str | None = TEMPLATE, defaults: SamplingDefaults | None = None, context_tokens: int = CONTEXT_TOKENS
+    *,
+    template: str | None = TEMPLATE,
+    defaults: SamplingDefaults | None = None,
+    context_tokens: int = CONTEXT_TOKENS,
+    adapters: tuple[str, ...] = (),
 ) -> RequestReader:
     return RequestReader(
         byte_tokenizer(),
@@ -49,6 +53,7 @@ def make_reader(
         vocab_size=VOCABULARY,
         context_tokens=context_tokens,
         grammars=Grammars(byte_tokenizer(), VOCABULARY, frozenset({0})),
+        adapters=adapters,
     )
 
 

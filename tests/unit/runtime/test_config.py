@@ -48,6 +48,7 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 SPELLED = {
     "package": ("/p", Path("/p")),
     "variant": ("board", "board"),
+    "adapters_dir": ("/a", Path("/a")),
     "listen": ("[::1]:50051", "[::1]:50051"),
     "queue_limit": ("7", 7),
     "drain_timeout_s": ("2.5", 2.5),

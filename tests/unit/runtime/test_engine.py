@@ -6,7 +6,7 @@ import queue
 from collections.abc import Iterator
 
 import pytest
-from fakes import Script, ScriptedSession, byte_tokenizer, count_up, repeat_mostly
+from fakes import Script, ScriptedSession, byte_tokenizer, count_up, repeat_mostly, with_adapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,11 +58,11 @@ def engine(session: ScriptedSession) -> Iterator[Engine]:
     engine.stop()
 
 
-def expected(prompt: tuple[int, ...], max_tokens: int, script: Script = count_up) -> list[int]:
-    """What the script says to `prompt`, alone."""
+def expected(prompt: tuple[int, ...], max_tokens: int, script: Script = count_up, adapter: int = 0) -> list[int]:
+    """What the script says to `prompt`, alone, with its adapter at that place."""
     history = list(prompt)
     for _ in range(max_tokens):
-        history.append(script(tuple(history)))
+        history.append(with_adapter(script(tuple(history)), adapter))
         if history[-1] == 0:
             break
     return history[len(prompt) :]
@@ -165,10 +165,11 @@ def test_nobody_starts_from_the_text_of_others(scope: bytes | None) -> None:
 @given(st.data())
 @settings(deadline=None, max_examples=60)
 def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataObject) -> None:
-    """Any mix of requests, arriving and cancelled at any step: each that is left gets its own answer, a cancelled one
-    hears nothing more, and at rest the slots hold what the engine says is warm; also where guesses come right."""
+    """Any mix of requests and adapters, arriving and cancelled at any step: each that is left gets its own answer, a
+    cancelled one hears nothing more, and at rest the slots hold what the engine says is warm; also where guesses come
+    right."""
     script = data.draw(st.sampled_from([count_up, repeat_mostly]))
-    session = ScriptedSession(script, slots=data.draw(st.integers(1, 4)))
+    session = ScriptedSession(script, slots=data.draw(st.integers(1, 4)), adapters=("one", "two"))
     budget = data.draw(st.integers(44, 200))
     engine = make_engine(
         session,
@@ -182,7 +183,8 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     scopes = st.sampled_from([b"mine", b"others", None])
     running: list[tuple[Request, Inbox, Sequence]] = []
     for prompt, max_tokens in asked:
-        request, inbox = Request(tuple(prompt), max_tokens, scope=data.draw(scopes)), Inbox()
+        adapter = data.draw(st.sampled_from((None, "one", "two")))
+        request, inbox = Request(tuple(prompt), max_tokens, scope=data.draw(scopes), adapter=adapter), Inbox()
         running.append((request, inbox, engine.submit(request, inbox)))
         for _ in range(data.draw(st.integers(0, 4))):
             engine.step()
@@ -192,7 +194,8 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
             engine.cancel(sequence)
     run_to_rest(engine)
     for request, inbox, _ in running:
-        assert inbox.tokens() == expected(request.prompt, request.max_tokens, script)
+        place = (None, "one", "two").index(request.adapter)
+        assert inbox.tokens() == expected(request.prompt, request.max_tokens, script, place)
     stats = engine.stats()
     assert stats.kv_warm_tokens == sum(map(len, session.cache)) <= budget
     assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens, stats.kv_used_tokens) == (0, 0, 0, 0)

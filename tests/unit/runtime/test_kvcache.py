@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.kvcache import Clear, Copy, KVCache
+from runtime.kvcache import Clear, Copy, Exchange, KVCache
 from runtime.sequence import Request, Sequence
 
 MINE, OTHERS = b"mine", b"others"
@@ -15,8 +17,8 @@ def sequence(prompt: int = 3, max_tokens: int = 4) -> Sequence:
     return Sequence(0, Request(prompt=(1,) * prompt, max_tokens=max_tokens))
 
 
-def asks(*prompt: int, max_tokens: int = 4, scope: bytes | None = MINE) -> Sequence:
-    return Sequence(0, Request(prompt, max_tokens, scope=scope))
+def asks(*prompt: int, max_tokens: int = 4, scope: bytes | None = MINE, adapter: str | None = None) -> Sequence:
+    return Sequence(0, Request(prompt, max_tokens, scope=scope, adapter=adapter))
 
 
 def run(kv: KVCache, sequence: Sequence, *output: int) -> None:
@@ -101,6 +103,32 @@ def test_nobody_starts_from_what_others_left() -> None:
             kv.release(mine, keep=False)
 
 
+def test_nothing_starts_from_the_kv_of_another_adapter() -> None:
+    """Warm or running: only a request with the same adapter starts there."""
+    kv = KVCache(slots=6, budget_tokens=100)
+    left, goes_on = asks(1, 2, 3, adapter="one"), asks(1, 2, 3, adapter="two")
+    for each in (left, goes_on):
+        run(kv, each, 4)
+    kv.release(left)
+    for adapter, cached in ((None, 0), ("three", 0), ("two", 2), ("one", 2)):
+        mine = asks(1, 2, 3, adapter=adapter)
+        kv.admit(mine)
+        assert mine.cached == cached
+        kv.release(mine, keep=False)
+
+
+def test_rows_of_an_adapter_are_brought_together() -> None:
+    """A run goes over the rows from its first to its last: rows of others between them would cost arithmetic."""
+    kv = KVCache(slots=6, budget_tokens=100)
+    rows = [asks(number, 2, adapter=name) for number, name in enumerate(("one", "two", "one", "two", "one"))]
+    for row in rows:
+        run(kv, row, 7, 7)
+    assert kv.compaction() == Exchange(2, 3, 1, 3)
+    assert kv.compaction() == Exchange(4, 3, 2, 3)
+    assert kv.compaction() is None
+    assert [row.request.adapter for row in kv.running] == ["one", "one", "one", "two", "two"]
+
+
 def test_the_warm_row_not_used_for_longest_makes_way() -> None:
     """For a slot or for the budget; a use counts as well as the making."""
     kv = KVCache(slots=3, budget_tokens=20, chunk_tokens=4)
@@ -126,27 +154,32 @@ def test_repr_reads_like_a_status_line() -> None:
 
 @given(st.data())
 def test_rows_are_owned_once_and_hold_what_the_ledger_says(data: st.DataObject) -> None:
-    """Whatever is admitted, computed and released, in whatever order and scope: the budget holds, every clear, copy and
-    exchange finds the rows as they are, what a sequence starts from is its own prompt, and moves end without holes."""
+    """Whatever is admitted, computed and released, in whatever order, scope and with whatever adapter: the budget
+    holds, every clear, copy and exchange finds the rows as they are, what a sequence starts from is its own prompt,
+    computed with its own adapter, and moves end without holes, the rows of each adapter together."""
     slots = data.draw(st.integers(1, 6))
     kv = KVCache(slots, budget_tokens=30, chunk_tokens=4, max_running=data.draw(st.integers(1, slots)))
     memory: list[tuple[int, ...]] = [()] * slots
+    adapters = {None: 0, "one": 10, "two": 20}  # what each adds to a token as it is computed
     tokens = st.lists(st.integers(1, 2), min_size=1, max_size=8)
     for _ in range(data.draw(st.integers(0, 40))):
         prompt, scope = data.draw(tokens), data.draw(st.sampled_from((MINE, OTHERS, None)))
-        new = asks(*prompt, max_tokens=data.draw(st.integers(1, 4)), scope=scope)
+        name = data.draw(st.sampled_from((None, "one", "two")))
+        new = asks(*prompt, max_tokens=data.draw(st.integers(1, 4)), scope=scope, adapter=name)
         if kv.running and (data.draw(st.booleans()) or not kv.fits(new)):
             kv.release(data.draw(st.sampled_from(kv.running)), keep=data.draw(st.booleans()))
         elif kv.fits(new):
             apply(memory, kv, kv.admit(new))
-            assert memory[new.slot_in_use] == new.request.prompt[: new.cached]
+            assert memory[new.slot_in_use] == kv_of(new, adapters)
             new.output += data.draw(st.lists(st.integers(1, 2), min_size=1, max_size=new.request.max_tokens))
             new.computed = new.prompt_tokens + len(new.output) - 1
-            memory[new.slot_in_use] = new.computed_tokens
+            memory[new.slot_in_use] = kv_of(new, adapters)
         assert kv.reserved_tokens + kv.warm_tokens <= kv.budget_tokens
         assert len(kv.running) <= kv.max_running
-        assert all(memory[each.slot_in_use] == each.computed_tokens for each in kv.running)
+        assert all(memory[each.slot_in_use] == kv_of(each, adapters) for each in kv.running)
     apply(memory, kv, None)
+    order = [name for name, _ in itertools.groupby(each.request.adapter for each in kv.running)]
+    assert len(order) == len(set(order))
     span = [each.slot_in_use for each in kv.running]
     assert not span or span[-1] - span[0] == len(span) - 1
     kv.forget_warm()
@@ -154,6 +187,11 @@ def test_rows_are_owned_once_and_hold_what_the_ledger_says(data: st.DataObject) 
         kv.release(each, keep=False)
     apply(memory, kv, None)
     assert memory == [()] * slots
+
+
+def kv_of(sequence: Sequence, adapters: dict[str | None, int]) -> tuple[int, ...]:
+    """What the slot of `sequence` has to hold."""
+    return tuple(token + adapters[sequence.request.adapter] for token in sequence.computed_tokens)
 
 
 def apply(memory: list[tuple[int, ...]], kv: KVCache, copy: Copy | None) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.errors import PackageCorrupt, PackageError
-from runtime.package import Package
+from runtime.package import Package, build_json
 
 
 def test_a_whole_package_opens(tmp_path: Path) -> None:
@@ -162,3 +162,24 @@ def test_special_tokens_are_text_however_they_are_written(tmp_path: Path) -> Non
     tokens = {"eos_token": {"content": "</s>"}, "bos_token": None, "pad_token": "<pad>"}
     (root / "configs/tokenizer_config.json").write_text(json.dumps(tokens))
     assert [package.special_token(name) for name in ("eos_token", "bos_token", "pad_token")] == ["</s>", "", "<pad>"]
+
+
+def test_a_package_without_adapters_does_not_mention_them(tmp_path: Path) -> None:
+    """Its build.json is what it was before there were any, and reads back as it was written."""
+    root = make_package(tmp_path / "p")
+    build = Package.open(root).build
+    assert "adapter" not in build_json(build)
+    edit_build(root, {"adapter_targets": ["q_proj"]})
+    with_places = Package.open(root).build
+    assert json.loads(build_json(with_places))["adapter_targets"] == ["q_proj"]
+    assert type(build).model_validate_json(build_json(build)) == build
+
+
+def test_an_adapters_name_is_no_path(tmp_path: Path) -> None:
+    """A package cannot name a file elsewhere for one of its own."""
+    golden = {"prompt_ids": [1], "greedy_ids": [2]}
+    adapter = {"id": "a", "digest": "0", "rank": 1, "alpha": 1.0, "targets": [], "fidelity": None, "golden": golden}
+    root = make_package(tmp_path / "p")
+    edit_build(root, {"adapters": {"../../a": adapter}})
+    with pytest.raises(PackageCorrupt, match="must match"):
+        Package.open(root)

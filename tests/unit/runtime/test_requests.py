@@ -208,3 +208,14 @@ def test_whatever_comes_is_either_refused_or_within_all_bounds(message: pb.Gener
     assert all(token < VOCABULARY and abs(bias) <= 100 for token, bias in sampling.logit_bias)
     assert request.scope is None or 16 <= len(request.scope) <= 64
     assert all(1 <= len(stop.encode()) <= 256 for stop in request.stop)
+
+
+def test_an_adapter_must_be_one_of_those_there_are() -> None:
+    """The refusal names them; unset is the model as it is."""
+    reader = make_reader(adapters=("pumps", "tone"))
+    assert reader.read(pb.GenerateRequest(prompt="a", adapter="tone")).adapter == "tone"
+    assert reader.read(pb.GenerateRequest(prompt="a")).adapter is None
+    for each, have in ((reader, "pumps, tone"), (READER, "none")):
+        with pytest.raises(RequestError) as refusal:
+            each.read(pb.GenerateRequest(prompt="a", adapter="other"))
+        assert str(refusal.value) == f"adapter: must be unset or one of those there are: {have}"

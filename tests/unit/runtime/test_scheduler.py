@@ -14,8 +14,8 @@ def make(slots: int = 2, budget: int = 1000, queue: int = 4, chunk: int = 4) -> 
     return Scheduler(KVCache(slots, budget, chunk_tokens=chunk), queue_limit=queue)
 
 
-def sequence(number: int, prompt: int = 3, max_tokens: int = 4) -> Sequence:
-    return Sequence(number, Request(prompt=(1,) * prompt, max_tokens=max_tokens))
+def sequence(number: int, prompt: int = 3, max_tokens: int = 4, adapter: str | None = None) -> Sequence:
+    return Sequence(number, Request(prompt=(1,) * prompt, max_tokens=max_tokens, adapter=adapter))
 
 
 def commit(step: Step) -> None:
@@ -45,6 +45,20 @@ def test_a_long_prompt_comes_in_chunks_between_which_the_others_decode() -> None
         commit(step)
     assert chunks == [(0, 4, False), (4, 4, False), (8, 2, True)]
     assert scheduler.schedule().decode == (Decode(short, 0), Decode(long, 1))
+
+
+def test_rows_with_different_adapters_run_apart_in_the_same_step() -> None:
+    """Nobody waits for a turn: the runs of a step, one an adapter, have every row that can decode."""
+    scheduler = make(slots=5)
+    rows = [sequence(number, adapter=name) for number, name in enumerate(("b", None, "a", "b", None))]
+    for row in rows:
+        scheduler.add(row)
+    while any(row.in_prefill for row in rows):
+        commit(scheduler.schedule())
+    step = scheduler.schedule()
+    runs = [[row.sequence.request.adapter for row in run] for run in step.decode_runs]
+    assert runs == [[None, None], ["a"], ["b", "b"]]
+    assert all([row.slot for row in run] == sorted(row.slot for row in run) for run in step.decode_runs)
 
 
 def test_a_sequence_that_does_not_fit_waits_and_those_behind_it_too() -> None:
@@ -111,19 +125,23 @@ def test_a_removed_sequence_is_gone_wherever_it_was_and_its_slot_is_cleared_once
 
 @given(st.data())
 def test_every_sequence_ends_with_what_it_asked_for(data: st.DataObject) -> None:
-    """Any arrivals and cancellations: prefill covers each prompt once and in order, every decode has a token to
-    compute, no slot is shared, and the scheduler comes to rest."""
+    """Any arrivals, adapters and cancellations: prefill covers each prompt once and in order, every row that can decode
+    does so in every step, in a run of its own adapter, no slot is shared, and the scheduler comes to rest."""
     scheduler = make(slots=data.draw(st.integers(1, 4)), budget=30, queue=50, chunk=data.draw(st.integers(1, 5)))
     live: list[Sequence] = []
     to_come = data.draw(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 8)), max_size=8))
     for number in range(400):
         if to_come and (not live or data.draw(st.booleans())):
             prompt, max_tokens = to_come.pop()
-            live.append(sequence(number, prompt, max_tokens))
+            live.append(sequence(number, prompt, max_tokens, data.draw(st.sampled_from((None, "a", "b")))))
             scheduler.add(live[-1])
         step = scheduler.schedule()
         slots = [row.slot for row in step.decode]
         assert slots == sorted(set(slots))
+        assert {row.sequence for row in step.decode} == {s for s in live if s.slot is not None and not s.in_prefill}
+        assert sorted((row for run in step.decode_runs for row in run), key=lambda row: row.slot) == list(step.decode)
+        adapters = [{row.sequence.request.adapter for row in run} for run in step.decode_runs]
+        assert [len(of) for of in adapters] == [1] * len(set().union(*adapters))
         if step.prefill:
             assert step.prefill.start == step.prefill.sequence.computed
             assert step.prefill.slot not in slots

@@ -114,6 +114,30 @@ def test_a_call_that_makes_no_sense_is_2(arguments: list[str]) -> None:
     assert "Usage: edgeqwen-compile" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--adapter", "pumps"], "looks like NAME=FOLDER"),
+        (["--adapter", "Pumps=folder"], "looks like NAME=FOLDER"),
+        (["--adapter", "a=one", "--adapter", "a=two"], "'a' is given twice"),
+        (["--adapter-targets", "q_proj,lm_head"], "there is no lm_head; there are q_proj, k_proj"),
+    ],
+)
+def test_adapters_are_named_and_change_projections(arguments: list[str], reason: str) -> None:
+    done = run("build", "reference", "--profile", "generic-x86_64", "-o", "out", *arguments)
+    assert done.exit_code == 2
+    assert reason in " ".join(done.stderr.split())
+
+
+def test_an_adapter_is_converted_for_a_package_to_a_file_of_its_name(tmp_path: Path) -> None:
+    """Whatever else is asked for is refused before anything is read."""
+    asked = ("adapter", str(tmp_path), "--package", str(tmp_path / "none"), "-o")
+    assert run(*asked, "pumps.bin").exit_code == 2
+    missing = run(*asked, str(tmp_path / "pumps.onnx_adapter"))
+    assert (missing.exit_code, missing.stderr.count("\n")) == (4, 1)
+    assert "there is no package at" in missing.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(shell: str) -> None:
     """Each names the variable by which click answers it."""
