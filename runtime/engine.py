@@ -84,8 +84,10 @@ class Engine:
         self._speculate = speculate
         self._token_cost = token_cost
         self._scheduler = Scheduler(
-            KVCache(session.spec.slots, kv_budget_tokens, chunk_tokens=prefill_chunk_tokens, max_running=max_running),
+            KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
             queue_limit=queue_limit,
+            prefill_chunk_tokens=prefill_chunk_tokens,
+            token_cost=token_cost,
         )
         self._live: dict[Sequence, _Live] = {}
         self._ids = itertools.count(1)

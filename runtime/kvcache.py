@@ -5,9 +5,9 @@ free, or a running sequence has it, or it is warm: a sequence that has ended lef
 with the same tokens starts from it. Warm rows take what the promises leave of the budget; the one that was not used
 for longest goes first.
 
-Rounding depends on how tokens are computed together, so KV of the same tokens may differ in its last bits. Of each row
-the ledger knows how much is *exact*: computed by whole prefill chunks, each from a multiple of the chunk's length on.
-That is what a prefill of the same prompt from its beginning would give; a deterministic request starts from no more.
+Rounding depends on how tokens are computed together: kernels take them in pairs, and one that is left over by itself,
+or that a decode computes, may come out different in its last bits. Of each row the ledger knows how much is *exact*:
+prefilled, in pairs from the prompt's first token on. A deterministic request starts from no more.
 
 A decode runs over the range of slots from the first to the last running row of an adapter, so a hole in it, or a row
 of another adapter, costs a row's arithmetic; `compaction` says how to close one.
@@ -69,16 +69,14 @@ class KVCache:
     Args:
         slots: rows of the session.
         budget_tokens: the most tokens that are promised or warm.
-        chunk_tokens: the length of a prefill chunk.
         max_running: the most sequences at once; None: a sequence per slot.
     """
 
-    def __init__(self, slots: int, budget_tokens: int, *, chunk_tokens: int, max_running: int | None = None) -> None:
+    def __init__(self, slots: int, budget_tokens: int, *, max_running: int | None = None) -> None:
         self.max_running = slots if max_running is None else max_running
         assert 0 < self.max_running <= slots
         assert budget_tokens > 0
         self.budget_tokens = budget_tokens
-        self.chunk_tokens = chunk_tokens
         self._rows: list[Sequence | Warm | None] = [None] * slots
         self._clears: list[Clear] = []
         self._uses = itertools.count()
@@ -149,7 +147,7 @@ class KVCache:
         tokens, scope, adapter = sequence.computed_tokens, sequence.request.scope, sequence.request.adapter
         warm = None
         if keep and tokens and scope is not None:
-            warm = Warm(tokens, self._exact(sequence), scope, adapter, next(self._uses))
+            warm = Warm(tokens, _exact(sequence), scope, adapter, next(self._uses))
         self._rows[slot] = warm
         self._clears.append(Clear(slot, len(tokens) if warm else 0))
         sequence.slot = None
@@ -213,23 +211,14 @@ class KVCache:
                 continue
             tokens = row.tokens if isinstance(row, Warm) else row.computed_tokens
             shared = _common_prefix(tokens, prompt)
-            exact = self._whole_chunks(min(shared, row.exact if isinstance(row, Warm) else self._exact(row)))
-            if sequence.request.deterministic:
-                shared = exact
+            exact = min(_even(shared), row.exact if isinstance(row, Warm) else _exact(row))
+            if request.deterministic:  # its last token is not to be computed by itself either
+                shared = exact = exact if exact < len(prompt) else max(0, exact - 2)
             if shared > best[1] or (shared and shared == best[1] == len(tokens)):
                 best = slot, shared, exact
         if best[0] is not None and isinstance(warm := self._rows[best[0]], Warm):
             warm.used = next(self._uses)
         return best
-
-    def _exact(self, sequence: Sequence) -> int:
-        """How much of a sequence's KV is exact."""
-        if sequence.cached > sequence.cached_exact:
-            return sequence.cached_exact
-        return self._whole_chunks(min(sequence.computed, sequence.prompt_tokens))
-
-    def _whole_chunks(self, tokens: int) -> int:
-        return tokens - tokens % self.chunk_tokens
 
     def _may_take_over(self, source: int, shared: int, sequence: Sequence) -> bool:
         row = self._rows[source]
@@ -263,6 +252,17 @@ class KVCache:
             f" {self.used_tokens} used + {self.reserved_tokens - self.used_tokens} promised + {self.warm_tokens} warm"
             f" of {self.budget_tokens} tokens>"
         )
+
+
+def _exact(sequence: Sequence) -> int:
+    """How much of a sequence's KV is exact."""
+    if sequence.cached > sequence.cached_exact:
+        return sequence.cached_exact
+    return _even(min(sequence.computed, sequence.prompt_tokens))
+
+
+def _even(tokens: int) -> int:
+    return tokens - tokens % 2
 
 
 def _common_prefix(left: tuple[int, ...], right: tuple[int, ...]) -> int:

@@ -96,7 +96,7 @@ class Runtime(StrictModel):
     slots: Annotated[int, Field(ge=1, le=64, description="Requests that decode together (batch rows).")]
     prefill_chunk_tokens: Annotated[
         int,
-        Field(ge=1, le=4096, description="The most prompt tokens computed between two tokens of a stream."),
+        Field(ge=8, le=4096, description="The most prompt tokens computed in one step."),
     ]
     threads: Annotated[int, Field(ge=1, le=256, description="Threads that one step of the model runs on.")]
 

@@ -1,9 +1,9 @@
 """Continuous batching: decides what the next step runs. Deques and integers only; same calls, same steps.
 
-First come, first served. Every step decodes all rows that can, and prefills at most one chunk of one prompt, so a new
-prompt never holds up the running streams for longer than one chunk (the chunked prefill of Sarathi-Serve,
-arXiv:2403.02310, with the chunk and the decodes run one after the other: padding decodes to a chunk's width would
-cost more on a CPU than the second pass over the weights).
+First come, first served. Every step decodes all rows that can, and prefills at most one chunk of one prompt, which is
+the shorter the more it would hold up the running streams (the chunked prefill of Sarathi-Serve, arXiv:2403.02310, with
+the chunk and the decodes run one after the other: padding decodes to a chunk's width would cost more on a CPU than the
+second pass over the weights).
 
 A run of the model has one adapter. Every step decodes the rows of each adapter, in a run of their own: a row gets its
 token in every step whatever the others use, so nobody waits for a turn.
@@ -17,6 +17,10 @@ from dataclasses import dataclass
 
 from .kvcache import Clear, Copy, Exchange, KVCache
 from .sequence import Sequence
+from .speculation import TOKEN_COST
+
+_LONGEST_STEP = 4
+_SHORTEST_CHUNK = 4  # a pass over all weights for fewer tokens is a waste
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,15 @@ class Step:
 class Scheduler:
     """The queue and the running sequences. Not thread-safe: the engine holds its lock around every call."""
 
-    def __init__(self, kv: KVCache, *, queue_limit: int) -> None:
+    def __init__(
+        self, kv: KVCache, *, queue_limit: int, prefill_chunk_tokens: int, token_cost: float = TOKEN_COST
+    ) -> None:
         assert queue_limit > 0
+        assert prefill_chunk_tokens > 0
         self.kv = kv
         self.queue_limit = queue_limit
+        self._chunk_tokens = prefill_chunk_tokens
+        self._token_cost = token_cost
         self.waiting: deque[Sequence] = deque()
         self._prefilling: Sequence | None = None
 
@@ -106,7 +115,8 @@ class Scheduler:
         """The next step. Marks nothing as computed: that is the engine's to do once it has run."""
         copy = self._admit()
         clear, exchange = self.kv.take_clears(), self.kv.compaction()
-        return Step(clear, copy, exchange, self._next_chunk(), self._decodable())
+        decode = self._decodable()
+        return Step(clear, copy, exchange, self._next_chunk(len(decode)), decode)
 
     def _admit(self) -> Copy | None:
         """Admits the first that waits, if no other is in prefill: it may have computed what this one starts with."""
@@ -117,12 +127,23 @@ class Scheduler:
         self._prefilling = self.waiting.popleft()
         return self.kv.admit(self._prefilling)
 
-    def _next_chunk(self) -> Prefill | None:
+    def _next_chunk(self, decoding: int) -> Prefill | None:
+        """The next tokens of the prompt in prefill: an even number of them, so that kernels find pairs, and never the
+        last one by itself (see runtime.kvcache)."""
         sequence = self._prefilling
         if sequence is None:
             return None
-        left = sequence.prompt_tokens - sequence.computed
-        return Prefill(sequence, sequence.slot_in_use, sequence.computed, min(left, self.kv.chunk_tokens))
+        left, most = sequence.prompt_tokens - sequence.computed, self._longest_chunk(decoding)
+        tokens = left if left <= most + 1 else max(1, most - most % 2)
+        return Prefill(sequence, sequence.slot_in_use, sequence.computed, tokens)
+
+    def _longest_chunk(self, decoding: int) -> int:
+        """As long as it may be beside so many decoding rows: a step with it takes _LONGEST_STEP times as long."""
+        if not decoding:
+            return self._chunk_tokens
+        step = 1 + self._token_cost * (decoding - 1)  # in steps of one row
+        beside = 1 + ((_LONGEST_STEP - 1) * step - 1) / self._token_cost
+        return min(self._chunk_tokens, max(_SHORTEST_CHUNK, int(beside)))
 
     def _decodable(self) -> tuple[Decode, ...]:
         return tuple(Decode(each, each.slot_in_use) for each in self.kv.running if not each.in_prefill)

@@ -65,15 +65,12 @@ def test_parts_stream_as_they_come(target: str) -> None:
         async with AsyncClient(target) as client:
             events = client.generate(messages=[("user", ASKED)], options=OPTIONS)
             deltas = [event async for event in events if isinstance(event, Delta)]
-        return ["reasoning" if d.reasoning else "text" if d.text else "call" for d in deltas if _says_anything(d)]
+        parts = [(("reasoning", d.reasoning), ("text", d.text), ("call", d.tool_calls)) for d in deltas]
+        return [kind for delta in parts for kind, said in delta if said]
 
     found = asyncio.run(kinds())
     assert found == sorted(found, key=["reasoning", "text", "call"].index)
     assert set(found) == {"reasoning", "text", "call"}
-
-
-def _says_anything(delta: Delta) -> bool:
-    return bool(delta.reasoning or delta.text or delta.tool_calls)
 
 
 def run(target: str, *arguments: str) -> Result:

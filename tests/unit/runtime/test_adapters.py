@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from unit.runtime.test_package import edit, make
+from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.adapters import LORA_A, LORA_B, find_adapters, read_adapter, write_adapter
 from runtime.errors import AdapterError
@@ -27,11 +27,11 @@ def tensors(rank: int = 2) -> dict[str, np.ndarray]:
 
 def package_with(tmp_path: Path, *names: str, targets: tuple[str, ...] = ("o_proj",)) -> Package:
     """A package that takes adapters and has some."""
-    root = make(tmp_path / "p")
+    root = make_package(tmp_path / "p")
     adapters = dict.fromkeys(names, BUILT)
     path = root / "models/decoder/board/build.json"
     source = json.loads(path.read_text())["source"] | {"digest": DIGEST}
-    edit(root, {"adapter_targets": targets, "adapters": adapters, "source": source})
+    edit_build(root, {"adapter_targets": targets, "adapters": adapters, "source": source})
     package = Package.open(root)
     for name in names:
         package.adapter_file(name).parent.mkdir(exist_ok=True)

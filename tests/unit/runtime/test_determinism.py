@@ -19,37 +19,56 @@ CHUNK = 4
 
 
 class RoundingSession(ScriptedSession):
-    """Its KV, and so what it says, depends on everything that rounding may depend on: where a token stood in its
-    prefill chunk, how long that chunk was, how wide a step was, and whether it had an even number of rows."""
+    """Its KV, and so what it says, depends on what real kernels were seen to depend on: whether a token was computed in
+    a pair, in a prefill of one token, by a decode or by a step with guesses, and how wide that was."""
 
     def __init__(self) -> None:
         super().__init__(context_tokens=400, slots=12)
         self._ways: list[list[tuple[int, ...]]] = [[] for _ in range(12)]
 
     def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        start: int,
+        *,
+        logits: Literal["last", "all"] = "last",
+        adapter: str | None = None,
     ) -> Logits:
         del self._ways[slot][start:]
         # The last of an odd number of tokens is computed by itself.
         pairs = len(tokens) - len(tokens) % 2
-        self._ways[slot] += [(1, start % CHUNK + at, at < pairs) for at in range(len(tokens))]
-        return super().prefill(slot, tokens, start, logits=logits)
+        self._ways[slot] += [(1, at < pairs, len(tokens) == 1) for at in range(len(tokens))]
+        return super().prefill(slot, tokens, start, logits=logits, adapter=adapter)
 
     def decode(
-        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, even: bool = False
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+        even: bool = False,
     ) -> Logits:
         rows = slots[-1] - slots[0] + 1
         rows += rows % 2 if even else 0
         for slot, length in zip(slots, lengths, strict=True):
             del self._ways[slot][length:]
             self._ways[slot].append((2, slot - slots[0] < rows - rows % 2))
-        return super().decode(slots, tokens, lengths, even=even)
+        return super().decode(slots, tokens, lengths, even=even, adapter=adapter)
 
-    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
+    def verify(
+        self,
+        slots: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        *,
+        adapter: str | None = None,
+    ) -> Logits:
         for slot, its, length in zip(slots, tokens, lengths, strict=True):
             del self._ways[slot][length:]
             self._ways[slot] += [(3, len(its))] * len(its)
-        return super().verify(slots, tokens, lengths)
+        return super().verify(slots, tokens, lengths, adapter=adapter)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         super().copy(source, target, tokens)
@@ -145,10 +164,11 @@ def test_a_deterministic_request_never_notices_others(
 
 
 def test_it_still_starts_from_what_is_exact() -> None:
-    """Whole chunks of a prompt that was computed from its beginning, not what an answer left."""
-    asked = [Asked(18, 10, 0, deterministic=True), Asked(30, 1, 100, deterministic=True), Asked(30, 1, 200)]
+    """Pairs of a prompt that was computed from its beginning, not what an answer left, nor all but the last token."""
+    prompts = [(19, True), (30, True), (31, True), (31, False), (40, True)]
+    asked = [Asked(prompt, 10, 80 * at, deterministic=exact) for at, (prompt, exact) in enumerate(prompts)]
     ends = [events[-1] for events in run(asked)]
-    assert [end.usage.cached_prompt_tokens for end in ends if isinstance(end, Finished)] == [0, 16, 29]
+    assert [end.usage.cached_prompt_tokens for end in ends if isinstance(end, Finished)] == [0, 18, 28, 30, 30]
 
 
 def test_the_fake_notices_where_requests_do_not_ask_for_it() -> None:

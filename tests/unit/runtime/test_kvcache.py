@@ -30,7 +30,7 @@ def run(kv: KVCache, sequence: Sequence, *output: int) -> None:
 
 def test_rows_stay_together() -> None:
     """The slot in or next to the running rows is given, where a decode range is shortest."""
-    kv = KVCache(slots=4, budget_tokens=100, chunk_tokens=4)
+    kv = KVCache(slots=4, budget_tokens=100)
     first, second, third, fourth = (sequence() for _ in range(4))
     for each in (first, second, third):
         kv.admit(each)
@@ -41,7 +41,7 @@ def test_rows_stay_together() -> None:
 
 def test_a_promise_never_exceeds_the_budget() -> None:
     """A sequence fits only while everything promised, its own last token aside, is within the budget."""
-    kv = KVCache(slots=8, budget_tokens=12, chunk_tokens=4)
+    kv = KVCache(slots=8, budget_tokens=12)
     kv.admit(sequence(prompt=3, max_tokens=4))
     assert kv.reserved_tokens == 6
     assert kv.fits(sequence(prompt=3, max_tokens=4))
@@ -49,14 +49,14 @@ def test_a_promise_never_exceeds_the_budget() -> None:
 
 
 def test_no_more_run_than_may() -> None:
-    kv = KVCache(slots=4, budget_tokens=100, chunk_tokens=4, max_running=1)
+    kv = KVCache(slots=4, budget_tokens=100, max_running=1)
     kv.admit(sequence())
     assert not kv.fits(sequence())
 
 
 def test_the_next_turn_takes_over_the_row_of_the_last() -> None:
     """Nothing is copied when nothing is lost by it."""
-    kv = KVCache(slots=2, budget_tokens=100, chunk_tokens=4)
+    kv = KVCache(slots=2, budget_tokens=100)
     first = asks(1, 2, 3)
     run(kv, first, 4, 5)
     kv.release(first)
@@ -69,7 +69,7 @@ def test_the_next_turn_takes_over_the_row_of_the_last() -> None:
 
 def test_a_row_that_goes_on_otherwise_is_copied_and_stays() -> None:
     """So do the rows of running sequences. The last prompt token is always computed: its logits are wanted."""
-    kv = KVCache(slots=4, budget_tokens=100, chunk_tokens=4)
+    kv = KVCache(slots=4, budget_tokens=100)
     first = asks(1, 2, 3, 4)
     run(kv, first, 5)
     assert kv.admit(asks(1, 2, 9)) == Copy(source=0, target=1, tokens=2)
@@ -80,7 +80,7 @@ def test_a_row_that_goes_on_otherwise_is_copied_and_stays() -> None:
 
 
 def test_without_room_beside_it_a_row_is_taken_over_and_cut() -> None:
-    kv = KVCache(slots=4, budget_tokens=8, chunk_tokens=4)
+    kv = KVCache(slots=4, budget_tokens=8)
     first = asks(1, 2, 3, 4)
     run(kv, first, 5)
     kv.release(first)
@@ -92,7 +92,7 @@ def test_without_room_beside_it_a_row_is_taken_over_and_cut() -> None:
 
 
 def test_nobody_starts_from_what_others_left() -> None:
-    kv = KVCache(slots=4, budget_tokens=100, chunk_tokens=4)
+    kv = KVCache(slots=4, budget_tokens=100)
     for scope in (OTHERS, None):
         other = asks(1, 2, 3, scope=scope)
         run(kv, other, 4)
@@ -131,7 +131,7 @@ def test_rows_of_an_adapter_are_brought_together() -> None:
 
 def test_the_warm_row_not_used_for_longest_makes_way() -> None:
     """For a slot or for the budget; a use counts as well as the making."""
-    kv = KVCache(slots=3, budget_tokens=20, chunk_tokens=4)
+    kv = KVCache(slots=3, budget_tokens=20)
     for first_token in (1, 2, 3):
         left = asks(first_token, 0, 0, 0)
         run(kv, left, 7)
@@ -147,7 +147,7 @@ def test_the_warm_row_not_used_for_longest_makes_way() -> None:
 
 
 def test_repr_reads_like_a_status_line() -> None:
-    kv = KVCache(slots=2, budget_tokens=50, chunk_tokens=4)
+    kv = KVCache(slots=2, budget_tokens=50)
     kv.admit(sequence())
     assert repr(kv) == "<KVCache 1/2 running, 0 used + 6 promised + 0 warm of 50 tokens>"
 
@@ -158,7 +158,7 @@ def test_rows_are_owned_once_and_hold_what_the_ledger_says(data: st.DataObject) 
     holds, every clear, copy and exchange finds the rows as they are, what a sequence starts from is its own prompt,
     computed with its own adapter, and moves end without holes, the rows of each adapter together."""
     slots = data.draw(st.integers(1, 6))
-    kv = KVCache(slots, budget_tokens=30, chunk_tokens=4, max_running=data.draw(st.integers(1, slots)))
+    kv = KVCache(slots, budget_tokens=30, max_running=data.draw(st.integers(1, slots)))
     memory: list[tuple[int, ...]] = [()] * slots
     adapters = {None: 0, "one": 10, "two": 20}  # what each adds to a token as it is computed
     tokens = st.lists(st.integers(1, 2), min_size=1, max_size=8)

@@ -11,7 +11,7 @@ from runtime.sequence import Request, Sequence
 
 
 def make(slots: int = 2, budget: int = 1000, queue: int = 4, chunk: int = 4) -> Scheduler:
-    return Scheduler(KVCache(slots, budget, chunk_tokens=chunk), queue_limit=queue)
+    return Scheduler(KVCache(slots, budget), queue_limit=queue, prefill_chunk_tokens=chunk)
 
 
 def sequence(number: int, prompt: int = 3, max_tokens: int = 4, adapter: str | None = None) -> Sequence:
@@ -45,6 +45,41 @@ def test_a_long_prompt_comes_in_chunks_between_which_the_others_decode() -> None
         commit(step)
     assert chunks == [(0, 4, False), (4, 4, False), (8, 2, True)]
     assert scheduler.schedule().decode == (Decode(short, 0), Decode(long, 1))
+
+
+@given(st.integers(1, 400), st.integers(4, 64), st.integers(0, 6))
+def test_a_chunk_is_even_and_the_last_token_is_never_alone(prompt: int, chunk: int, decoding: int) -> None:
+    """However many decode beside it, so that every token but an odd last one is computed in a pair."""
+    scheduler = make(slots=8, budget=100_000, queue=8, chunk=chunk)
+    for number in range(decoding):
+        scheduler.add(sequence(number, prompt=2, max_tokens=1000))
+        commit(scheduler.schedule())
+    scheduler.add(long := sequence(9, prompt=prompt))
+    sizes = []
+    while long.in_prefill:
+        step = scheduler.schedule()
+        if step.prefill:
+            sizes.append(step.prefill.tokens)
+        commit(step)
+    assert sum(sizes) == prompt
+    assert all(size % 2 == 0 and size <= chunk for size in sizes[:-1])
+    assert sizes[-1] <= chunk + 1
+    assert sizes[-1] > 1 or prompt == 1
+
+
+def test_a_chunk_is_the_shorter_the_fewer_it_would_hold_up() -> None:
+    """One stream has quick steps, many have steps that take longer anyway; with none there is nothing to hold up."""
+    sizes = []
+    for decoding in (0, 1, 4, 8):
+        scheduler = make(slots=10, budget=10_000, queue=10, chunk=64)
+        for number in range(decoding):
+            scheduler.add(sequence(number, prompt=2, max_tokens=100))
+            commit(scheduler.schedule())
+        scheduler.add(sequence(9, prompt=200))
+        step = scheduler.schedule()
+        assert step.prefill is not None
+        sizes.append(step.prefill.tokens)
+    assert sizes == [64, 12, 20, 32]
 
 
 def test_rows_with_different_adapters_run_apart_in_the_same_step() -> None:
