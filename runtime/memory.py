@@ -16,7 +16,7 @@ _M_ARENA_MAX = -8  # malloc.h
 _MADV_COLLAPSE = 25  # linux/mman.h; Python does not name it
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _FILLED = 0.95
-_SMAPS = Path("/proc/self/smaps")
+_MAPS, _SMAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)$")
 
 
@@ -41,19 +41,20 @@ def trim_after_load() -> None:
 
 
 class MappedFile:
-    """The pages of `file` that this process has mapped by now. They must stay mapped, and not be written to.
+    """The pages of `file` that this process has mapped by now. They must not be written to.
 
     ONNX Runtime maps the weights and copies most of them into the layout of its kernels. What was read to make the
     copies would stay resident although it is not read again, and every row of the embedding that was ever looked up.
     """
 
     def __init__(self, file: Path) -> None:
-        mapped = str(file.resolve())
-        self._mappings = list(_clean_mappings(lambda path, _: path == mapped))
+        self._path = str(file.resolve())
+        self._mappings = list(_clean_mappings(lambda path, _: path == self._path))
 
     def forget(self) -> None:
         """Takes the pages out of resident memory. The page cache keeps them while it can; a use brings them back."""
-        _forget(self._mappings)
+        if self._mappings:  # where another session has unmapped them, something else may be by now
+            _forget(set(self._mappings) & set(_mappings_of(self._path)))
 
 
 def use_huge_pages() -> None:
@@ -80,6 +81,12 @@ def _forget(mappings: Iterable[_Mapping]) -> None:
     madvise = ctypes.CDLL(None).madvise
     for start, end in mappings:
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def _mappings_of(path: str) -> Iterator[_Mapping]:
+    for line in _MAPS.read_text().splitlines():
+        if line.endswith(path) and (found := _MAPPING.match(line)) and found[4] == path:
+            yield int(found[1], 16), int(found[2], 16)
 
 
 def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[_Mapping]:

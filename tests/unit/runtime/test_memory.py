@@ -66,6 +66,26 @@ def test_trimming_forgets_what_files_were_only_read(tmp_path: Path) -> None:
         assert mapped[:] == path.read_bytes()
 
 
+def address_of(mapped: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+
+
+def test_what_took_the_place_of_a_mapping_is_left_alone(tmp_path: Path) -> None:
+    """Where the file was mapped something else may be by the time, as when a second session has been closed."""
+    path, size = tmp_path / "weights", 1 << 20
+    path.write_bytes(b"w" * size)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    where, weights = address_of(mapped), MappedFile(path)
+    mapped.close()
+    others = [mmap.mmap(-1, size) for _ in range(8)]
+    for other in others:
+        other.write(b"o" * size)
+    assert where in map(address_of, others), "no other mapping took its place"
+    weights.forget()
+    assert all(other[:] == b"o" * size for other in others)
+
+
 def test_trimming_is_harmless() -> None:
     """Objects survive it."""
     kept = [bytes(1000) for _ in range(1000)]
@@ -79,7 +99,7 @@ HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 def kb_at(mapped: mmap.mmap, field: str) -> int:
     """Kilobytes that smaps tells of a mapping."""
-    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    address = address_of(mapped)
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if found := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
