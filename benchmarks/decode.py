@@ -7,40 +7,26 @@
 Every figure is the median of the rounds; every round measures each case once, in-process and through gRPC, one right
 after the other and each in turn the first, so that a machine that slows down slows both. "Through gRPC" is what a
 client sees: a real daemon in its own process, a unix socket, one streaming call per request, timed at the client.
+Guesses from the request's own text are off: random weights repeat themselves as no answer does.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import hashlib
 import json
 import os
-import platform
-import queue
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from random_checkpoint import make_checkpoint
+from machine import machine
+from packages import random_package
+from serving import InProcess, ThroughGrpc, daemon
+from traffic import Arrival, Served
 
-from edgeqwen.client import AsyncClient, Client, Delta, Options
-from runtime.engine import Engine
 from runtime.package import Package
-from runtime.sequence import Event, Failed, Finished, Request
-from runtime.session import OrtSession
-from runtime.tokenizer import Tokenizer
-
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / "build" / "benchmarks"
-PROFILE = Path(__file__).with_name("random-int4.yaml")
 
 
 @dataclass(frozen=True)
@@ -67,118 +53,22 @@ class Rates:
 CASES = [Case(41, 96, 1), Case(656, 96, 1), *(Case(41, 128, streams) for streams in (2, 4, 8))]
 
 
-class InProcess:
-    """The engine in this process."""
-
-    def __init__(self, package: Package, threads: int) -> None:
-        runtime = package.build.profile.runtime
-        session = OrtSession(package.serving_graph, slots=8, context_tokens=runtime.context_tokens, threads=threads)
-        self._engine = Engine(
-            session,
-            Tokenizer.from_file(package.tokenizer_file),
-            eos_token_ids=frozenset(),
-            queue_limit=64,
-            prefill_chunk_tokens=runtime.prefill_chunk_tokens,
-            kv_budget_tokens=8 * runtime.context_tokens,
-        )
-        self._engine.start()
-
-    def run(self, case: Case) -> Rates:
-        times: queue.SimpleQueue[tuple[int, float, Event]] = queue.SimpleQueue()
-        start = time.perf_counter()
-        for stream in range(case.streams):
-            request = Request(prompt=_prompt(case, stream), max_tokens=case.tokens, ignore_eos=True)
-            self._engine.submit(request, lambda event, of=stream: times.put((of, time.perf_counter(), event)))
-        left, streams = case.streams, [[] for _ in range(case.streams)]
-        while left:
-            stream, at, event = times.get()
-            assert not isinstance(event, Failed), event
-            if isinstance(event, Finished):
-                left -= 1
-            else:
-                streams[stream].append((at, len(event.token_ids)))
-        return _rates(case, start, streams)
-
-    def close(self) -> None:
-        self._engine.stop()
+def rates(case: Case, side: InProcess | ThroughGrpc) -> Rates:
+    """Decode counts while all streams run: from when the last has its first token to when the first has its last."""
+    served = side.serve([Arrival(_prompt(case, stream), case.tokens) for stream in range(case.streams)])
+    first, last, tokens = together(served)
+    return Rates(case.prompt * case.streams / first, tokens / (last - first))
 
 
-class ThroughGrpc:
-    """A daemon in a process of its own, and asyncio clients here."""
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-
-    def run(self, case: Case) -> Rates:
-        return asyncio.run(self._run(case))
-
-    async def _run(self, case: Case) -> Rates:
-        async with AsyncClient(self._target, scope=b"") as client:  # every prompt is computed
-            await client.health()  # connected before the clock starts
-            start = time.perf_counter()
-            streams = [self._stream(client, case, number) for number in range(case.streams)]
-            return _rates(case, start, await asyncio.gather(*streams))
-
-    async def _stream(self, client: AsyncClient, case: Case, number: int) -> list[tuple[float, int]]:
-        events = client.generate(
-            token_ids=_prompt(case, number),
-            options=Options(max_tokens=case.tokens, ignore_eos=True, temperature=0.0),
-        )
-        return [(time.perf_counter(), len(event.token_ids)) async for event in events if isinstance(event, Delta)]
+def together(served: Sequence[Served]) -> tuple[float, float, int]:
+    """When all streams run, from and to, and how many tokens came in between."""
+    first = max(its.token_s[0] for its in served)
+    last = min(its.token_s[-1] for its in served)
+    return first, last, sum(first < at_s <= last for its in served for at_s in its.token_s)
 
 
 def _prompt(case: Case, stream: int) -> tuple[int, ...]:
     return tuple(300 + (stream * 7919 + position * 104729) % 30_000 for position in range(case.prompt))
-
-
-def _rates(case: Case, start: float, streams: list[list[tuple[float, int]]]) -> Rates:
-    """Decode counts while all streams run: from when the last has its first token to when the first has its last."""
-    first = max(deltas[0][0] for deltas in streams)
-    last = min(deltas[-1][0] for deltas in streams)
-    tokens = sum(count for deltas in streams for at, count in deltas if first < at <= last)
-    return Rates(case.prompt * case.streams / (first - start), tokens / (last - first))
-
-
-@dataclass(frozen=True)
-class Daemon:
-    """A running `edgeqwend`; it was ready `ready_s` after its start."""
-
-    target: str
-    ready_s: float
-
-    def memory_mb(self) -> float:
-        """What is resident now."""
-        with Client(self.target) as client:
-            return client.snapshot().process.rss_bytes / 1e6
-
-
-@contextmanager
-def daemon(package: Path, threads: int) -> Iterator[Daemon]:
-    """Runs `edgeqwend` to the end of the block."""
-    with tempfile.TemporaryDirectory(prefix="edgeqwen-") as folder:
-        target = f"unix:{folder}/bench.sock"
-        command = [sys.executable, "-m", "runtime.daemon", "--package", str(package), "--listen", target]
-        start = time.perf_counter()
-        child = subprocess.Popen([*command, "--threads", str(threads), "--slots", "8", "--log-level", "warning"])
-        try:
-            with Client(target) as client:
-                client.wait_until_serving(timeout_s=60)
-            yield Daemon(target, time.perf_counter() - start)
-        finally:
-            child.terminate()
-            child.wait(timeout=30)
-
-
-def random_package() -> Path:
-    """Builds the package of the random checkpoint, or finds it from last time."""
-    built = CACHE / f"qwen2.5-0.5b-random-{hashlib.sha256(PROFILE.read_bytes()).hexdigest()[:12]}"
-    packages = sorted(built.glob("*.ortpackage"))
-    if not packages:
-        checkpoint = make_checkpoint(CACHE / "checkpoint" / "qwen2.5-0.5b-random")
-        command = [sys.executable, "-m", "toolchain.cli", "build", str(checkpoint), "--profile", str(PROFILE)]
-        subprocess.run([*command, "--cache", str(CACHE / "cache"), "-o", str(built)], check=True)
-        packages = sorted(built.glob("*.ortpackage"))
-    return packages[0]
 
 
 @dataclass(frozen=True)
@@ -195,17 +85,17 @@ def measure(package: Path, rounds: int, threads: int) -> Measured:
     opened = Package.open(package, verify=False)
     local = InProcess(opened, threads)
     seen: dict[Case, list[tuple[Rates, Rates]]] = {case: [] for case in CASES}
-    with daemon(package, threads) as served:
+    with daemon(package, threads, "--no-speculate") as served:
         ready_mb = served.memory_mb()
         remote = ThroughGrpc(served.target)
         for side in (local, remote):
-            side.run(CASES[0])  # warm up
+            rates(CASES[0], side)  # warm up
         for number in range(rounds):
             for case in CASES:
                 if number % 2:
-                    there, here = remote.run(case), local.run(case)
+                    there, here = rates(case, remote), rates(case, local)
                 else:
-                    here, there = local.run(case), remote.run(case)
+                    here, there = rates(case, local), rates(case, remote)
                 seen[case].append((here, there))
         about = {
             "ready_s": round(served.ready_s, 2),
@@ -234,16 +124,6 @@ def _scaling(seen: dict[Case, list[tuple[Rates, Rates]]], side: int) -> float:
     """Side 0 is in-process, 1 is gRPC."""
     one, most = seen[CASES[0]], seen[CASES[-1]]
     return round(statistics.median(m[side].decode / o[side].decode for o, m in zip(one, most, strict=True)), 2)
-
-
-def machine() -> str:
-    """What the figures were taken on."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "grpcio", "numpy"))
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {libraries}"
 
 
 def main() -> None:

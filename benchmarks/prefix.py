@@ -15,7 +15,9 @@ import statistics
 import time
 from pathlib import Path
 
-from decode import daemon, machine, random_package
+from machine import machine
+from packages import random_package
+from serving import daemon
 
 from edgeqwen.client import Client, Finished, Options
 
