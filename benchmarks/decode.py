@@ -17,14 +17,13 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from engines import InProcess, ThroughGrpc, daemon
 from machine import machine
 from packages import random_package
-from serving import InProcess, ThroughGrpc, daemon
-from traffic import Arrival, Served
+from traffic import Arrival, together
 
 from runtime.package import Package
 
@@ -58,13 +57,6 @@ def rates(case: Case, side: InProcess | ThroughGrpc) -> Rates:
     served = side.serve([Arrival(_prompt(case, stream), case.tokens) for stream in range(case.streams)])
     first, last, tokens = together(served)
     return Rates(case.prompt * case.streams / first, tokens / (last - first))
-
-
-def together(served: Sequence[Served]) -> tuple[float, float, int]:
-    """When all streams run, from and to, and how many tokens came in between."""
-    first = max(its.token_s[0] for its in served)
-    last = min(its.token_s[-1] for its in served)
-    return first, last, sum(first < at_s <= last for its in served for at_s in its.token_s)
 
 
 def _prompt(case: Case, stream: int) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ import statistics
 import time
 from pathlib import Path
 
+from engines import daemon
 from machine import machine
 from packages import random_package
-from serving import daemon
 
 from edgeqwen.client import Client, Finished, Options
 

@@ -20,9 +20,9 @@ import sys
 import time
 from collections import Counter
 
+from engines import daemon
 from machine import machine
 from packages import reference_package
-from serving import daemon
 
 from edgeqwen.client import AsyncClient, Client, DeadlineExceeded, Delta, Options, QueueFull
 

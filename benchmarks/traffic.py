@@ -69,3 +69,10 @@ class Group:
 
     def served(self) -> list[Served]:
         return [Served(self._arrived_s[n], tuple(its)) for n, its in enumerate(self._token_s)]
+
+
+def together(served: Sequence[Served]) -> tuple[float, float, int]:
+    """When all streams run, from and to, and how many tokens came in between."""
+    first = max(its.token_s[0] for its in served)
+    last = min(its.token_s[-1] for its in served)
+    return first, last, sum(first < at_s <= last for its in served for at_s in its.token_s)

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from serving import InProcess, ThroughGrpc, daemon
+from engines import InProcess, ThroughGrpc, daemon
 from worker import own_stdout, work
 
 from runtime.package import Package
