@@ -125,14 +125,22 @@ class Target:
 
 def targets(by_system: Mapping[str, Figures]) -> list[Target]:
     """All targets whose systems were measured."""
+    prefill = ("prefill@41", "prefill@656", "prefill@2048")
+    decode = ("decode@41", "decode@656")
     found = []
     for what, us, them, names, bound in (
-        ("decode, one stream", "ours", "llama-q4_0", ("decode@41", "decode@656"), 1.15),
-        ("prefill", "ours", "llama-q4_0", ("prefill@41", "prefill@656", "prefill@2048"), 1.15),
-        ("8 streams", "ours", "llama-q4_0", ("together x8", "total x8"), 1.7),
-        ("decode, one stream", "ours", "genai", ("decode@41", "decode@656"), 0.97),
-        ("prefill", "ours", "genai", ("prefill@41", "prefill@656", "prefill@2048"), 1.0),
-        ("gRPC decode", "grpc", "ours", ("decode@41", "decode@656"), 0.97),
+        *(
+            each
+            for llama in ("llama-q4_0", "llama-q4_0-no-amx")
+            for each in (
+                ("decode, one stream", "ours", llama, decode, 1.15),
+                ("prefill", "ours", llama, prefill, 1.15),
+                ("8 streams", "ours", llama, ("together x8", "total x8"), 1.7),
+            )
+        ),
+        ("decode, one stream", "ours", "genai", decode, 0.97),
+        ("prefill", "ours", "genai", prefill, 1.0),
+        ("gRPC decode", "grpc", "ours", decode, 0.97),
     ):
         if us in by_system and them in by_system:
             for name in names:

@@ -26,6 +26,7 @@ LABELS = {
     "grpc": "edgeqwen, gRPC",
     "llama-q4_0": "llama.cpp Q4_0",
     "llama-q4_k_m": "llama.cpp Q4_K_M",
+    "llama-q4_0-no-amx": "llama.cpp Q4_0, no AMX",
     "genai": "onnxruntime-genai, threads set",
     "genai-default": "onnxruntime-genai, its default",
 }
@@ -55,6 +56,7 @@ SETUP = f"""## How it was measured
   n_ubatch of 512, one unified KV cache in float16, n_threads and n_threads_batch set. It batches as its server does: a
   token of each running sequence, then prompts until the batch is full. The files are quantized from the same float
   weights by its own `llama_model_quantize`. The token is numpy's argmax, which takes less time than its sampler.
+  "No AMX" is the same compiled without Intel's matrix unit, which boards do not have.
 - **onnxruntime-genai** runs the stock graph of our package. On a CPU it does not batch requests that come at different
   times (its dynamic batching needs a paged KV cache), so streams take turns, a token each.
 """
@@ -64,9 +66,7 @@ def report(raw: Mapping[str, Any]) -> str:
     """The page, in Markdown."""
     parts = [
         "# Against llama.cpp and onnxruntime-genai\n",
-        f"Written by `benchmarks/peers.py`: {raw['machine']}, {raw['date']}, {raw['threads']} threads,"
-        f" {raw['rounds']} {'rounds' if raw['rounds'] > 1 else 'round'}"
-        f"{', a quarter of the tokens' if raw['quick'] else ''}.\n",
+        f"Written by `benchmarks/peers.py`: {raw['machine']}, {raw['date']}, {raw['threads']} threads, {rounds(raw)}.",
         f"{_versions(raw)}\n",
         "![prefill, decode, streams and gaps of each engine](peers.svg)\n",
     ]
@@ -75,6 +75,12 @@ def report(raw: Mapping[str, Any]) -> str:
     for name, model in raw["models"].items():
         parts.append(_model(name, model))
     return "\n".join([*parts, SETUP])
+
+
+def rounds(raw: Mapping[str, Any]) -> str:
+    """How often everything was measured."""
+    text = "1 round" if raw["rounds"] == 1 else f"medians of {raw['rounds']} rounds"
+    return f"{text}, a quarter of the tokens" if raw["quick"] else text
 
 
 def _versions(raw: Mapping[str, Any]) -> str:
@@ -88,10 +94,7 @@ def _versions(raw: Mapping[str, Any]) -> str:
 def _targets(systems: Mapping[str, Any]) -> str:
     found = targets({name: its["figures"] for name, its in systems.items()})
     reached = sum(target.reached for target in found)
-    rows = [
-        (each.what, each.wanted, f"{each.value:.2f}", "reached" if each.reached else "**not reached**")
-        for each in found
-    ]
+    rows = [(its.what, its.wanted, f"{its.value:.2f}", "yes" if its.reached else "**no**") for its in found]
     head = ("ratio", "wanted", "measured", "reached")
     return f"## Targets\n\n{TARGET_MODEL}; {reached} of {len(found)} reached.\n\n{_table(head, rows)}"
 

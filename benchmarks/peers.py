@@ -5,7 +5,8 @@
     python benchmarks/peers.py --models qwen2.5-0.5b --only ours llama-q4_0 --rounds 3 --out /tmp/peers
     python benchmarks/peers.py --json > peers.json        # the raw figures too
 
-The peers have an environment of their own, which `make bench` makes: .venv-peers. Every engine has a process of its
+The peers have environments of their own, which `make bench` makes: .venv-peers, and where the processor has AMX a
+second one with llama.cpp compiled without it, as boards see it: .venv-peers-no-amx. Every engine has a process of its
 own; a round gives each case to each engine, one right after the other and each round another one first, so that a
 machine that slows down slows all. Those that wait sleep; what processor time they took is measured and reported.
 """
@@ -30,6 +31,7 @@ from peer_process import PeerProcess
 from peer_report import report
 
 HERE = Path(__file__).parent
+NO_AMX = "-no-amx"
 LOADS = 3  # a load time is their median
 SETTLE_S = 0.3  # thread pools that spin after a run have gone to sleep by then
 
@@ -52,8 +54,17 @@ def _ours(*flags: str) -> Callable[[Model, Path, int], Sequence[str | Path]]:
     ]  # fmt: skip
 
 
-def _llama(kind: str) -> Callable[[Model, Path, int], Sequence[str | Path]]:
-    return lambda model, python, threads: [python, LLAMA_WORKER, model.gguf[kind], "--threads", str(threads)]
+def _llama(kind: str, environment: str = "") -> Callable[[Model, Path, int], Sequence[str | Path]]:
+    """`environment` is what the name of the peers' environment ends in, if it is another than theirs."""
+    return lambda model, python, threads: [
+        _other(python, environment), LLAMA_WORKER, model.gguf[kind], "--threads", str(threads)
+    ]  # fmt: skip
+
+
+def _other(python: Path, environment: str) -> Path:
+    """The interpreter of the environment beside the peers' one."""
+    folder = python.parents[1]
+    return folder.with_name(folder.name + environment) / "bin" / "python"
 
 
 def _genai(*, threads_set: bool) -> Callable[[Model, Path, int], Sequence[str | Path]]:
@@ -68,6 +79,7 @@ SYSTEMS = [
     System("grpc", "onnx", _ours("--grpc")),
     System("llama-q4_0", "Q4_0", _llama("Q4_0"), kv_itemsize=2),
     System("llama-q4_k_m", "Q4_K_M", _llama("Q4_K_M"), kv_itemsize=2),
+    System("llama-q4_0-no-amx", "Q4_0", _llama("Q4_0", NO_AMX), kv_itemsize=2),
     System("genai", "onnx", _genai(threads_set=True)),
     System("genai-default", "onnx", _genai(threads_set=False), streams=False),
 ]
@@ -190,6 +202,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python")
     options = parser.parse_args()
     options.out = options.out or (CACHE / "quick" if options.quick else ROOT / "docs" / "benchmarks")
+    if not _other(options.peers_python, NO_AMX).exists():  # this processor has no AMX
+        options.only = [name for name in options.only if not name.endswith(NO_AMX)]
     if not options.peers_python.exists():
         parser.error(f"{options.peers_python} is not there: `make bench` makes the environment of the peers")
     return options

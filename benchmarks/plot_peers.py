@@ -14,14 +14,15 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from peer_figures import LONG_PROMPT, PROMPTS, RUNNING, STREAMS, p99
-from peer_report import LABELS
+from peer_report import LABELS, rounds
 
-_GAPS = f"quiet median (ring), p99 while {LONG_PROMPT} tokens are read"
+_GAPS = f"ring: quiet median\ndot: p99 while {LONG_PROMPT} tokens are read"
 STYLES = {
     "ours": ("#0b5fa5", "-", "o"),
     "grpc": ("#5aa9e6", "--", "o"),
     "llama-q4_0": ("#c8501e", "-", "s"),
     "llama-q4_k_m": ("#eda268", "--", "s"),
+    "llama-q4_0-no-amx": ("#7a3b1e", ":", "D"),
     "genai": ("#3d7d3a", "-", "^"),
     "genai-default": ("#9bc48f", "--", "^"),
 }
@@ -53,7 +54,7 @@ def main() -> None:
         axes.set_xlabel(label)
     handles = {line.get_label(): line for row in rows for axes in row[:3] for line in axes.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False)
-    note = f"{raw['machine']}, {raw['threads']} threads, {raw['date']}, medians of {raw['rounds']} rounds"
+    note = f"{raw['machine']}, {raw['threads']} threads, {raw['date']}, {rounds(raw)}"
     figure.supxlabel(note, fontsize=8, color="0.35")
     figure.savefig(options.out, metadata={"Date": None} if options.out.suffix == ".svg" else None, dpi=110)
 
