@@ -62,7 +62,7 @@ def main() -> None:
 def _lines(axes: Axes, model: dict[str, Any], name: str, at: tuple[int, ...]) -> None:
     for key, its in model["systems"].items():
         colour, dash, marker = STYLES[key]
-        if name.format(at[0]) in its["figures"]:
+        if name.format(at[-1]) in its["figures"]:
             values = [statistics.median(its["figures"][name.format(each)]) for each in at]
             axes.plot(range(len(at)), values, dash, color=colour, marker=marker, markersize=4, label=LABELS[key])
     axes.set_xticks(range(len(at)), [str(each) for each in at])

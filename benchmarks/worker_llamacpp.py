@@ -141,6 +141,12 @@ def quantize(source: Path, out: Path, kind: str, threads: int) -> None:
     unfinished.rename(out)
 
 
+def _compiled_for() -> str:
+    """The instructions that it was compiled for, of which it says `AVX2 = 1`."""
+    said = llama_cpp.llama_print_system_info().decode().rpartition("CPU :")[2]
+    return " ".join(part.split("=")[0].strip() for part in said.split("|") if part.strip().endswith("= 1"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
@@ -153,8 +159,7 @@ def main() -> None:
         kind, out = options.quantize
         quantize(options.file, Path(out), kind, options.threads)
         return
-    system = llama_cpp.llama_print_system_info().decode()
-    versions = {"llama-cpp-python": version("llama-cpp-python"), "llama.cpp built for": system.strip()}
+    versions = {"llama-cpp-python": version("llama-cpp-python"), "llama.cpp for": _compiled_for()}
     work(LlamaCpp(options.file, options.threads), pipe, versions=versions)
 
 
