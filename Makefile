@@ -38,7 +38,7 @@ help:
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
-	@echo 'make bench      measure against llama.cpp and onnxruntime-genai here (hours; BENCH=--quick: some minutes)'
+	@echo 'make bench      measure against llama.cpp and onnxruntime-genai (an hour and a half; BENCH="--quick --rounds 1": less)'
 	@echo 'make clean      remove what was built; distclean removes $(VENV) too'
 	@echo
 	@echo 'The first run makes the environment in $(VENV); later runs install nothing until pyproject.toml changes.'

@@ -1,6 +1,6 @@
 """Ours, llama.cpp and onnxruntime-genai on the same weights, machine, threads and prompts, interleaved in one run.
 
-    python benchmarks/peers.py                            # all models, into docs/benchmarks (about an hour)
+    python benchmarks/peers.py                            # all models, into docs/benchmarks (an hour and a half)
     python benchmarks/peers.py --quick --rounds 1         # a quarter of the tokens, into build/benchmarks/quick
     python benchmarks/peers.py --models qwen2.5-0.5b --only ours llama-q4_0 --rounds 3 --out /tmp/peers
     python benchmarks/peers.py --json > peers.json        # the raw figures too
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -117,20 +118,19 @@ class Running:
 
 
 class Progress:
-    """Says on stderr what is measured, and how long the rest will take, going by what each part took last."""
+    """Says on stderr what was measured, and how long the rest will take, going by what each part took last."""
 
-    def __init__(self, parts: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, parts: Sequence[str]) -> None:
         self._left = list(parts)
         self._took: dict[str, float] = {}
         self._since = time.perf_counter()
 
-    def done(self) -> None:
-        """The first of the parts that are left is over."""
+    def done(self, part: str, where: str) -> None:
         now = time.perf_counter()
-        where, part = self._left.pop(0)
+        self._left.remove(part)
         self._took[part], self._since = now - self._since, now
-        known = sum(self._took.values()) / len(self._took)
-        minutes = sum(self._took.get(part, known) for _, part in self._left) / 60
+        usual = statistics.mean(self._took.values())
+        minutes = sum(self._took.get(part, usual) for part in self._left) / 60
         print(f"{where}: {part}, about {minutes:.0f} min left", file=sys.stderr, flush=True)
 
 
@@ -151,7 +151,8 @@ def measure(
             for each in [*running[turn:], *running[:turn]]:
                 if each.wants(case):
                     idle_share = max(idle_share, _while_others_sleep(each, running, case))
-                    progress.done()
+                    where = f"{model.name}, round {number + 1} of {options.rounds}"
+                    progress.done(f"{case.name} ({each.system.name})", where)
     found = {each.system.name: _result(model, each) for each in running}
     for each in running:
         each.process.close()
@@ -214,29 +215,33 @@ def main() -> None:
     systems = [system for system in SYSTEMS if system.name in options.only]
     models = [prepare(name, options.peers_python, options.threads) for name in options.models]
     parts = [
-        (f"{model.name}, round {number} of {options.rounds}", f"{case.name} ({system.name})")
-        for model in models
-        for number in range(1, options.rounds + 1)
-        for case in cases(1000)
+        f"{case.name} ({system.name})"
+        for case in cases(1000)  # only their names
         for system in systems
         if system.streams or len(case.arrivals) == 1
     ]
-    progress = Progress(parts)
-    raw: dict[str, object] = {
+    progress = Progress(parts * options.rounds * len(models))
+    measured: dict[str, object] = {}
+    raw = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": processor(),
         "threads": options.threads,
         "rounds": options.rounds,
         "quick": options.quick,
-        "models": {model.name: measure(model, systems, options, progress) for model in models},
+        "models": measured,
     }
+    for model in models:
+        measured[model.name] = measure(model, systems, options, progress)
+        _write(raw, options)  # so that what was measured is not lost if a later model fails
+    print(json.dumps(raw, indent=1) if options.json else report(raw))
+
+
+def _write(raw: dict[str, object], options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     data = options.out / "peers.json"
     data.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
-    text = report(raw)
-    (options.out / "peers.md").write_text(text, encoding="utf-8")
+    (options.out / "peers.md").write_text(report(raw), encoding="utf-8")
     subprocess.run([options.peers_python, HERE / "plot_peers.py", data, options.out / "peers.svg"], check=True)
-    print(data.read_text(encoding="utf-8") if options.json else text)
 
 
 if __name__ == "__main__":
