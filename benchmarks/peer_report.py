@@ -87,7 +87,7 @@ def _versions(raw: Mapping[str, Any]) -> str:
     seen: dict[str, str] = {}
     for model in raw["models"].values():
         for system in model["systems"].values():
-            seen |= system["versions"]
+            seen = system["versions"] | seen  # llama.cpp's first build is the one for all that this machine has
     return ", ".join(f"{name} {version}" for name, version in seen.items()) + "."
 
 
