@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?= reference
 TORCH_INDEX_URL ?=
+BENCH ?=
 
 BIN := $(VENV)/bin
 # The environment is current while its stamp carries this key.
@@ -14,6 +15,13 @@ DEV_ENV := $(STAMP)-dev-$(KEY)
 DEMO_ENV := $(firstword $(wildcard $(DEV_ENV)) $(STAMP)-toolchain-$(KEY))
 
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
+
+# The peers of `make bench`, in environments of their own; llama.cpp once more without AMX, which boards have not.
+PEERS := $(VENV)-peers
+PEERS_KEY := $(shell cat benchmarks/peers.txt benchmarks/llamacpp_amx.h | sha256sum | cut -c1-16)
+PEERS_ENV := $(PEERS)/.edgeqwen-$(PEERS_KEY)
+NO_AMX_ENV := $(PEERS)-no-amx/.edgeqwen-$(PEERS_KEY)
+BEFORE_ALL := -include $(CURDIR)/benchmarks/llamacpp_amx.h
 
 STUBS := protos/edgeqwen/v1
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos
@@ -30,13 +38,14 @@ help:
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
-	@echo 'make bench      measure tokens per second here (some minutes)'
+	@echo 'make bench      measure against llama.cpp and onnxruntime-genai (an hour and a half; BENCH="--quick --rounds 1": less)'
 	@echo 'make clean      remove what was built; distclean removes $(VENV) too'
 	@echo
 	@echo 'The first run makes the environment in $(VENV); later runs install nothing until pyproject.toml changes.'
 	@echo 'Variables, as in `make demo MODEL=Qwen/Qwen2.5-0.5B-Instruct`:'
 	@echo '  MODEL            hub id, local folder, GGUF file, or "reference" (the default)'
 	@echo '  PYTHON           interpreter to make the environment with, 3.11 or later (python3)'
+	@echo '  BENCH            flags of benchmarks/peers.py'
 	@echo '  VENV             where the environment is (.venv)'
 	@echo '  TORCH_INDEX_URL  where else pip may find torch; https://download.pytorch.org/whl/cpu saves some GB on x86'
 
@@ -59,15 +68,15 @@ format: $(DEV_ENV)
 stubs: $(DEV_ENV)
 	$(PROTOC) $(STUBS)/*.proto
 
-bench: $(DEV_ENV)
-	$(BIN)/python benchmarks/decode.py
+bench: $(DEV_ENV) $(PEERS_ENV) $(if $(shell grep -m1 amx_int8 /proc/cpuinfo),$(NO_AMX_ENV))
+	$(BIN)/python benchmarks/peers.py --peers-python '$(PEERS)/bin/python' $(BENCH)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf '$(VENV)'
+	rm -rf '$(VENV)' '$(PEERS)' '$(PEERS)-no-amx'
 
 # An environment that a killed run left half made has no working pip: it is made again. uv is done in a quarter of the
 # time that pip takes for gigabytes, but knows none of pip's settings: where it fails, pip may still reach its index.
@@ -81,4 +90,13 @@ $(STAMP)-%-$(KEY):
 	$(BIN)/python -m uv pip install --system-certs --index-strategy unsafe-best-match $(TORCH_INDEX) -e '.[$*]' || \
 		$(BIN)/python -m pip install --no-input --no-compile --disable-pip-version-check $(TORCH_INDEX) -e '.[$*]'
 	@rm -f $(STAMP)-*
+	@touch '$@'
+
+# Minutes: llama.cpp is compiled.
+$(VENV)-%/.edgeqwen-$(PEERS_KEY):
+	@$(PYTHON) -m venv --clear '$(VENV)-$*'
+	FLAGS='$(if $(filter peers-no-amx,$*),-DWITHOUT_AMX) $(BEFORE_ALL)' && \
+	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_C_FLAGS='$$FLAGS' -DCMAKE_CXX_FLAGS='$$FLAGS'" \
+	$(VENV)-$*/bin/python -m pip install --no-input --disable-pip-version-check --no-cache-dir \
+		--no-binary llama-cpp-python -r benchmarks/peers.txt
 	@touch '$@'

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from decode import CACHE, machine, random_package
+from machine import machine
+from packages import CACHE, random_package
 
 from runtime.adapters import LORA_A, LORA_B, read_adapter, write_adapter
 from runtime.package import PROJECTIONS, Package

@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import yaml
-from decode import CACHE, PROFILE, ROOT, machine
-from random_checkpoint import make_checkpoint
+from machine import machine
+from packages import CACHE, PROFILE, ROOT, build, random_checkpoint
 
 from runtime.package import Package
 from runtime.session import OrtSession
@@ -29,7 +27,7 @@ STEPS = 16
 
 def packages() -> dict[str, Path]:
     """The random checkpoint with either type, built here; its scales are of some text, which speed does not see."""
-    checkpoint = make_checkpoint(CACHE / "checkpoint" / "qwen2.5-0.5b-random")
+    checkpoint, text = random_checkpoint(), ROOT / "docs" / "serving.md"
     found = {}
     for dtype in DTYPES:
         profile = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
@@ -37,11 +35,7 @@ def packages() -> dict[str, Path]:
         profile["name"] += f"-kv-{dtype}"
         path = CACHE / f"{profile['name']}.yaml"
         path.write_text(yaml.safe_dump(profile), encoding="utf-8")
-        out = CACHE / profile["name"]
-        command = [sys.executable, "-m", "toolchain.cli", "build", str(checkpoint), "--profile", str(path)]
-        text = str(ROOT / "docs" / "serving.md")
-        subprocess.run([*command, "--cache", str(CACHE / "cache"), "--calibration", text, "-o", str(out)], check=True)
-        [found[dtype]] = out.glob("*.ortpackage")
+        found[dtype] = build(checkpoint, path, CACHE / profile["name"], "--calibration", text)
     return found
 
 

@@ -15,7 +15,9 @@ import statistics
 import time
 from pathlib import Path
 
-from decode import daemon, machine, random_package
+from engines import daemon
+from machine import machine
+from packages import random_package
 
 from edgeqwen.client import Client, Finished, Options
 

@@ -7,22 +7,16 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# The published geometry of Qwen2.5-0.5B.
-QWEN25_05B = {
-    "vocab_size": 151_936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32_768,
+_VOCABULARY = 151_936
+_COMMON = {
+    "vocab_size": _VOCABULARY,
     "rope_theta": 1_000_000.0,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": True,
@@ -30,17 +24,44 @@ QWEN25_05B = {
     "bos_token_id": 0,
 }
 
+QWEN25_05B, QWEN3_06B = "qwen2.5-0.5b", "qwen3-0.6b"
 
-def make_checkpoint(folder: Path, geometry: dict[str, object] = QWEN25_05B) -> Path:
-    """Writes the checkpoint to `folder` unless it is there."""
+# As published.
+GEOMETRIES = {
+    QWEN25_05B: _COMMON
+    | {
+        "model_type": "qwen2",
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32_768,
+    },
+    QWEN3_06B: _COMMON
+    | {
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40_960,
+    },
+}
+
+
+def make_checkpoint(folder: Path, geometry: str) -> Path:
+    """Writes a checkpoint of one of `GEOMETRIES` to `folder` unless it is there."""
     if (folder / "done").exists():
         return folder
     torch.manual_seed(0)
-    Qwen2ForCausalLM(Qwen2Config(**geometry)).to(torch.bfloat16).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GEOMETRIES[geometry]))
+    model.to(torch.bfloat16).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
-    vocabulary = int(str(geometry["vocab_size"]))
-    _tokenizer(vocabulary).save_pretrained(folder)
+    _tokenizer(_VOCABULARY).save_pretrained(folder)
     (folder / "done").touch()
     return folder
 

@@ -16,13 +16,13 @@ import itertools
 import os
 import random
 import secrets
-import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
-from decode import ROOT, daemon, machine
+from engines import daemon
+from machine import machine
+from packages import reference_package
 
 from edgeqwen.client import AsyncClient, Client, DeadlineExceeded, Delta, Options, QueueFull
 
@@ -32,15 +32,6 @@ QUESTIONS = ("Why does it vibrate?", "Why is it hot?", "It leaks.", "How often i
 FOLLOW_UPS = ("Why?", "And then?", "Say that in other words, for somebody who has never seen a pump.")
 
 Turns = tuple[tuple[str, str], ...]
-
-
-def float_package() -> Path:
-    cache = ROOT / "build" / "cache"
-    out = ROOT / "build" / "benchmarks" / "reference-float32"
-    command = [sys.executable, "-m", "toolchain.cli", "build", "reference", "--profile", "generic-x86_64"]
-    subprocess.run([*command, "--precision", "float32", "--cache", str(cache), "-o", str(out)], check=True)
-    [package] = out.glob("*.ortpackage")
-    return package
 
 
 def known_answers(target: str) -> dict[Turns, str]:
@@ -119,7 +110,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    with daemon(float_package(), options.threads) as served:
+    with daemon(reference_package("float32"), options.threads) as served:
         known = known_answers(served.target)
         seen, readings = asyncio.run(soak(served.target, known, options.minutes))
         with Client(served.target) as client:

@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from decode import CACHE, machine
+from machine import machine
+from packages import reference_package
 
 from runtime.chat import ChatMessage, ChatTemplate
 from runtime.engine import Engine
@@ -46,16 +45,6 @@ WRITING = [
     "What should one think of before replacing the bearings of a pump?",
     "Tell me about the moon.",
 ]
-
-
-def reference_package() -> Path:
-    """Built here, or found from last time."""
-    out = CACHE / "reference-int8"
-    if not list(out.glob("*.ortpackage")):
-        command = [sys.executable, "-m", "toolchain.cli", "build", "reference", "--profile", "generic-x86_64"]
-        subprocess.run([*command, "--precision", "int8", "--cache", str(CACHE / "cache"), "-o", str(out)], check=True)
-    [package] = out.glob("*.ortpackage")
-    return package
 
 
 def prompts(package: Package, tokenizer: Tokenizer, tasks: Sequence[str]) -> list[tuple[int, ...]]:
@@ -117,7 +106,7 @@ def begin(description: str | None, *, rounds: int, slots: int) -> tuple[argparse
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    package = Package.open(options.package or reference_package())
+    package = Package.open(options.package or reference_package("int8"))
     session = OrtSession(package.serving_graph, slots=slots, context_tokens=1024, threads=options.threads)
     return options, package, session
 

@@ -14,7 +14,7 @@ import json
 import statistics
 import time
 
-from decode import machine
+from machine import machine
 from speculation import begin, prompts
 
 from runtime.engine import Engine

@@ -78,7 +78,7 @@ def test_what_took_the_place_of_a_mapping_is_left_alone(tmp_path: Path) -> None:
         mapped = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     where, weights = address_of(mapped), MappedFile(path)
     mapped.close()
-    others = [mmap.mmap(-1, size) for _ in range(8)]
+    others = [mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(8)]
     for other in others:
         other.write(b"o" * size)
     assert where in map(address_of, others), "no other mapping took its place"
