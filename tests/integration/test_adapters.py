@@ -15,7 +15,7 @@ from lora import reference_logits, train_adapter
 from tiny import make_tiny
 
 from edgeqwen.client import Client, InvalidRequest, Options
-from edgeqwen.messages import joined
+from edgeqwen.messages import completions_of
 from runtime.adapters import LORA_A, LORA_B, find_adapters, write_adapter
 from runtime.engine import Engine
 from runtime.errors import AdapterError
@@ -135,7 +135,7 @@ def test_the_daemon_answers_with_the_adapter_that_a_request_names(made: Made) ->
         assert list(client.snapshot().model.adapters) == ["beside", "first", "second"]
         streams = {name: client.generate(token_ids=PROMPT, options=options[name]) for name in made.adapters}
         for name, events in streams.items():
-            answer = list(joined(events).token_ids)
+            answer = list(completions_of(events)[0].token_ids)
             logits = reference_logits(made.checkpoint, made.adapters[name], [*PROMPT, *answer])
             assert answer == logits[len(PROMPT) - 1 : -1].argmax(-1).tolist(), name
         with pytest.raises(InvalidRequest, match="one of those there are: beside, first, second"):
