@@ -66,8 +66,7 @@ def report(raw: Mapping[str, Any]) -> str:
     """The page, in Markdown."""
     parts = [
         "# Against llama.cpp and onnxruntime-genai\n",
-        f"Written by `benchmarks/peers.py`: {raw['machine']}, {raw['date']}, {raw['threads']} threads, {rounds(raw)}.",
-        f"{_versions(raw)}\n",
+        f"Written by `benchmarks/peers.py`: {raw['machine']}. {_versions(raw)}\n",
         "![prefill, decode, streams and gaps of each engine](peers.svg)\n",
     ]
     if TARGET_MODEL in raw["models"]:
@@ -77,10 +76,12 @@ def report(raw: Mapping[str, Any]) -> str:
     return "\n".join([*parts, SETUP])
 
 
-def rounds(raw: Mapping[str, Any]) -> str:
-    """How often everything was measured."""
-    text = "1 round" if raw["rounds"] == 1 else f"medians of {raw['rounds']} rounds"
-    return f"{text}, a quarter of the tokens" if raw["quick"] else text
+def rounds(model: Mapping[str, Any]) -> str:
+    """When and how often a model was measured."""
+    times = "1 round" if model["rounds"] == 1 else f"medians of {model['rounds']} rounds"
+    return (
+        f"{model['date']}, {model['threads']} threads, {times}{', a quarter of the tokens' if model['quick'] else ''}"
+    )
 
 
 def _versions(raw: Mapping[str, Any]) -> str:
@@ -115,7 +116,7 @@ def _model(name: str, model: Mapping[str, Any]) -> str:
         [(LABELS[key], *_size(its)) for key, its in systems.items()],
     )
     about = (
-        f"Memory bandwidth {bandwidth / 1e9:.1f} GB/s."
+        f"{rounds(model)}. Memory bandwidth {bandwidth / 1e9:.1f} GB/s."
         f" The engines that waited took at most {model['idle_cpu_share']:.1%} of a core, all together."
     )
     return f"## {name}\n\n{about}\n\n{one}\n{several}\n{size}"

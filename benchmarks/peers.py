@@ -8,7 +8,8 @@
 The peers have environments of their own, which `make bench` makes: .venv-peers, and where the processor has AMX a
 second one with llama.cpp compiled without it, as boards see it: .venv-peers-no-amx. Every engine has a process of its
 own; a round gives each case to each engine, one right after the other and each round another one first, so that a
-machine that slows down slows all. Those that wait sleep; what processor time they took is measured and reported.
+machine that slows down slows all. Those that wait sleep; what processor time they took is measured and reported. Models
+that are not named stay on the page as they were measured before.
 """
 
 from __future__ import annotations
@@ -156,7 +157,15 @@ def measure(
     found = {each.system.name: _result(model, each) for each in running}
     for each in running:
         each.process.close()
-    return {"bandwidth_bytes_s": max(bandwidths), "idle_cpu_share": round(idle_share, 4), "systems": found}
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "quick": options.quick,
+        "bandwidth_bytes_s": max(bandwidths),
+        "idle_cpu_share": round(idle_share, 4),
+        "systems": found,
+    }
 
 
 def _while_others_sleep(each: Running, running: Sequence[Running], case: Case) -> float:
@@ -221,19 +230,19 @@ def main() -> None:
         if system.streams or len(case.arrivals) == 1
     ]
     progress = Progress(parts * options.rounds * len(models))
-    measured: dict[str, object] = {}
-    raw = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": processor(),
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "quick": options.quick,
-        "models": measured,
-    }
+    measured = _measured_before(options)
     for model in models:
         measured[model.name] = measure(model, systems, options, progress)
+        raw = {"machine": processor(), "models": {name: measured[name] for name in MODELS if name in measured}}
         _write(raw, options)  # so that what was measured is not lost if a later model fails
     print(json.dumps(raw, indent=1) if options.json else report(raw))
+
+
+def _measured_before(options: argparse.Namespace) -> dict[str, object]:
+    """The models that are not measured now, if they were on this machine."""
+    data = options.out / "peers.json"
+    before = json.loads(data.read_text()) if data.exists() else {}
+    return dict(before["models"]) if before.get("machine") == processor() else {}
 
 
 def _write(raw: dict[str, object], options: argparse.Namespace) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
         axes.set_xlabel(label)
     handles = {line.get_label(): line for row in rows for axes in row[:3] for line in axes.get_lines()}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False)
-    note = f"{raw['machine']}, {raw['threads']} threads, {raw['date']}, {rounds(raw)}"
+    note = "; ".join([raw["machine"], *(f"{name}: {rounds(model)}" for name, model in models.items())])
     figure.supxlabel(note, fontsize=8, color="0.35")
     figure.savefig(options.out, metadata={"Date": None} if options.out.suffix == ".svg" else None, dpi=110)
 

@@ -111,9 +111,10 @@ def test_the_page_has_every_system_and_every_target() -> None:
     alone["figures"] = {name: values for name, values in alone["figures"].items() if "@" in name}
     systems = {"ours": system(100.0), "llama-q4_0": system(100.0), "genai-default": alone}
     model = {"bandwidth_bytes_s": 1e9, "idle_cpu_share": 0.0, "systems": systems}
-    raw = {"machine": "a board", "date": "2026-01-01", "threads": 2, "rounds": 1, "quick": False}
-    page = report(raw | {"models": {"qwen2.5-0.5b": model}})
-    assert "a board, 2026-01-01, 2 threads, 1 round" in page
+    model |= {"date": "2026-01-01", "threads": 2, "rounds": 1, "quick": False}
+    page = report({"machine": "a board", "models": {"qwen2.5-0.5b": model}})
+    assert "a board." in page
+    assert "2026-01-01, 2 threads, 1 round." in page
     assert "| onnxruntime-genai, its default | - | - | - | - |" in page
     assert "| decode, one stream (decode@41) against llama-q4_0 | at least 1.15 | 1.00 | **no** |" in page
     assert "| edgeqwen, in process | 1.0 MB | - | 1 MB | 2 MB | 1.00 s |" in page
