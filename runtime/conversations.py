@@ -66,6 +66,7 @@ class ConversationReader:
         self._tokenizer, self._template, self._grammars = tokenizer, template, grammars
         self._presets = presets
         self._think, self._call = self._marks(_THINK), self._marks(_CALL)
+        self._newline, self._blank_line = (tuple(tokenizer.encode(text)) for text in ("\n", "\n\n"))
 
     def read(self, chat: pb.Chat, wish: Wish) -> Conversation:
         """Raises RequestError."""
@@ -125,8 +126,8 @@ class ConversationReader:
             reasoning=self._think,
             reasons_at_once=opened,
             reasoning_tokens=wish.reasoning_tokens,
-            break_off=tuple(self._tokenizer.encode("\n")),
-            before_answer=tuple(self._tokenizer.encode("\n\n")),
+            break_off=self._newline,
+            before_answer=self._blank_line,
             calls=self._call if tools else None,
             call=call,
             must_call=wish.must_call,

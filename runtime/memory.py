@@ -92,26 +92,25 @@ def _mappings_of(path: str) -> Iterator[_Mapping]:
 def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[_Mapping]:
     """Mappings that `wanted` says yes to, given path and access such as `r-xp`; none with a page that was written to,
     which would be lost."""
+    for mapping, kb in _sizes("Private_Dirty", wanted):
+        if kb == 0:
+            yield mapping
+
+
+def _filled_mappings() -> Iterator[_Mapping]:
+    """Anonymous memory, the heap included, of which nearly all is resident."""
+    for (start, end), kb in _sizes("Rss", lambda path, access: access == "rw-p" and path in ("", "[heap]")):
+        if kb << 10 > _FILLED * (end - start):
+            yield start, end
+
+
+def _sizes(field: str, wanted: Callable[[str, str], bool]) -> Iterator[tuple[_Mapping, int]]:
+    """A field of smaps, in kB, of each mapping that `wanted` says yes to, given path and access."""
     if not _SMAPS.exists():
         return
     current: _Mapping | None = None
     for line in _SMAPS.read_text().splitlines():
         if found := _MAPPING.match(line):
             current = (int(found[1], 16), int(found[2], 16)) if wanted(found[4], found[3]) else None
-        elif current and line.startswith("Private_Dirty:") and line.split()[1] == "0":
-            yield current
-
-
-def _filled_mappings() -> Iterator[_Mapping]:
-    """Anonymous memory, the heap included, of which nearly all is resident."""
-    if not _SMAPS.exists():
-        return
-    current: _Mapping | None = None
-    for line in _SMAPS.read_text().splitlines():
-        if found := _MAPPING.match(line):
-            anonymous = found[3] == "rw-p" and found[4] in ("", "[heap]")
-            current = (int(found[1], 16), int(found[2], 16)) if anonymous else None
-        elif current and line.startswith("Rss:"):
-            start, end = current
-            resident_bytes = int(line.split()[1]) << 10
-            yield from [current] if resident_bytes > _FILLED * (end - start) else []
+        elif current and line.startswith(f"{field}:"):
+            yield current, int(line.split()[1])

@@ -10,14 +10,13 @@ from typing import Any, NoReturn
 
 import grpc.aio
 import structlog
-from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
 from .engine import Engine
-from .errors import EdgeQwenError, QueueFull
+from .errors import EdgeQwenError, QueueFull, Unavailable
 from .replies import code_of, delta_message, finished_message, loggable, status_of
 from .requests import RequestReader
 from .sequence import Delta, Event, Failed, Finished, Request, Sequence
@@ -67,7 +66,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                     sequence = running.pop(index)
                     if isinstance(event, Failed):
                         log.error("failed", detail=event.message, completion_tokens=len(sequence.output))
-                        await context.abort(self._failure_code(), event.message)
+                        await _abort(context, _error_of(event, self._engine))
                     log.info("finished", index=index, reason=event.reason.name, **_figures(event))
                     yield pb.GenerateResponse(finished=finished_message(index, event))
         finally:  # some run on if the client left or cancelled, if its deadline passed, or if another failed
@@ -129,10 +128,6 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         if self._open == 0:
             self._none_open.set()
 
-    def _failure_code(self) -> grpc.StatusCode:
-        """A daemon that leaves did nothing wrong, and neither did the request: another daemon can answer it."""
-        return grpc.StatusCode.UNAVAILABLE if self._engine.stats().draining else grpc.StatusCode.INTERNAL
-
     def _started(self, sequence: Sequence) -> pb.Started:
         return pb.Started(request_id=_request_id(sequence), model=self._model, prompt_tokens=sequence.prompt_tokens)
 
@@ -192,7 +187,10 @@ class _Batch:
                 continue
             del self._running[at]
             delta = Delta.join(self._deltas.pop(at))
-            ended.append(self._completed(at, delta, event) if isinstance(event, Finished) else self._failed(at, event))
+            if isinstance(event, Finished):
+                ended.append(self._completed(at, delta, event))
+            else:
+                ended.append(self._failed(at, _error_of(event, self._engine)))
         return ended
 
     def cancel(self) -> None:
@@ -214,7 +212,7 @@ class _Batch:
                 await asyncio.sleep(error.retry_after_s)
                 continue
             except EdgeQwenError as error:
-                refused.append(self._failure(at, code_of(error), str(error)))
+                refused.append(self._failed(at, error))
             else:
                 self._deltas[at] = []
             self._waiting.popleft()
@@ -225,13 +223,15 @@ class _Batch:
         whole = pb.Completion(delta=delta_message(index, delta), finished=finished_message(index, end))
         return pb.GenerateBatchResponse(request=place, completion=whole)
 
-    def _failed(self, at: int, event: Failed) -> pb.GenerateBatchResponse:
-        draining = self._engine.stats().draining
-        return self._failure(at, code_pb2.UNAVAILABLE if draining else code_pb2.INTERNAL, event.message)
-
-    def _failure(self, at: int, code: int, message: str) -> pb.GenerateBatchResponse:
+    def _failed(self, at: int, error: EdgeQwenError) -> pb.GenerateBatchResponse:
         place, index, _ = self._asked[at]
-        return pb.GenerateBatchResponse(request=place, failure=pb.Failure(code=code, message=message, index=index))
+        failure = pb.Failure(code=code_of(error), message=str(error), index=index)
+        return pb.GenerateBatchResponse(request=place, failure=failure)
+
+
+def _error_of(event: Failed, engine: Engine) -> EdgeQwenError:
+    """A daemon that leaves did nothing wrong, and neither did the request: another daemon can answer it."""
+    return Unavailable(event.message) if engine.stats().draining else EdgeQwenError(event.message)
 
 
 async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:

@@ -78,7 +78,7 @@ DOORS = {
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
-    "google.rpc": "runtime.replies runtime.service edgeqwen.errors",
+    "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
