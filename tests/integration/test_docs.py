@@ -15,7 +15,7 @@ from integration.daemons import Daemon
 pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parents[2]
-GUIDES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+GUIDES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md")), REPO / "docs" / "benchmarks" / "README.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("edgeqwen", "edgeqwen-compile", "edgeqwend")
 
