@@ -26,7 +26,7 @@ from packages import CACHE, random_package
 
 from runtime.adapters import LORA_A, LORA_B, read_adapter, write_adapter
 from runtime.package import PROJECTIONS, Package
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 from toolchain.surgery import adapter_sites, make_adapter_graph
 
 TARGETS = {"q, v": ("q_proj", "v_proj"), "all": PROJECTIONS}
@@ -47,10 +47,10 @@ class Case:
         share = max(1, rows // len(self._adapters))
         for number, adapter in enumerate(self._adapters[:rows]):
             slots = range(number * share, (number + 1) * share)
-            self._session.decode(slots, [500] * share, [DEPTH] * share, adapter=adapter)
+            self._session.run([Chunk(slot, [500], DEPTH) for slot in slots], adapter=adapter)
 
     def prefill(self) -> None:
-        self._session.prefill(0, range(300, 300 + DEPTH), 0, adapter=self._adapters[0])
+        self._session.run([Chunk(0, range(300, 300 + DEPTH), 0)], adapter=self._adapters[0])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from machine import machine
 from packages import CACHE, PROFILE, ROOT, build, random_checkpoint
 
 from runtime.package import Package
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 
 DTYPES = ("float32", "int8")
 STEPS = 16
@@ -43,13 +43,13 @@ def measure(session: OrtSession, depth: int, rows: int, chunk: int) -> tuple[flo
     """Prompt tokens/s of one row, and tokens/s of `rows` that decode together, at `depth` tokens."""
     start = time.perf_counter()
     for at in range(0, depth, chunk):
-        session.prefill(0, range(300, 300 + min(chunk, depth - at)), at)
+        session.run([Chunk(0, range(300, 300 + min(chunk, depth - at)), at)])
     prefill_s = time.perf_counter() - start
     for slot in range(1, rows):
         session.copy(0, slot, depth)
     start = time.perf_counter()
     for step in range(STEPS):
-        session.decode(range(rows), [500] * rows, [depth + step] * rows)
+        session.run([Chunk(row, [500], depth + step) for row in range(rows)])
     return depth / prefill_s, STEPS * rows / (time.perf_counter() - start)
 
 

@@ -16,7 +16,7 @@ from .cpu import Cpu
 from .errors import SessionError
 from .localsettings import LocalSettings, LocalSettingsFile, Packed, describe_packed
 from .package import Package
-from .session import OrtSession, Session, pack
+from .session import Chunk, OrtSession, Session, pack
 from .speculation import MAX_GUESS
 from .tuning import Rounds, Threads
 
@@ -141,7 +141,7 @@ class Autotuner:
 
     def _warm_up(self, session: Session) -> None:
         """Fills every slot with _DEPTH tokens, and lets runs of both kinds happen once."""
-        session.prefill(0, _tokens(_DEPTH), 0)
+        session.run([Chunk(0, _tokens(_DEPTH), 0)])
         for slot in range(1, session.spec.slots):
             session.copy(0, slot, _DEPTH)
         self._decode_rate(session, session.spec.slots, 1)
@@ -151,7 +151,7 @@ class Autotuner:
         session.clear(0, _DEPTH)
         with self._timed() as seconds:
             for chunk in range(_CHUNKS):
-                session.prefill(0, _tokens(self._chunk_tokens), _DEPTH + chunk * self._chunk_tokens)
+                session.run([Chunk(0, _tokens(self._chunk_tokens), _DEPTH + chunk * self._chunk_tokens)])
         return _CHUNKS * self._chunk_tokens / seconds()
 
     def _decode_rate(self, session: Session, rows: int, steps: int) -> float:
@@ -160,7 +160,7 @@ class Autotuner:
             session.clear(slot, _DEPTH)
         with self._timed() as seconds:
             for step in range(steps):
-                session.decode(range(rows), _tokens(rows), [_DEPTH + step] * rows)
+                session.run([Chunk(slot, _tokens(1), _DEPTH + step) for slot in range(rows)])
         return steps * rows / seconds()
 
     def _step_s(self, session: Session, width: int) -> float:
@@ -168,10 +168,7 @@ class Autotuner:
         session.clear(0, _DEPTH)
         with self._timed() as seconds:
             for step in range(_WIDTH_STEPS):
-                if width == 1:
-                    session.decode([0], _tokens(1), [_DEPTH + step])
-                else:
-                    session.verify([0], [_tokens(width)], [_DEPTH + step * width])
+                session.run([Chunk(0, _tokens(width), _DEPTH + step * width, logits=width)])
         return seconds() / _WIDTH_STEPS
 
     @contextmanager
@@ -218,10 +215,12 @@ def _pack(package: Package, file: LocalSettingsFile, threads: Threads) -> Packed
 def transcript(session: Session) -> list[bytes]:
     """Logits of a prompt, of a token after it, and of several after that."""
     tokens = _tokens(_DEPTH)
-    runs = [session.prefill(0, tokens, 0, logits="all").tobytes()]
-    runs.append(session.decode([0], tokens[:1], [_DEPTH]).tobytes())
-    runs.append(session.verify([0], [tokens[:4]], [_DEPTH + 1]).tobytes())
-    return runs
+    chunks = [
+        Chunk(0, tokens, 0, logits=_DEPTH),
+        Chunk(0, tokens[:1], _DEPTH),
+        Chunk(0, tokens[:4], _DEPTH + 1, logits=4),
+    ]
+    return [session.run([chunk]).tobytes() for chunk in chunks]
 
 
 def _tokens(count: int) -> list[int]:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from .completion import Completion, Pick
 from .errors import Fault, GrammarError, QueueFull, RequestError, Unavailable
 from .kvcache import KVCache
-from .scheduler import Decode, Scheduler, Step
+from .scheduler import Decode, Prefill, Scheduler, Step
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
-from .session import Logits, Session
-from .speculation import MAX_GUESS, TOKEN_COST, Guesser, best_width
+from .session import Chunk, Logits, Session
+from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
 
@@ -216,68 +216,51 @@ class Engine:
 
     def _run(self, step: Step) -> list[_Ready]:
         """Runs the model, for each sequence that gets tokens now."""
-        session = self._session
         for clear in step.clear:
-            session.clear(clear.slot, clear.keep)
+            self._session.clear(clear.slot, clear.keep)
         if copy := step.copy:
-            session.copy(copy.source, copy.target, copy.tokens)
-        if swap := step.exchange:
-            session.exchange(swap.first, swap.first_tokens, swap.second, swap.second_tokens)
-        ready: list[_Ready] = []
-        if chunk := step.prefill:
-            tokens = chunk.sequence.request.prompt[chunk.start : chunk.start + chunk.tokens]
-            logits = session.prefill(chunk.slot, tokens, chunk.start, adapter=chunk.sequence.request.adapter)
-            if chunk.last:
-                ready.append(_Ready(chunk.sequence, logits.copy()))  # the decode may reuse the buffer
-        runs = step.decode_runs
-        for rows in runs:
-            ready += self._decode(rows, keep=rows is not runs[-1])
-        return ready
+            self._session.copy(copy.source, copy.target, copy.tokens)
+        runs = step.runs
+        return [each for rows in runs for each in self._compute(rows, keep=rows is not runs[-1])]
 
-    def _decode(self, rows: tuple[Decode, ...], *, keep: bool) -> list[_Ready]:
-        """The last token of each row, all of one adapter, and what is guessed to follow it. With `keep`, the logits
-        outlive the next run."""
-        adapter = rows[0].sequence.request.adapter
-        slots = [row.slot for row in rows]
-        lengths = [row.sequence.computed for row in rows]
-        span = slots[-1] - slots[0] + 1
-        # What is computed for one token rounds as it does for several only at an even number of rows, one token each.
-        exact = any(row.sequence.request.deterministic for row in rows)
-        guesses = [()] * len(rows) if exact else self._guesses(rows, span)
-        width = max(map(len, guesses))
-        if width == 0:
-            last = [row.sequence.output[-1] for row in rows]
-            logits = self._session.decode(slots, last, lengths, adapter=adapter, even=exact)
-        else:
-            tokens = [(row.sequence.output[-1], *guess) for row, guess in zip(rows, guesses, strict=True)]
-            logits = self._session.verify(slots, tokens, lengths, adapter=adapter)
+    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[_Ready]:
+        """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
+        follow it. With `keep`, the logits outlive the next run."""
+        guesses = self._guesses([row for row in rows if isinstance(row, Decode)])
+        chunks = [_chunk(row, guesses.get(row.sequence, ())) for row in rows]
+        logits = self._session.run(
+            chunks,
+            adapter=rows[0].sequence.request.adapter,
+            deterministic=any(row.sequence.request.deterministic for row in rows),
+        )
         if keep:
             logits = logits.copy()
-        ends = itertools.accumulate(1 + len(guess) for guess in guesses)
+        ends = itertools.accumulate(chunk.logits for chunk in chunks)
         return [
-            _Ready(row.sequence, logits[end - 1 - len(guess) : end], guess)
-            for row, guess, end in zip(rows, guesses, ends, strict=True)
+            _Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
+            for row, chunk, end in zip(rows, chunks, ends, strict=True)
+            if chunk.logits
         ]
 
-    def _guesses(self, rows: tuple[Decode, ...], span: int) -> list[tuple[int, ...]]:
-        """For each row the tokens that must follow, or the part of its guess that is worth computing now."""
-        guesses: list[tuple[int, ...]] = []
-        offers: list[tuple[Guesser, int]] = []
-        width = 0
-        for row in rows:
-            live = self._live.get(row.sequence)
-            forced = live.completion.forced if live else ()
-            guesser = live.guesser if live else None
-            useful = row.sequence.request.max_tokens - len(row.sequence.output) - 1
-            guesses.append(forced[: min(useful, MAX_GUESS)] or (guesser.guess[:useful] if guesser else ()))
-            if forced:
-                width = max(width, len(guesses[-1]))
-            elif guesser and guesses[-1]:
-                offers.append((guesser, len(guesses[-1])))
-        if offers:
-            best = best_width(offers, requests=len(rows), rows=span, token_cost=self._token_cost)
-            width = max(width, best)
-        return [guess[:width] for guess in guesses]
+    def _guesses(self, rows: list[Decode]) -> dict[Sequence, tuple[int, ...]]:
+        """For each row the tokens that must follow, or the part of its guess that is worth computing now.
+
+        What is computed for one token rounds in another way than for several: deterministic rows compute one.
+        """
+        guesses: dict[Sequence, tuple[int, ...]] = {}
+        offers: list[tuple[Sequence, Guesser, int]] = []
+        for sequence in (row.sequence for row in rows if not row.sequence.request.deterministic):
+            if live := self._live.get(sequence):
+                useful = sequence.request.max_tokens - len(sequence.output) - 1
+                if forced := live.completion.forced[: min(useful, MAX_GUESS)]:
+                    guesses[sequence] = forced
+                elif live.guesser and (guess := live.guesser.guess[:useful]):
+                    offers.append((sequence, live.guesser, len(guess)))
+        tokens = len(rows) + sum(map(len, guesses.values()))
+        widths = choose_widths([offer[1:] for offer in offers], tokens=tokens, token_cost=self._token_cost)
+        for (sequence, guesser, _), width in zip(offers, widths, strict=True):
+            guesses[sequence] = guesser.guess[:width]
+        return guesses
 
     def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
         picks: list[tuple[_Ready, list[Pick]]] = []
@@ -367,6 +350,15 @@ class Engine:
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""
         return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
+
+
+def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
+    """What a run computes of it."""
+    sequence = row.sequence
+    if isinstance(row, Decode):
+        return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
+    tokens = sequence.request.prompt[row.start : row.start + row.tokens]
+    return Chunk(row.slot, tokens, row.start, logits=int(row.last))
 
 
 def _picks(live: _Live, row: _Ready) -> list[Pick]:

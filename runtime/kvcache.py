@@ -5,12 +5,9 @@ free, or a running sequence has it, or it is warm: a sequence that has ended lef
 with the same tokens starts from it. Warm rows take what the promises leave of the budget; the one that was not used
 for longest goes first.
 
-Rounding depends on how tokens are computed together: kernels take them in pairs, and one that is left over by itself,
-or that a decode computes, may come out different in its last bits. Of each row the ledger knows how much is *exact*:
-prefilled, in pairs from the prompt's first token on. A deterministic request starts from no more.
-
-A decode runs over the range of slots from the first to the last running row of an adapter, so a hole in it, or a row
-of another adapter, costs a row's arithmetic; `compaction` says how to close one.
+Rounding depends on how tokens are computed together: one that is the only one of its row in a run, as in a decode, may
+come out different in its last bits. Of each row the ledger knows how much is *exact*: prefilled, several tokens at a
+time from the prompt's first on. A deterministic request starts from no more.
 """
 
 from __future__ import annotations
@@ -36,16 +33,6 @@ class Copy:
     source: int
     target: int
     tokens: int
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """Swap the rows of two slots, of which so many positions are filled."""
-
-    first: int
-    first_tokens: int
-    second: int
-    second_tokens: int
 
 
 @dataclass(eq=False)
@@ -129,7 +116,7 @@ class KVCache:
             slot, copy = source, None
             self._clears.append(Clear(slot, shared))
         else:
-            slot = self._free_slot(sequence.request.adapter, spare=source)
+            slot = self._free_slot(spare=source)
             copy = None if source is None else Copy(source, slot, shared)
         self._rows[slot] = sequence
         sequence.slot = slot
@@ -163,36 +150,6 @@ class KVCache:
         clears, self._clears = tuple(self._clears), []
         return clears
 
-    def compaction(self) -> Exchange | None:
-        """Brings the highest running row into the lowest hole between running rows, if there is one; if there is none,
-        a row to those of its adapter, if they are not together."""
-        slots = [slot for slot, row in enumerate(self._rows) if isinstance(row, Sequence)]
-        hole = next((slot + 1 for slot, after in itertools.pairwise(slots) if after > slot + 1), None)
-        if hole is not None:
-            return self._exchange(slots[-1], hole)
-        running = self.running
-        for place, (before, row) in enumerate(itertools.pairwise(running), 1):
-            adapter = before.request.adapter
-            if row.request.adapter != adapter:
-                for later in running[place + 1 :]:
-                    if later.request.adapter == adapter:
-                        return self._exchange(later.slot_in_use, row.slot_in_use)
-        return None
-
-    def _exchange(self, first: int, second: int) -> Exchange:
-        exchange = Exchange(first, self._filled(first), second, self._filled(second))
-        self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
-        for slot in (first, second):
-            if isinstance(row := self._rows[slot], Sequence):
-                row.slot = slot
-        return exchange
-
-    def _filled(self, slot: int) -> int:
-        row = self._rows[slot]
-        if isinstance(row, Sequence):
-            return row.computed
-        return len(row.tokens) if row else 0
-
     def _longest_prefix(self, sequence: Sequence) -> tuple[int | None, int, int]:
         """The slot that has most of the prompt's beginning, how many tokens of it, and how many of those exactly.
 
@@ -211,9 +168,9 @@ class KVCache:
                 continue
             tokens = row.tokens if isinstance(row, Warm) else row.computed_tokens
             shared = _common_prefix(tokens, prompt)
-            exact = min(_even(shared), row.exact if isinstance(row, Warm) else _exact(row))
+            exact = min(shared, row.exact if isinstance(row, Warm) else _exact(row))
             if request.deterministic:  # its last token is not to be computed by itself either
-                shared = exact = exact if exact < len(prompt) else max(0, exact - 2)
+                shared = exact = min(exact, max(0, len(prompt) - 1))
             if shared > best[1] or (shared and shared == best[1] == len(tokens)):
                 best = slot, shared, exact
         if best[0] is not None and isinstance(warm := self._rows[best[0]], Warm):
@@ -227,13 +184,11 @@ class KVCache:
         beside = self.reserved_tokens + sequence.kv_tokens_needed + len(row.tokens) <= self.budget_tokens
         return shared == len(row.tokens) or not beside or len(self.running) + 1 == self.slots
 
-    def _free_slot(self, adapter: str | None, *, spare: int | None) -> int:
-        """A free slot, in or next to the running rows of `adapter`, or to all, if there is one there; evicts a warm row
-        if none is free."""
+    def _free_slot(self, *, spare: int | None) -> int:
+        """A free slot, between running rows or next to them if there is one; evicts a warm row if none is free."""
         if None not in self._rows:
             self._evict(spare=spare)
-        alike = [sequence for sequence in self.running if sequence.request.adapter == adapter]
-        running = [sequence.slot_in_use for sequence in alike or self.running] or [0]
+        running = [sequence.slot_in_use for sequence in self.running] or [0]
         free = (slot for slot, row in enumerate(self._rows) if row is None)
         return min(free, key=lambda slot: max(running[0] - slot, slot - running[-1], 0))
 
@@ -256,13 +211,9 @@ class KVCache:
 
 def _exact(sequence: Sequence) -> int:
     """How much of a sequence's KV is exact."""
-    if sequence.cached > sequence.cached_exact:
+    if sequence.cached > sequence.cached_exact or sequence.prompt_tokens - sequence.cached == 1:
         return sequence.cached_exact
-    return _even(min(sequence.computed, sequence.prompt_tokens))
-
-
-def _even(tokens: int) -> int:
-    return tokens - tokens % 2
+    return min(sequence.computed, sequence.prompt_tokens)
 
 
 def _common_prefix(left: tuple[int, ...], right: tuple[int, ...]) -> int:

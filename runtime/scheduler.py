@@ -1,21 +1,18 @@
 """Continuous batching: decides what the next step runs. Deques and integers only; same calls, same steps.
 
-First come, first served. Every step decodes all rows that can, and prefills at most one chunk of one prompt, which is
-the shorter the more it would hold up the running streams (the chunked prefill of Sarathi-Serve, arXiv:2403.02310, with
-the chunk and the decodes run one after the other: padding decodes to a chunk's width would cost more on a CPU than the
-second pass over the weights).
+First come, first served. Every step decodes all rows that can, and beside them prefills a chunk of one prompt, which is
+the shorter the more it would hold up the running streams (the chunked prefill of Sarathi-Serve, arXiv:2403.02310).
 
-A run of the model has one adapter. Every step decodes the rows of each adapter, in a run of their own: a row gets its
+A run of the model has one adapter. Every step runs the rows of each adapter, in a run of their own: a row gets its
 token in every step whatever the others use, so nobody waits for a turn.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from dataclasses import dataclass
 
-from .kvcache import Clear, Copy, Exchange, KVCache
+from .kvcache import Clear, Copy, KVCache
 from .sequence import Sequence
 from .speculation import TOKEN_COST
 
@@ -47,29 +44,28 @@ class Decode:
 
 @dataclass(frozen=True)
 class Step:
-    """What to run now: the clears, then `copy`, then `exchange`, then the prefill chunk, then the decodes.
+    """What to do now: the clears, then `copy`, then the prefill chunk and the decodes.
 
     It names slots itself: a sequence that is cancelled while the step runs has none any more.
     """
 
     clear: tuple[Clear, ...] = ()
     copy: Copy | None = None
-    exchange: Exchange | None = None
     prefill: Prefill | None = None
     decode: tuple[Decode, ...] = ()
 
     @property
-    def decode_runs(self) -> list[tuple[Decode, ...]]:
-        """`decode` by adapter, the model as it is first; in each, in slot order."""
-
-        def adapter(row: Decode) -> str:
-            return row.sequence.request.adapter or ""
-
-        return [tuple(rows) for _, rows in itertools.groupby(sorted(self.decode, key=adapter), adapter)]
+    def runs(self) -> list[list[Prefill | Decode]]:
+        """Chunk and decodes by adapter, the model as it is first; in each, in slot order."""
+        rows: list[Prefill | Decode] = [*self.decode, *([self.prefill] if self.prefill else [])]
+        by_adapter: dict[str, list[Prefill | Decode]] = {}
+        for row in sorted(rows, key=lambda row: row.slot):
+            by_adapter.setdefault(row.sequence.request.adapter or "", []).append(row)
+        return [by_adapter[name] for name in sorted(by_adapter)]
 
     @property
     def empty(self) -> bool:
-        return not (self.clear or self.copy or self.exchange or self.prefill or self.decode)
+        return not (self.clear or self.copy or self.prefill or self.decode)
 
 
 class Scheduler:
@@ -79,7 +75,7 @@ class Scheduler:
         self, kv: KVCache, *, queue_limit: int, prefill_chunk_tokens: int, token_cost: float = TOKEN_COST
     ) -> None:
         assert queue_limit > 0
-        assert prefill_chunk_tokens > 0
+        assert prefill_chunk_tokens > 1
         self.kv = kv
         self.queue_limit = queue_limit
         self._chunk_tokens = prefill_chunk_tokens
@@ -114,9 +110,8 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step. Marks nothing as computed: that is the engine's to do once it has run."""
         copy = self._admit()
-        clear, exchange = self.kv.take_clears(), self.kv.compaction()
         decode = self._decodable()
-        return Step(clear, copy, exchange, self._next_chunk(len(decode)), decode)
+        return Step(self.kv.take_clears(), copy, self._next_chunk(decode), decode)
 
     def _admit(self) -> Copy | None:
         """Admits the first that waits, if no other is in prefill: it may have computed what this one starts with."""
@@ -127,23 +122,24 @@ class Scheduler:
         self._prefilling = self.waiting.popleft()
         return self.kv.admit(self._prefilling)
 
-    def _next_chunk(self, decoding: int) -> Prefill | None:
-        """The next tokens of the prompt in prefill: an even number of them, so that kernels find pairs, and never the
-        last one by itself (see runtime.kvcache)."""
+    def _next_chunk(self, decode: tuple[Decode, ...]) -> Prefill | None:
+        """The next tokens of the prompt in prefill; never the last one by itself (see runtime.kvcache)."""
         sequence = self._prefilling
         if sequence is None:
             return None
-        left, most = sequence.prompt_tokens - sequence.computed, self._longest_chunk(decoding)
-        tokens = left if left <= most + 1 else max(1, most - most % 2)
-        return Prefill(sequence, sequence.slot_in_use, sequence.computed, tokens)
+        left, most = sequence.prompt_tokens - sequence.computed, self._longest_chunk(sequence, decode)
+        return Prefill(sequence, sequence.slot_in_use, sequence.computed, left if left <= most + 1 else most)
 
-    def _longest_chunk(self, decoding: int) -> int:
-        """As long as it may be beside so many decoding rows: a step with it takes _LONGEST_STEP times as long."""
-        if not decoding:
+    def _longest_chunk(self, sequence: Sequence, decode: tuple[Decode, ...]) -> int:
+        """As long as it may be beside these rows: a step with it takes _LONGEST_STEP times as long as without."""
+        if not decode:
             return self._chunk_tokens
-        step = 1 + self._token_cost * (decoding - 1)  # in steps of one row
-        beside = 1 + ((_LONGEST_STEP - 1) * step - 1) / self._token_cost
-        return min(self._chunk_tokens, max(_SHORTEST_CHUNK, int(beside)))
+        adapters = {row.sequence.request.adapter for row in decode}
+        step = len(adapters) + self._token_cost * (len(decode) - len(adapters))  # in steps of one row
+        spare = (_LONGEST_STEP - 1) * step
+        if sequence.request.adapter not in adapters:  # it takes a pass over the weights of its own
+            spare -= 1 - self._token_cost
+        return min(self._chunk_tokens, max(_SHORTEST_CHUNK, int(spare / self._token_cost)))
 
     def _decodable(self) -> tuple[Decode, ...]:
         return tuple(Decode(each, each.slot_in_use) for each in self.kv.running if not each.in_prefill)

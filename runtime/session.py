@@ -2,7 +2,7 @@
 
 Every layer's keys and values live in one array `[slots, kv_heads, capacity, head_dim]`, and slot i is row i of it. A
 run binds a range of rows by pointer, so no step copies a cache, and rows of different lengths share a batch. Bindings
-are made once per range of rows and kept while they are in use; a step changes numbers in bound arrays.
+are made once per range of rows and kept while they are in use; a run changes numbers in bound arrays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,11 @@ import onnxruntime as ort
 
 Logits = NDArray[np.float32]
 
+_Array = TypeVar("_Array", bound=NDArray[np.generic])
 _KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-_BindingKey = tuple[bool, int, int, int, str | None]
+_BindingKey = tuple[bool, int, int, str | None]
 _BINDINGS = 64  # kept for each adapter, those used last; a new one takes about a millisecond
+_MANY_TOKENS = 8  # from so many on a run is bound by arithmetic more than by memory: it is run as prefill is
 _WEIGHTS = "model.onnx.data"
 PACKED_WEIGHTS = "packed.data"  # another name: what of it is resident is in use, and must not be forgotten
 _PAGE_BYTES = mmap.PAGESIZE
@@ -48,57 +50,32 @@ class SessionSpec:
     provider: str
 
 
-class Session(Protocol):
-    """A model with a KV cache of `spec.slots` rows. Calls come from one thread; a result is valid until the next.
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens of a row that are computed together, at positions `[start, start + len(tokens))`; what is before is there.
 
-    A call's tokens are computed with `adapter`, one of those that were loaded, or by the model as it is.
+    Logits are wanted after the last `logits` of them.
     """
+
+    slot: int
+    tokens: Sequence[int]
+    start: int
+    logits: int = 1
+
+
+class Session(Protocol):
+    """A model with a KV cache of `spec.slots` rows. Calls come from one thread; a result is valid until the next."""
 
     @property
     def spec(self) -> SessionSpec: ...
 
-    def prefill(
-        self,
-        slot: int,
-        tokens: Sequence[int],
-        start: int,
-        *,
-        logits: Literal["last", "all"] = "last",
-        adapter: str | None = None,
-    ) -> Logits:
-        """Computes `tokens` at positions `[start, start + len(tokens))` of `slot`, whose first `start` are there.
+    def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
+        """Computes chunks of slots that ascend, in one pass over the weights.
 
-        Returns float32 logits `[1, vocab]` of the last token, or `[len(tokens), vocab]` of all.
-        """
-        ...
+        With `adapter`, one of those that were loaded, or by the model as it is. With `deterministic`, what comes out
+        for a chunk is the same to the last bit whatever the others are, and however many.
 
-    def decode(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        lengths: Sequence[int],
-        *,
-        adapter: str | None = None,
-        even: bool = False,
-    ) -> Logits:
-        """Computes a token in each of `slots` (ascending), at position `lengths[i]`. Returns `[len(slots), vocab]`.
-
-        With `even`, over an even number of rows, an idle one added: what comes out for a slot is then the same to the
-        last bit whatever the other rows are, and however many.
-        """
-        ...
-
-    def verify(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        lengths: Sequence[int],
-        *,
-        adapter: str | None = None,
-    ) -> Logits:
-        """Computes `tokens[i]` in each of `slots` (ascending), from position `lengths[i]` on.
-
-        Returns logits `[sum of all len(tokens[i]), vocab]`, a row for each token, those of the first slot first.
+        Returns float32 `[sum of the chunks' logits, vocab]`, those of the first chunk first.
         """
         ...
 
@@ -106,27 +83,38 @@ class Session(Protocol):
         """Copies the first `tokens` positions of slot `source` to `target`."""
         ...
 
-    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
-        """Swaps two slots, of which so many positions are filled."""
-        ...
-
     def clear(self, slot: int, keep: int = 0) -> None:
         """Gives the memory of `slot` from position `keep` on back to the system; what was in it is gone."""
         ...
 
 
-@dataclass
 class _Binding:
-    """Arrays bound to a run over `rows` slots from `first` on. `tokens` and `logits` may be replaced for one run."""
+    """Arrays bound to runs over `rows` slots: lengths, and those that say what is computed, which `resize` replaces."""
 
-    session: ort.InferenceSession
-    io: ort.IOBinding
-    seqlens_k: NDArray[np.int32]
-    query_seqlens: NDArray[np.int32]
-    total_sequence_length: NDArray[np.int32]
-    tokens: NDArray[np.int64]
-    logit_rows: NDArray[np.int64]
-    logits: Logits
+    def __init__(self, session: ort.InferenceSession, rows: int) -> None:
+        self.session = session
+        self.io = session.io_binding()
+        self.seqlens_k = self._bound("seqlens_k", np.zeros(rows, np.int32))
+        self.query_seqlens = self._bound("query_seqlens", np.zeros(rows, np.int32))
+        self.total_sequence_length = self._bound("total_sequence_length", np.array(1, np.int32))
+        self._rows = rows
+        self._size: tuple[int, int, int] | None = None
+
+    def resize(self, tokens: int, width: int, logits: int, buffer: Logits) -> None:
+        """For runs of so many tokens, at most `width` of them in a row, that write so many logits, to `buffer` if they
+        are not too many."""
+        if self._size != (size := (tokens, width, logits)):
+            self._size = size
+            self.tokens = self._bound("input_ids", np.zeros(tokens, np.int64))
+            self.row_tokens = self._bound("row_tokens", np.zeros((self._rows, width), np.int64))
+            self.token_places = self._bound("token_places", np.zeros((tokens, 2), np.int64))
+            self.logit_tokens = self._bound("logit_tokens", np.zeros(logits, np.int64))
+            self.logits = buffer[:logits] if logits <= len(buffer) else np.empty((logits, buffer.shape[1]), np.float32)
+            _bind_output(self.io, "logits", self.logits)
+
+    def _bound(self, name: str, array: _Array) -> _Array:
+        _bind_input(self.io, name, array)
+        return array
 
 
 class OrtSession:
@@ -164,10 +152,9 @@ class OrtSession:
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
         # Rows start on a page, so that clearing one gives back whole pages of its own.
         capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (head_dim * dtype.itemsize)))
-        self._rows = _round_up(slots, 2)  # a decode of an even number of rows may need an idle one
-        self._memory, self._kv = _allocate((len(self._caches), self._rows, kv_heads, capacity, head_dim), dtype)
+        self._memory, self._kv = _allocate((len(self._caches), slots, kv_heads, capacity, head_dim), dtype)
         # One for all bindings: results live until the next run.
-        self._logits = np.zeros((self._rows, vocab_size), np.float32)
+        self._logits = np.zeros((_round_up(slots, 2), vocab_size), np.float32)
         self._bindings: OrderedDict[_BindingKey, _Binding] = OrderedDict()
         self._spec = SessionSpec(
             vocab_size=vocab_size,
@@ -181,87 +168,40 @@ class OrtSession:
     def spec(self) -> SessionSpec:
         return self._spec
 
-    def prefill(
-        self,
-        slot: int,
-        tokens: Sequence[int],
-        start: int,
-        *,
-        logits: Literal["last", "all"] = "last",
-        adapter: str | None = None,
-    ) -> Logits:
-        chunk = np.asarray(tokens, np.int64).reshape(1, -1)
-        count = chunk.shape[1]
-        assert 0 < count <= self._spec.context_tokens - start
-        binding = self._binding(slot, 1, 1, adapter, prefill=True)
-        binding.seqlens_k[0] = start + count - 1
-        binding.query_seqlens[0] = count
-        binding.total_sequence_length[()] = start + count
-        return self._run_with(binding, chunk, np.arange(count) if logits == "all" else np.array([count - 1]))
+    def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
+        first, rows = chunks[0].slot, chunks[-1].slot - chunks[0].slot + 1
+        at = np.array([chunk.slot for chunk in chunks]) - first
+        starts = np.array([chunk.start for chunk in chunks])
+        counts = np.array([len(chunk.tokens) for chunk in chunks])
+        wanted = np.array([chunk.logits for chunk in chunks])
+        ends = np.cumsum(counts)
+        width, tokens, logits = int(counts.max()), int(ends[-1]), int(wanted.sum())
+        assert (starts + counts).max() <= self._spec.context_tokens
+        # See docs/adr/0012-determinism.md: a token rounds in one way in any run that has several of a row, or a place
+        # for them, and an even number of tokens and of logits.
+        if deterministic:
+            width = max(width, 2)
+        computed = _round_up(tokens, 2) if width > 1 else tokens
+        binding = self._binding(first, rows, adapter, many=tokens >= _MANY_TOKENS)
+        binding.resize(computed, width, _round_up(logits, 2) if deterministic else logits, self._logits)
 
-    def decode(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        lengths: Sequence[int],
-        *,
-        adapter: str | None = None,
-        even: bool = False,
-    ) -> Logits:
-        first, rows, logits = slots[0], slots[-1] - slots[0] + 1, len(slots)
-        if even:
-            if rows % 2:
-                first, rows = min(first, self._rows - rows - 1), rows + 1
-            logits += logits % 2
-        binding = self._binding(first, rows, logits, adapter)
-        at = np.asarray(slots) - first
-        binding.tokens[at, 0] = tokens
-        binding.seqlens_k[at] = lengths
-        binding.query_seqlens[:] = 0
-        binding.query_seqlens[at] = 1
-        binding.total_sequence_length[()] = max(lengths) + 1
-        binding.logit_rows[: len(slots)] = at
-        binding.logit_rows[len(slots) :] = at[-1]
-        if len(slots) < rows:  # an idle row still has to name a length that is inside the cache
-            binding.seqlens_k[binding.query_seqlens == 0] = 0
-        self._run(binding)
-        return binding.logits[: len(slots)]
-
-    def verify(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        lengths: Sequence[int],
-        *,
-        adapter: str | None = None,
-    ) -> Logits:
-        first, rows = slots[0], slots[-1] - slots[0] + 1
-        counts = np.array([len(its) for its in tokens])
-        width = int(counts.max())
-        binding = self._binding(first, rows, 1, adapter)
-        at = np.asarray(slots) - first
-        padded = np.zeros((rows, width), np.int64)
-        for row, its in zip(at, tokens, strict=True):
-            padded[row, : len(its)] = its
-        binding.seqlens_k[:] = 0
-        binding.seqlens_k[at] = lengths + counts - 1
+        binding.seqlens_k[:] = 0  # an idle row still has to name a length that is inside the cache
+        binding.seqlens_k[at] = starts + counts - 1
         binding.query_seqlens[:] = 0
         binding.query_seqlens[at] = counts
-        binding.total_sequence_length[()] = int((lengths + counts).max())
-        places = np.concatenate([row * width + np.arange(count) for row, count in zip(at, counts, strict=True)])
-        return self._run_with(binding, padded, places)
+        binding.total_sequence_length[()] = (starts + counts).max()
+        begins = ends - counts
+        binding.tokens[:tokens] = np.concatenate([chunk.tokens for chunk in chunks])
+        binding.row_tokens[at] = np.minimum(begins[:, None] + np.arange(width), tokens - 1)
+        binding.token_places[:tokens, 0] = np.repeat(at, counts)
+        binding.token_places[:tokens, 1] = np.arange(tokens) - np.repeat(begins, counts)
+        binding.logit_tokens[:logits] = np.repeat(ends - np.cumsum(wanted), wanted) + np.arange(logits)
+        self._run(binding)
+        return binding.logits[:logits]
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         for cache in self._kv:
             cache[target, :, :tokens] = cache[source, :, :tokens]
-
-    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
-        for cache in self._kv:
-            kept = cache[second, :, :second_tokens].copy()
-            cache[second, :, :first_tokens] = cache[first, :, :first_tokens]
-            cache[first, :, :second_tokens] = kept
-        self._give_back(first, second_tokens)
-        self._give_back(second, first_tokens)
 
     def read_kv(self, slot: int, tokens: int) -> dict[str, NDArray[np.generic]]:
         """The first `tokens` positions of a slot, by cache input of the graph: `[kv_heads, tokens, head_dim]`."""
@@ -281,16 +221,17 @@ class OrtSession:
             return
         heads, length = (kv_heads, head_bytes) if keep else (1, kv_heads * head_bytes)
         for layer in range(len(self._caches)):
-            row = (layer * self._rows + slot) * kv_heads * head_bytes
+            row = (layer * self._spec.slots + slot) * kv_heads * head_bytes
             for head in range(heads):
                 self._memory.madvise(mmap.MADV_DONTNEED, row + head * head_bytes + kept_bytes, length - kept_bytes)
 
     def _kv_layout(self, graph: Path) -> tuple[int, int, np.dtype[np.generic]]:
         """(kv_heads, head_dim, dtype) of the graph."""
-        wanted = {"input_ids", "seqlens_k", "total_sequence_length", "query_seqlens", "logit_rows"}
+        wanted = {"input_ids", "row_tokens", "token_places", "query_seqlens", "seqlens_k", "logit_tokens"}
         inputs = {i.name: i for i in self._ort.get_inputs()}
         if missing := wanted - inputs.keys():
-            raise SessionError(f"{graph.name} is not a serving graph: it lacks {', '.join(sorted(missing))}")
+            lacks = f"{graph.name} is not a serving graph of this version: it lacks {', '.join(sorted(missing))}"
+            raise SessionError(f"{lacks}; build the package again")
         cache = inputs[self._caches[0]]
         if cache.type not in _KV_DTYPES:
             raise SessionError(f"{graph.name} keeps its KV as {cache.type}; this runtime knows {', '.join(_KV_DTYPES)}")
@@ -306,33 +247,17 @@ class OrtSession:
             if any(isinstance(size, int) and size != got for size, got in zip(wanted, shape, strict=True)):
                 raise AdapterError(f"the adapter {adapter.path} does not fit: {name} is {shape}, not {wanted}")
 
-    def _binding(self, first: int, rows: int, logits: int, adapter: str | None, *, prefill: bool = False) -> _Binding:
-        session = self._prefill_ort if prefill else self._ort
-        key = (session is self._ort, first, rows, logits, adapter)
+    def _binding(self, first: int, rows: int, adapter: str | None, *, many: bool) -> _Binding:
+        session = self._prefill_ort if many else self._ort
+        key = (session is self._ort, first, rows, adapter)
         if key not in self._bindings:
             if len(self._bindings) == _BINDINGS * (1 + len(self._adapters)):
                 self._bindings.popitem(last=False)
-            self._bindings[key] = self._bind(session, first, rows, logits, adapter)
+            self._bindings[key] = self._bind(_Binding(session, rows), first, rows, adapter)
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
-    def _bind(self, session: ort.InferenceSession, first: int, rows: int, logits: int, adapter: str | None) -> _Binding:
-        binding = _Binding(
-            session=session,
-            io=session.io_binding(),
-            seqlens_k=np.zeros(rows, np.int32),
-            query_seqlens=np.zeros(rows, np.int32),
-            total_sequence_length=np.array(1, np.int32),
-            tokens=np.zeros((rows, 1), np.int64),
-            logit_rows=np.zeros(logits, np.int64),
-            logits=self._logits[:logits],
-        )
-        _bind_input(binding.io, "input_ids", binding.tokens)
-        _bind_input(binding.io, "seqlens_k", binding.seqlens_k)
-        _bind_input(binding.io, "query_seqlens", binding.query_seqlens)
-        _bind_input(binding.io, "total_sequence_length", binding.total_sequence_length)
-        _bind_input(binding.io, "logit_rows", binding.logit_rows)
-        _bind_output(binding.io, "logits", binding.logits)
+    def _bind(self, binding: _Binding, first: int, rows: int, adapter: str | None) -> _Binding:
         for name, cache in zip(self._caches, self._kv, strict=True):
             view = cache[first : first + rows]
             _bind_input(binding.io, name, view)
@@ -341,23 +266,6 @@ class OrtSession:
             for name, tensor in self._adapters[adapter].tensors.items():
                 binding.io.bind_ortvalue_input(name, tensor)
         return binding
-
-    def _run_with(self, binding: _Binding, tokens: NDArray[np.int64], logit_rows: NDArray[np.int64]) -> Logits:
-        """One run with other tokens `[rows, any width]` than the bound ones; returns logits of the places in them."""
-        count = logit_rows.size
-        logits = self._logits[:count]
-        if len(logits) < count:
-            logits = np.empty((count, self._spec.vocab_size), np.float32)
-        _bind_input(binding.io, "input_ids", tokens)
-        _bind_input(binding.io, "logit_rows", logit_rows)
-        _bind_output(binding.io, "logits", logits)
-        try:
-            self._run(binding)
-        finally:
-            _bind_input(binding.io, "input_ids", binding.tokens)
-            _bind_input(binding.io, "logit_rows", binding.logit_rows)
-            _bind_output(binding.io, "logits", binding.logits)
-        return logits
 
     def _run(self, binding: _Binding) -> None:
         try:

@@ -5,7 +5,7 @@ those that followed there (prompt lookup decoding; the "prompt n-gram" of vLLM a
 guessed tokens beside the last sampled one, and the sampler takes tokens from its logits for as long as they are those
 that were guessed: what comes out is what would have come one by one.
 
-A guess costs arithmetic, so it is as wide as pays. How often a request's guesses are right is counted also while none
+A guess costs arithmetic, so each is as wide as pays. How often a request's guesses are right is counted also while none
 is computed, since the next token tells whether it would have been; a guess that begins is right less often than one
 that goes on from a right one. Nothing here looks at a clock: the same request alone takes the same steps, so that
 kernels that round by the number of tokens round it alike.
@@ -75,21 +75,26 @@ class Guesser:
         return ()
 
 
-def best_width(
-    offers: Sequence[tuple[Guesser, int]], *, requests: int, rows: int, token_cost: float = TOKEN_COST
-) -> int:
-    """How many guessed tokens a step should compute for each request to yield the most tokens in its time.
+def choose_widths(offers: Sequence[tuple[Guesser, int]], *, tokens: int, token_cost: float = TOKEN_COST) -> list[int]:
+    """How many guessed tokens of each offer a step should compute to yield the most tokens in its time.
 
     Args:
         offers: the guessers that have a guess, and how many tokens of it the request has a use for.
-        requests: of the step, with a guess or without.
-        rows: of the step, with a request or without: all are as wide as the widest.
+        tokens: that the step computes anyway; each yields one.
         token_cost: of a further token in a step, against a step with one.
     """
-
-    def tokens_per_time(width: int) -> float:
-        expected = sum(guesser.expected(min(width, useful)) for guesser, useful in offers)
-        return (requests - len(offers) + expected) / (1 + token_cost * (rows * (1 + width) - 1))
-
-    best = max(range(1 + max(useful for _, useful in offers)), key=tokens_per_time)
-    return best if tokens_per_time(best) > _WORTH * tokens_per_time(0) else 0
+    widths = [0] * len(offers)
+    alone = 1 + token_cost * (tokens - 1)
+    expected, time = float(tokens), alone
+    gains = [(guesser.expected(1) - 1, at) for at, (guesser, useful) in enumerate(offers) if useful > 0]
+    while gains:
+        gain, at = max(gains)
+        if gain * time <= expected * token_cost:  # it would make what the step yields in its time less
+            break
+        gains.remove((gain, at))
+        widths[at] += 1
+        expected, time = expected + gain, time + token_cost
+        guesser, useful = offers[at]
+        if widths[at] < useful:
+            gains.append((guesser.expected(widths[at] + 1) - guesser.expected(widths[at]), at))
+    return widths if expected * alone > _WORTH * tokens * time else [0] * len(offers)

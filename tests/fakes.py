@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 from chatml import MARKS
@@ -11,7 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 
 from runtime.errors import SessionError
-from runtime.session import Logits, SessionSpec
+from runtime.session import Chunk, Logits, SessionSpec
 from runtime.tokenizer import Tokenizer
 
 Script = Callable[[tuple[int, ...]], int]
@@ -60,69 +59,33 @@ class ScriptedSession:
         self.adapters = adapters
         self._places = {None: 0, **{name: place for place, name in enumerate(adapters, 1)}}
         self._computed_with: list[str | None] = [None] * slots
-        self.longest_prefill = 0
-        self.widest_verify = 0
+        self.longest_chunk = 0
+        self.runs = 0
         self._guessed = [0] * slots
         self.fail_next: str | None = None
         self.during_run: Callable[[], None] = lambda: None
         self._script = script
 
-    def prefill(
-        self,
-        slot: int,
-        tokens: Sequence[int],
-        start: int,
-        *,
-        logits: Literal["last", "all"] = "last",
-        adapter: str | None = None,
-    ) -> Logits:
+    def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
         self._maybe_fail()
+        slots = [chunk.slot for chunk in chunks]
+        assert slots == sorted(set(slots)), f"slots out of order: {slots}"
+        self.longest_chunk = max(self.longest_chunk, *(len(chunk.tokens) for chunk in chunks))
+        self.runs += 1
+        return np.array([its for chunk in chunks for its in self._compute(chunk, adapter)], np.float32)
+
+    def _compute(self, chunk: Chunk, adapter: str | None) -> list[Logits]:
+        """Logits after the last so many of its tokens."""
+        slot = chunk.slot
+        self._drop_guesses(slot, chunk.start)
         self._note_adapter(slot, adapter)
-        assert len(self.cache[slot]) == start, f"slot {slot} holds {len(self.cache[slot])} tokens, not {start}"
+        assert 0 <= chunk.logits <= len(chunk.tokens)
         rows = []
-        for token in tokens:
+        for token in chunk.tokens:
             self.cache[slot].append(int(token))
             rows.append(self._logits(slot))
-        self.longest_prefill = max(self.longest_prefill, len(tokens))
-        return np.stack(rows if logits == "all" else rows[-1:])
-
-    def decode(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[int],
-        lengths: Sequence[int],
-        *,
-        adapter: str | None = None,
-        even: bool = False,
-    ) -> Logits:
-        self._maybe_fail()
-        assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
-        for slot, token, length in zip(slots, tokens, lengths, strict=True):
-            self._drop_guesses(slot, length)
-            self._note_adapter(slot, adapter)
-            self.cache[slot].append(token)
-        return np.stack([self._logits(slot) for slot in slots])
-
-    def verify(
-        self,
-        slots: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        lengths: Sequence[int],
-        *,
-        adapter: str | None = None,
-    ) -> Logits:
-        self._maybe_fail()
-        assert list(slots) == sorted(set(slots)), f"slots out of order: {slots}"
-        rows = []
-        for slot, its, length in zip(slots, tokens, lengths, strict=True):
-            self._drop_guesses(slot, length)
-            self._note_adapter(slot, adapter)
-            for token in its:
-                self.cache[slot].append(token)
-                rows.append(self._logits(slot))
-            self._guessed[slot] = len(its) - 1
-        self.widest_verify = max(self.widest_verify, max(map(len, tokens)))
-        return np.stack(rows)
+        self._guessed[slot] = max(0, chunk.logits - 1)
+        return rows[len(rows) - chunk.logits :]
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         assert not self.cache[target], f"slot {target} was not cleared"
@@ -130,19 +93,13 @@ class ScriptedSession:
         self.cache[target] = self.cache[source][:tokens]
         self._computed_with[target] = self._computed_with[source]
 
-    def exchange(self, first: int, first_tokens: int, second: int, second_tokens: int) -> None:
-        self._drop_guesses(first, first_tokens)
-        self._drop_guesses(second, second_tokens)
-        for rows in (self.cache, self._computed_with):
-            rows[first], rows[second] = rows[second], rows[first]
-
     def clear(self, slot: int, keep: int = 0) -> None:
         assert keep <= len(self.cache[slot]), f"slot {slot} holds {len(self.cache[slot])}, not {keep}"
         del self.cache[slot][keep:]
         self._guessed[slot] = 0
 
     def _drop_guesses(self, slot: int, length: int) -> None:
-        """Of the last `verify`, those that turned out wrong: nothing else may be lost."""
+        """Of the last run, those that turned out wrong: nothing else may be lost."""
         held = len(self.cache[slot])
         assert held - self._guessed[slot] <= length <= held, f"slot {slot} holds {held}, not {length}"
         del self.cache[slot][length:]

@@ -21,7 +21,7 @@ import yaml
 from runtime.errors import SourceError
 from runtime.sampler import Sampler
 from runtime.sequence import SamplingParams
-from runtime.session import OrtSession, Session
+from runtime.session import Chunk, OrtSession, Session
 
 if TYPE_CHECKING:
     from transformers import AutoTokenizer
@@ -74,10 +74,10 @@ def _go_on(session: Session, rows: Sequence[list[int]], *, first_seed: int) -> I
     sampling = [SamplingParams(temperature=TEMPERATURE, seed=first_seed + slot) for slot in range(len(rows))]
     samplers = [Sampler(params, [], session.spec.vocab_size) for params in sampling]
     for slot, (row, sampler) in enumerate(zip(rows, samplers, strict=True)):
-        row.append(sampler.pick(session.prefill(slot, row, 0)[0]))
+        row.append(sampler.pick(session.run([Chunk(slot, row, 0)])[0]))
     for step in range(1, TOKENS):
         yield step * len(rows)
-        logits = session.decode(range(len(rows)), [row[-1] for row in rows], [len(row) - 1 for row in rows])
+        logits = session.run([Chunk(slot, row[-1:], len(row) - 1) for slot, row in enumerate(rows)])
         for row, sampler, its in zip(rows, samplers, logits, strict=True):
             row.append(sampler.pick(its))
     for slot in range(len(rows)):

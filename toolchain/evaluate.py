@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from runtime.adapters import Adapter
 from runtime.package import Fidelity, Golden
-from runtime.session import OrtSession, Session
+from runtime.session import Chunk, OrtSession, Session
 
 if TYPE_CHECKING:
     import torch
@@ -135,15 +135,16 @@ def golden_transcript(
     adapter: str | None = None,
 ) -> Golden:
     """What `session` answers greedily: a device that answers otherwise has another numeric path or broken weights."""
-    logits = session.prefill(0, prompt, 0, adapter=adapter)
+    logits = session.run([Chunk(0, prompt, 0)], adapter=adapter)
     output: list[int] = []
     while True:
         output.append(int(logits[0].argmax()))
         if output[-1] in eos_token_ids or len(output) == max_tokens:
             return Golden(prompt_ids=list(prompt), greedy_ids=output)
-        logits = session.decode([0], output[-1:], [len(prompt) + len(output) - 1], adapter=adapter)
+        logits = session.run([Chunk(0, output[-1:], len(prompt) + len(output) - 1)], adapter=adapter)
 
 
 def _all_logits(session: Session, window: Sequence[int], adapter: str | None) -> NDArray[np.float32]:
-    chunks = ((window[at : at + CHUNK_TOKENS], at) for at in range(0, len(window), CHUNK_TOKENS))
-    return np.concatenate([session.prefill(0, chunk, at, logits="all", adapter=adapter).copy() for chunk, at in chunks])
+    parts = ((window[at : at + CHUNK_TOKENS], at) for at in range(0, len(window), CHUNK_TOKENS))
+    chunks = (Chunk(0, tokens, at, logits=len(tokens)) for tokens, at in parts)
+    return np.concatenate([session.run([chunk], adapter=adapter).copy() for chunk in chunks])

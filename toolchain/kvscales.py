@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 
 MAX_TEXTS = 64
 MAX_TEXT_TOKENS = 512
@@ -43,7 +43,7 @@ def measure_scales(
     session = OrtSession(graph, slots=1, context_tokens=MAX_TEXT_TOKENS, threads=threads)
     peaks: dict[str, np.ndarray] = {}
     for number, tokens in enumerate(texts, 1):
-        session.prefill(0, tokens, 0)
+        session.run([Chunk(0, tokens, 0, logits=0)])
         for name, kv in session.read_kv(0, len(tokens)).items():
             peak = np.abs(kv).max(axis=1)
             peaks[name] = np.maximum(peaks.get(name, peak), peak)

@@ -1,15 +1,21 @@
 """The serving graph: ModelBuilder's decoder, rewired to the contract that `runtime.session` runs.
 
 ModelBuilder's graph takes one attention mask for rows of one length and computes logits for every position. The
-serving graph takes rows of different lengths, each with a chunk of its own size, and computes logits only where asked:
+serving graph takes rows of different lengths, each with as many new tokens as it has, one behind the other, and
+computes logits only where asked:
 
-    input_ids              int64 [rows, tokens]   right-padded chunks
+    input_ids              int64 [tokens]         new tokens of all rows, packed
+    row_tokens             int64 [rows, width]    which of them are a row's, any where it has fewer than the widest
+    token_places           int64 [tokens, 2]      the reverse: row and place in it of each token
+    query_seqlens          int32 [rows]           new tokens of each row; 0 leaves it as it is
     seqlens_k              int32 [rows]           tokens in the cache after the step, minus one
     total_sequence_length  int32 []               the longest of them, not minus one
-    query_seqlens          int32 [rows]           valid tokens of each chunk; 0 leaves a row as it is
-    logit_rows             int64 [logits]         positions in [0, rows * tokens) to compute logits for
+    logit_tokens           int64 [logits]         the tokens to compute logits for
     past/present           float32 or int8 [rows, kv_heads, capacity, head_dim], one shared buffer each
     logits                 float32 [logits, vocabulary]
+
+Only attention needs to know rows. All else is computed for packed tokens: a chunk of a prompt and the next tokens of
+other rows share one pass over the weights, and nothing is computed for padding, which attention skips.
 
 Both graphs stay small and share one weights file, so nothing is stored twice and the stock graph stays usable.
 
@@ -138,6 +144,7 @@ def _add_site(graph: GraphProto, product: NodeProto, name: str) -> Iterator[Node
 def rewire(graph: GraphProto) -> None:
     """Changes `graph` in place to the serving contract."""
     _take_lengths_instead_of_a_mask(graph)
+    _pack_tokens(graph)
     _share_the_kv_cache(graph)
     _pick_logits(graph)
     _drop_unused(graph)
@@ -145,10 +152,7 @@ def rewire(graph: GraphProto) -> None:
 
 
 def _take_lengths_instead_of_a_mask(graph: GraphProto) -> None:
-    attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
-    if not attention:
-        raise BuildError("the graph has no GroupQueryAttention; was it written by ModelBuilder for a CPU?")
-    for node in attention:
+    for node in _attention(graph):
         node.input.extend([""] * (_QUERY_SEQLENS + 1 - len(node.input)))
         node.input[_SEQLENS_K] = "seqlens_k"
         node.input[_TOTAL_SEQUENCE_LENGTH] = "total_sequence_length"
@@ -159,9 +163,53 @@ def _take_lengths_instead_of_a_mask(graph: GraphProto) -> None:
             helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["rows"]),
             helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, []),
             helper.make_tensor_value_info("query_seqlens", TensorProto.INT32, ["rows"]),
-            helper.make_tensor_value_info("logit_rows", TensorProto.INT64, ["logits"]),
         ]
     )
+
+
+def _attention(graph: GraphProto) -> list[NodeProto]:
+    nodes = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    if not nodes:
+        raise BuildError("the graph has no GroupQueryAttention; was it written by ModelBuilder for a CPU?")
+    return nodes
+
+
+def _pack_tokens(graph: GraphProto) -> None:
+    """Lets all but attention see packed tokens: they are put into rows before it, and taken out of them behind it."""
+    graph.input.remove(_value(graph.input, "input_ids"))
+    graph.input.extend(
+        [
+            helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["tokens"]),
+            helper.make_tensor_value_info("row_tokens", TensorProto.INT64, ["rows", "width"]),
+            helper.make_tensor_value_info("token_places", TensorProto.INT64, ["tokens", 2]),
+        ]
+    )
+    producers = {output: node for node in graph.node for output in node.output}
+    behind: dict[str, list[NodeProto]] = {}
+    for attention in _attention(graph):
+        for packed in {_projected(value, producers) for value in attention.input[:_PAST_KEY] if value}:
+            for reader in graph.node:
+                for at, value in enumerate(reader.input):
+                    if value == packed:
+                        reader.input[at] = f"{packed}.rows"
+            into_rows = helper.make_node("Gather", [packed, "row_tokens"], [f"{packed}.rows"], name=f"{packed}.Gather")
+            behind.setdefault(producers[packed].name, []).append(into_rows)
+        result = attention.output[0]
+        attention.output[0] = f"{result}.rows"
+        out_of_rows = helper.make_node(
+            "GatherND", [f"{result}.rows", "token_places"], [result], name=f"{result}.GatherND"
+        )
+        behind[attention.name] = [out_of_rows]
+    nodes = [each for node in graph.node for each in (node, *behind.get(node.name, ()))]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _projected(value: str, producers: Mapping[str, NodeProto]) -> str:
+    """The projection that queries, keys or values come from, before they are split and normed by head."""
+    while (node := producers[value]).op_type in ("Split", "Reshape", "SimplifiedLayerNormalization"):
+        value = node.input[0]
+    return value
 
 
 def _share_the_kv_cache(graph: GraphProto) -> None:
@@ -191,30 +239,21 @@ def _caches(graph: GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def _pick_logits(graph: GraphProto) -> None:
-    """Puts a gather of `logit_rows` between the final norm and the head."""
+    """Puts a gather of `logit_tokens` between the final norm and the head."""
+    graph.input.append(helper.make_tensor_value_info("logit_tokens", TensorProto.INT64, ["logits"]))
     head = _head(graph)
     logits = _value(graph.output, "logits")
     vocabulary = logits.type.tensor_type.shape.dim[2].dim_value
     norm = next((n for n in graph.node if "final_norm" in n.name), None)
     if norm is None:
         raise BuildError("the graph has no final norm; was it written by ModelBuilder?")
-    weight = next(w for w in graph.initializer if w.name == norm.input[2 if "Skip" in norm.op_type else 1])
-
-    graph.initializer.append(helper.make_tensor("serving.hidden_shape", TensorProto.INT64, [2], [-1, weight.dims[0]]))
-    flatten = helper.make_node(
-        "Reshape", [norm.output[0], "serving.hidden_shape"], ["serving.hidden"], name="/serving/Reshape"
-    )
-    pick = helper.make_node(
-        "Gather", ["serving.hidden", "logit_rows"], ["serving.picked"], name="/serving/Gather", axis=0
-    )
+    pick = helper.make_node("Gather", [norm.output[0], "logit_tokens"], ["serving.picked"], name="/serving/Gather")
     head.input[0] = "serving.picked"
     head.output[0] = "logits"
     others = [n for n in graph.node if n is not head and "logits" in n.output]
     for node in others:  # a reshape back to three dimensions behind an unquantized tied head
         graph.node.remove(node)
-    at = list(graph.node).index(head)
-    graph.node.insert(at, pick)
-    graph.node.insert(at, flatten)
+    graph.node.insert(list(graph.node).index(head), pick)
     logits.CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["logits", vocabulary]))
 
 

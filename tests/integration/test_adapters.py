@@ -21,7 +21,7 @@ from runtime.engine import Engine
 from runtime.errors import AdapterError
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Request
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 from runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -30,6 +30,7 @@ ATTENTION = ("q_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj", "k_proj")
 BESIDE = ("v_proj", "down_proj")
 PROMPT = list(range(60, 90))
+WHOLE = Chunk(0, PROMPT, 0, logits=len(PROMPT))
 TOKENS = 24
 
 
@@ -84,17 +85,17 @@ def test_logits_are_those_of_peft(made: Made) -> None:
     for name, folder in made.adapters.items():
         expected = reference_logits(made.checkpoint, folder, PROMPT).numpy()
         assert name is None or np.abs(expected - plain).max() > 1
-        got = [session.prefill(0, PROMPT[:20], 0, logits="all", adapter=name).copy()]
-        got.append(session.verify([0], [PROMPT[20:29]], [20], adapter=name).copy())
-        got.append(session.decode([0], PROMPT[29:], [29], adapter=name))
+        parts = ((PROMPT[start:end], start) for start, end in ((0, 20), (20, 29), (29, 30)))
+        chunks = (Chunk(0, tokens, start, logits=len(tokens)) for tokens, start in parts)
+        got = [session.run([chunk], adapter=name).copy() for chunk in chunks]
         np.testing.assert_allclose(np.concatenate(got), expected, atol=2e-3)
 
 
 def test_without_an_adapter_the_graph_gives_what_the_plain_one_gives(made: Made) -> None:
     """To the last bit."""
     plain = OrtSession(Package.open(made.package).serving_graph, slots=1, context_tokens=256, threads=2)
-    expected = plain.prefill(0, PROMPT, 0, logits="all").copy()
-    assert np.array_equal(open_session(made).prefill(0, PROMPT, 0, logits="all"), expected)
+    expected = plain.run([WHOLE]).copy()
+    assert np.array_equal(open_session(made).run([WHOLE]), expected)
 
 
 def test_requests_with_all_adapters_run_at_once(made: Made) -> None:
@@ -155,7 +156,7 @@ def test_what_cannot_stand_apart_can_be_merged(made: Made, tmp_path: Path) -> No
     assert (package.build.source.id, package.adapter_graph) == ("tiny+dora", None)
     session = OrtSession(package.serving_graph, slots=1, context_tokens=256, threads=2)
     expected = reference_logits(made.checkpoint, folder, PROMPT).numpy()
-    np.testing.assert_allclose(session.prefill(0, PROMPT, 0, logits="all"), expected, atol=2e-3)
+    np.testing.assert_allclose(session.run([WHOLE]), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("made", ["qwen2"], indirect=True)

@@ -15,7 +15,7 @@ from runtime.chat import ChatMessage, ChatTemplate
 from runtime.engine import Engine
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Request
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 from runtime.tokenizer import Tokenizer
 from toolchain.sources import resolve
 
@@ -41,9 +41,9 @@ def open_session(graph: Path, slots: int = 1) -> OrtSession:
 
 
 def greedy(session: OrtSession, slot: int, prompt: list[int], eos: int) -> list[int]:
-    output = [int(session.prefill(slot, prompt, 0)[0].argmax())]
+    output = [int(session.run([Chunk(slot, prompt, 0)])[0].argmax())]
     while len(output) < TOKENS and output[-1] != eos:
-        logits = session.decode([slot], output[-1:], [len(prompt) + len(output) - 1])
+        logits = session.run([Chunk(slot, output[-1:], len(prompt) + len(output) - 1)])
         output.append(int(logits[0].argmax()))
     return output
 
@@ -98,59 +98,55 @@ def test_bias_and_norm_survive_the_way_to_the_serving_graph(small_graph: tuple[P
     expected = expected_logits(checkpoint, tokens)
     assert np.abs(expected).max() > 0.1, "a model of zeros would pass any comparison"
     session = open_session(graph, slots=3)
-    np.testing.assert_allclose(session.prefill(0, tokens, 0, logits="all"), expected, atol=1e-3)
+    np.testing.assert_allclose(session.run([Chunk(0, tokens, 0, logits=40)]), expected, atol=1e-3)
     for start, end in ((0, 7), (7, 8), (8, 30)):
-        chunk = session.prefill(1, tokens[start:end], start, logits="all")
+        chunk = session.run([Chunk(1, tokens[start:end], start, logits=end - start)])
         np.testing.assert_allclose(chunk, expected[start:end], atol=1e-3)
     for position in range(30, 40):
-        logits = session.decode([1], [tokens[position]], [position])
+        logits = session.run([Chunk(1, [tokens[position]], position)])
         np.testing.assert_allclose(logits[0], expected[position], atol=1e-3)
 
 
-def test_rows_of_different_lengths_share_a_batch(small_graph: tuple[Path, Path]) -> None:
-    """Decoding slots 0 and 2 together, at other depths and with an idle slot between, is decoding each alone."""
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_rows_share_a_run_whatever_each_computes(small_graph: tuple[Path, Path], deterministic: bool) -> None:
+    """A next token, several at once, and parts of prompts whose logits nobody wants, with an idle slot between and
+    after other tokens had been computed in their place: the logits of each are those it has alone."""
     checkpoint, graph = small_graph
     rng = np.random.default_rng(1)
-    rows = {slot: rng.integers(3, 300, length).tolist() for slot, length in ((0, 9), (2, 21))}
-    session = open_session(graph, slots=3)
+    rows = {slot: rng.integers(3, 300, length).tolist() for slot, length in ((0, 9), (1, 24), (3, 31), (4, 17))}
+    session = open_session(graph, slots=5)
     for slot, tokens in rows.items():
-        session.prefill(slot, tokens[:-1], 0)
-    together = session.decode([0, 2], [rows[0][-1], rows[2][-1]], [8, 20]).copy()
-    for logits, tokens in zip(together, rows.values(), strict=True):
-        np.testing.assert_allclose(logits, expected_logits(checkpoint, tokens)[-1], atol=1e-3)
+        session.run([Chunk(slot, tokens[:8], 0, logits=0)])
+        session.run([Chunk(slot, [7, 7, 7], 8, logits=3)])
+    session.run([Chunk(1, rows[1][8:20], 8, logits=0), Chunk(3, rows[3][8:25], 8, logits=0)])
+    chunks = [
+        Chunk(0, rows[0][8:], 8),
+        Chunk(1, rows[1][20:], 20, logits=4),
+        Chunk(3, rows[3][25:30], 25, logits=0),
+        Chunk(4, rows[4][8:], 8, logits=2),
+    ]
+    got = session.run(chunks, deterministic=deterministic)
+    expected = [expected_logits(checkpoint, rows[chunk.slot])[-chunk.logits :] for chunk in chunks if chunk.logits]
+    np.testing.assert_allclose(got, np.concatenate(expected), atol=1e-3)
+    last = session.run([Chunk(3, rows[3][30:], 30)], deterministic=deterministic)
+    np.testing.assert_allclose(last[0], expected_logits(checkpoint, rows[3])[-1], atol=1e-3)
 
 
-def test_rows_take_several_tokens_at_once_and_give_back_what_was_wrong(small_graph: tuple[Path, Path]) -> None:
-    """Five tokens of slot 0 and one of slot 2, after others had been computed in their place."""
-    checkpoint, graph = small_graph
-    rng = np.random.default_rng(3)
-    first, second = rng.integers(3, 300, 20).tolist(), rng.integers(3, 300, 31).tolist()
-    session = open_session(graph, slots=3)
-    session.prefill(0, first[:15], 0)
-    session.prefill(2, second[:30], 0)
-    session.verify([0, 2], [[7, 7], [7, 7, 7]], [15, 30])
-    logits = session.verify([0, 2], [first[15:], second[30:]], [15, 30])
-    expected = [*expected_logits(checkpoint, first)[15:], expected_logits(checkpoint, second)[-1]]
-    np.testing.assert_allclose(logits, expected, atol=1e-3)
-
-
-def test_rows_that_are_copied_swapped_and_cut_go_on_where_they_were(small_graph: tuple[Path, Path]) -> None:
+def test_rows_that_are_copied_and_cut_go_on_where_they_were(small_graph: tuple[Path, Path]) -> None:
     """The next logits are those without it, and of another row's memory nothing is lost."""
     _, graph = small_graph
     rng = np.random.default_rng(2)
     long, short = rng.integers(3, 300, 40).tolist(), rng.integers(3, 300, 17).tolist()
-    session = open_session(graph, slots=4)
+    session = open_session(graph, slots=3)
     for slot, tokens in ((0, short), (1, long)):
-        session.prefill(slot, tokens[:-1], 0)
-    as_they_were = session.decode([0, 1], [short[-1], long[-1]], [16, 39]).copy()
-    session.exchange(0, 17, 1, 40)
-    session.copy(0, 2, 30)
-    session.exchange(2, 30, 3, 0)
-    session.clear(0, keep=39)
-    session.prefill(3, long[30:39], 30)
-    assert np.abs(session.decode([1], [short[-1]], [16]) - as_they_were[0]).max() < 1e-5
-    for slot in (0, 3):
-        assert np.abs(session.decode([slot], [long[-1]], [39]) - as_they_were[1]).max() < 1e-5
+        session.run([Chunk(slot, tokens[:-1], 0)])
+    ends = [Chunk(0, short[-1:], 16), Chunk(1, long[-1:], 39)]
+    as_they_were = session.run(ends).copy()
+    session.copy(1, 2, 30)
+    session.clear(1, keep=39)
+    session.run([Chunk(2, long[30:39], 30)])
+    for chunk, expected in zip((*ends, Chunk(2, long[-1:], 39)), as_they_were[[0, 1, 1]], strict=True):
+        assert np.abs(session.run([chunk]) - expected).max() < 1e-5
 
 
 def test_guessed_tokens_change_nothing(float_package: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from runtime.package import Fidelity, Package
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 from toolchain.evaluate import FloatReference, measure, open_session, windows_of
 from toolchain.sources import resolve
 
@@ -75,9 +75,9 @@ def test_an_int8_cache_takes_a_quarter_of_the_memory(int8_package: Path) -> None
         session = OrtSession(package.serving_graph, slots=2, context_tokens=1024, threads=2)
         assert session.spec.kv_bytes_per_token == package.build.memory.kv_bytes_per_token
         said.append(session.spec.kv_bytes_per_token)
-        session.prefill(0, range(300, 1300), 0)
+        session.run([Chunk(0, range(300, 1300), 0)])
         session.copy(0, 1, 1000)
-        first, second = session.decode([0, 1], [7, 7], [1000, 1000])
+        first, second = session.run([Chunk(slot, [7], 1000) for slot in (0, 1)])
         assert np.abs(first - second).max() < 1e-4
         session.clear(1)  # and with it what was read of the embeddings
         before = psutil.Process().memory_info().rss

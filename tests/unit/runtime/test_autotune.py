@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import pytest
 from fakes import ScriptedSession, count_up
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.autotune import CONTEXT_TOKENS, Autotuner, Measured, transcript
-from runtime.session import Logits
+from runtime.session import Chunk, Logits
 from runtime.tuning import Threads
 
 
@@ -68,21 +67,15 @@ class TimedSession(ScriptedSession):
     def __del__(self) -> None:
         self._board.loaded -= 1
 
-    def prefill(
-        self, slot: int, tokens: Sequence[int], start: int, *, logits: Literal["last", "all"] = "last"
-    ) -> Logits:
-        self._board.now_s += len(tokens) * self._board.prefill_s[self._threads]
-        return super().prefill(slot, tokens, start, logits=logits)
-
-    def decode(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
-        turns = -(-len(slots) // self._board.rows_at_most)
-        self._board.now_s += turns * self._board.decode_s[self._threads]
-        return super().decode(slots, tokens, lengths)
-
-    def verify(self, slots: Sequence[int], tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Logits:
-        more = sum(map(len, tokens)) - 1
-        self._board.now_s += self._board.decode_s[self._threads] * (1 + more * self._board.token_cost)
-        return super().verify(slots, tokens, lengths)
+    def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        if tokens > 16:
+            self._board.now_s += tokens * self._board.prefill_s[self._threads]
+        else:
+            turns = -(-len(chunks) // self._board.rows_at_most)
+            more = tokens - len(chunks)
+            self._board.now_s += self._board.decode_s[self._threads] * (turns + more * self._board.token_cost)
+        return super().run(chunks, adapter=adapter, deterministic=deterministic)
 
 
 def pi(**changes: float) -> Board:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.kvcache import Clear, Copy, Exchange, KVCache
+from runtime.kvcache import Clear, Copy, KVCache
 from runtime.sequence import Request, Sequence
 
 MINE, OTHERS = b"mine", b"others"
@@ -29,7 +27,7 @@ def run(kv: KVCache, sequence: Sequence, *output: int) -> None:
 
 
 def test_rows_stay_together() -> None:
-    """The slot in or next to the running rows is given, where a decode range is shortest."""
+    """The slot in or next to the running rows is given, where the range of rows is shortest."""
     kv = KVCache(slots=4, budget_tokens=100)
     first, second, third, fourth = (sequence() for _ in range(4))
     for each in (first, second, third):
@@ -117,18 +115,6 @@ def test_nothing_starts_from_the_kv_of_another_adapter() -> None:
         kv.release(mine, keep=False)
 
 
-def test_rows_of_an_adapter_are_brought_together() -> None:
-    """A run goes over the rows from its first to its last: rows of others between them would cost arithmetic."""
-    kv = KVCache(slots=6, budget_tokens=100)
-    rows = [asks(number, 2, adapter=name) for number, name in enumerate(("one", "two", "one", "two", "one"))]
-    for row in rows:
-        run(kv, row, 7, 7)
-    assert kv.compaction() == Exchange(2, 3, 1, 3)
-    assert kv.compaction() == Exchange(4, 3, 2, 3)
-    assert kv.compaction() is None
-    assert [row.request.adapter for row in kv.running] == ["one", "one", "one", "two", "two"]
-
-
 def test_the_warm_row_not_used_for_longest_makes_way() -> None:
     """For a slot or for the budget; a use counts as well as the making."""
     kv = KVCache(slots=3, budget_tokens=20)
@@ -155,8 +141,8 @@ def test_repr_reads_like_a_status_line() -> None:
 @given(st.data())
 def test_rows_are_owned_once_and_hold_what_the_ledger_says(data: st.DataObject) -> None:
     """Whatever is admitted, computed and released, in whatever order, scope and with whatever adapter: the budget
-    holds, every clear, copy and exchange finds the rows as they are, what a sequence starts from is its own prompt,
-    computed with its own adapter, and moves end without holes, the rows of each adapter together."""
+    holds, every clear and copy finds the rows as they are, and what a sequence starts from is its own prompt, computed
+    with its own adapter."""
     slots = data.draw(st.integers(1, 6))
     kv = KVCache(slots, budget_tokens=30, max_running=data.draw(st.integers(1, slots)))
     memory: list[tuple[int, ...]] = [()] * slots
@@ -178,10 +164,6 @@ def test_rows_are_owned_once_and_hold_what_the_ledger_says(data: st.DataObject) 
         assert len(kv.running) <= kv.max_running
         assert all(memory[each.slot_in_use] == kv_of(each, adapters) for each in kv.running)
     apply(memory, kv, None)
-    order = [name for name, _ in itertools.groupby(each.request.adapter for each in kv.running)]
-    assert len(order) == len(set(order))
-    span = [each.slot_in_use for each in kv.running]
-    assert not span or span[-1] - span[0] == len(span) - 1
     kv.forget_warm()
     for each in kv.running:
         kv.release(each, keep=False)
@@ -203,7 +185,3 @@ def apply(memory: list[tuple[int, ...]], kv: KVCache, copy: Copy | None) -> None
         assert memory[copy.target] == ()
         assert len(memory[copy.source]) >= copy.tokens > 0
         memory[copy.target] = memory[copy.source][: copy.tokens]
-    while exchange := kv.compaction():
-        first, second = memory[exchange.first], memory[exchange.second]
-        assert (len(first), len(second)) == (exchange.first_tokens, exchange.second_tokens)
-        memory[exchange.first], memory[exchange.second] = second, first

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.speculation import MAX_GUESS, Guesser, best_width
+from runtime.speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 
 tokens = st.lists(st.integers(0, 3) | st.sampled_from([256, 65_536, 2**31 - 1]), max_size=60)
 
@@ -54,17 +57,29 @@ def guesser_after(right: int, wrong: int) -> Guesser:
     return guesser
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, MAX_GUESS)), min_size=1, max_size=8),
-    st.integers(0, 3),
-    st.integers(0, 3),
-)
-def test_a_width_is_within_the_guesses(histories: list[tuple[int, int, int]], plain: int, holes: int) -> None:
-    """It is zero where none is likely; of one request whose guesses were always right it is most of them."""
-    requests = len(histories) + plain
+HISTORIES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=3)
+
+
+@given(HISTORIES, st.integers(0, 3))
+def test_the_widths_are_those_that_yield_most_in_their_time(histories: list[tuple[int, int, int]], plain: int) -> None:
+    """Of all that there are; and none where guesses promise less than 5 % more."""
     offers = [(guesser_after(right, wrong), useful) for right, wrong, useful in histories]
-    longest = max(useful for _, useful in offers)
-    assert 0 <= best_width(offers, requests=requests, rows=requests + holes) <= longest
-    hopeless = [(guesser_after(0, 30), useful) for _, useful in offers]
-    assert best_width(hopeless, requests=requests, rows=requests + holes) == 0
-    assert best_width([(guesser_after(60, 0), longest)], requests=1, rows=1) == longest
+    tokens = len(offers) + plain
+
+    def rate(widths: tuple[int, ...]) -> float:
+        said = plain + sum(guesser.expected(width) for (guesser, _), width in zip(offers, widths, strict=True))
+        return said / (1 + TOKEN_COST * (tokens + sum(widths) - 1))
+
+    best = max(itertools.product(*(range(useful + 1) for _, useful in offers)), key=rate)
+    chosen = choose_widths(offers, tokens=tokens)
+    pays = rate(best) > 1.05 * rate((0,) * len(offers))
+    assert rate(tuple(chosen)) == pytest.approx(rate(best) if pays else rate((0,) * len(offers)))
+
+
+@given(st.integers(1, MAX_GUESS), st.integers(1, 8))
+def test_no_width_is_worth_hopeless_guesses_and_all_of_a_sure_one(useful: int, requests: int) -> None:
+    """Each request has its own width: those that guess badly pay nothing for one that copies."""
+    hopeless, sure = guesser_after(0, 30), guesser_after(60, 0)
+    assert choose_widths([(hopeless, useful)] * requests, tokens=requests) == [0] * requests
+    assert choose_widths([(sure, useful)], tokens=1) == [useful]
+    assert choose_widths([(hopeless, useful), (sure, useful)], tokens=2) == [0, useful]
