@@ -21,14 +21,13 @@ def random_checkpoint(geometry: str = QWEN25_05B) -> Path:
 
 def random_package(geometry: str = QWEN25_05B) -> Path:
     """The random checkpoint at INT4."""
-    digest = hashlib.sha256(PROFILE.read_bytes()).hexdigest()[:12]
-    out = CACHE / f"{geometry}-random-{digest}"
+    out = CACHE / f"{geometry}-random-{_digest()}"
     return _found(out) or build(random_checkpoint(geometry), PROFILE, out)
 
 
 def reference_package(precision: str) -> Path:
     """The reference checkpoint for this kind of machine, from what `make demo` cached too."""
-    out = CACHE / f"reference-{precision}"
+    out = CACHE / f"reference-{precision}-{_digest()}"
     cache = ROOT / "build" / "cache"
     return _found(out) or build("reference", "generic-x86_64", out, "--precision", precision, cache=cache)
 
@@ -41,6 +40,12 @@ def build(
     subprocess.run([*command, "-o", out, *flags], check=True)
     [package] = out.glob("*.ortpackage")
     return package
+
+
+def _digest() -> str:
+    """Of what makes packages: another toolchain makes others."""
+    made_by = [PROFILE, *sorted((ROOT / "toolchain").rglob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in made_by)).hexdigest()[:12]
 
 
 def _found(out: Path) -> Path | None:

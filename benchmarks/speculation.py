@@ -2,15 +2,22 @@
 
     python benchmarks/speculation.py                    # the reference checkpoint at INT8
     python benchmarks/speculation.py --package DIR --rounds 10
+    python benchmarks/speculation.py --replay           # its answers again, on Qwen2.5-0.5B's geometry at INT4
+
+A board keeps none of the weights in its processor's caches, and a server much of a small model's. With `--replay` a
+larger model computes, of random weights, and the sampler is shown what the reference checkpoint said: steps take the
+larger model's time, guesses are right as often as they were.
 
 Two engines take turns on one session, each in turn the first; greedy, so both should say the same, and the table says
 how many answers do: with quantized weights the kernels for one token and for many round differently. Tokens/s count
-from the first token of the first answer to the end of the last; medians over the rounds of the ratio.
+from the first token of the first answer to the end of the last; medians over the rounds, of the ratio too, beside which
+stands where its median lies with a confidence of 95 %.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -18,13 +25,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from machine import machine
-from packages import reference_package
+from packages import random_package, reference_package
 
 from runtime.chat import ChatMessage, ChatTemplate
 from runtime.engine import Engine
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Request
-from runtime.session import OrtSession
+from runtime.session import Chunk, Logits, OrtSession, Session
 from runtime.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 160
@@ -73,38 +80,87 @@ def answer(engine: Engine, asked: Sequence[tuple[int, ...]]) -> tuple[list[list[
     return answers, sum(map(len, answers)) / (times[-1] - times[0])
 
 
+class Replay:
+    """`session` computes, and its logits are made to say `answers`, each after its prompt."""
+
+    def __init__(self, session: OrtSession, answers: dict[tuple[int, ...], list[int]]) -> None:
+        self.spec = session.spec
+        self.copy, self.clear = session.copy, session.clear
+        self._run = session.run
+        self._texts = [(*prompt, *answer) for prompt, answer in answers.items()]
+        self._said: list[tuple[int, ...]] = [()] * session.spec.slots
+
+    def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
+        logits = self._run(chunks, adapter=adapter, deterministic=deterministic)
+        at = 0
+        for chunk in chunks:
+            said = self._said[chunk.slot] = (*self._said[chunk.slot][: chunk.start], *chunk.tokens)
+            for length in range(len(said) - chunk.logits + 1, len(said) + 1):
+                follows = (
+                    text[length] for text in self._texts if text[:length] == said[:length] and length < len(text)
+                )
+                logits[at, next(follows, 0)] = logits[at].max() + 1
+                at += 1
+        return logits
+
+
 def measure(
-    session: OrtSession, tokenizer: Tokenizer, eos: frozenset[int], asked: Sequence[tuple[int, ...]], rounds: int
-) -> tuple[float, float, float, float]:
-    """Medians of tokens/s without and with guesses and of their ratio, and the share of answers that were the same."""
+    session: Session, tokenizer: Tokenizer, eos: frozenset[int], asked: Sequence[tuple[int, ...]], rounds: int
+) -> tuple[float, float, list[float], float]:
+    """Medians of tokens/s without and with guesses, their ratio by round, and the share of same answers."""
     speeds: dict[bool, list[float]] = {False: [], True: []}
     same: list[bool] = []
     for number in range(rounds + 1):
         said = {}
         for speculate in (False, True) if number % 2 else (True, False):
-            engine = Engine(
-                session,
-                tokenizer,
-                eos_token_ids=eos,
-                queue_limit=len(asked),
-                prefill_chunk_tokens=64,
-                kv_budget_tokens=session.spec.slots * session.spec.context_tokens,
-                speculate=speculate,
-            )
-            said[speculate], speed = answer(engine, asked)
+            said[speculate], speed = answer(engine_on(session, tokenizer, eos, speculate=speculate), asked)
             if number:  # the first is to warm up
                 speeds[speculate].append(speed)
         same += [a == b for a, b in zip(said[False], said[True], strict=True)]
-    ratio = statistics.median(with_ / without for without, with_ in zip(speeds[False], speeds[True], strict=True))
-    return statistics.median(speeds[False]), statistics.median(speeds[True]), ratio, statistics.mean(same)
+    ratios = [with_ / without for without, with_ in zip(speeds[False], speeds[True], strict=True)]
+    return statistics.median(speeds[False]), statistics.median(speeds[True]), ratios, statistics.mean(same)
 
 
-def begin(description: str | None, *, rounds: int, slots: int) -> tuple[argparse.Namespace, Package, OrtSession]:
+def engine_on(session: Session, tokenizer: Tokenizer, eos: frozenset[int], *, speculate: bool) -> Engine:
+    return Engine(
+        session,
+        tokenizer,
+        eos_token_ids=eos,
+        queue_limit=session.spec.slots,
+        prefill_chunk_tokens=64,
+        kv_budget_tokens=session.spec.slots * session.spec.context_tokens,
+        speculate=speculate,
+    )
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median of what `values` are samples of lies, with a confidence of 95 %, by the ranks of a sign test."""
+    ordered = sorted(values)
+    rank = max(0, math.floor((len(ordered) - 1.96 * math.sqrt(len(ordered))) / 2))
+    return ordered[rank], ordered[-1 - rank]
+
+
+def replayed(package: Package, session: OrtSession, tasks: Sequence[str], threads: int) -> Replay:
+    """A larger model that says what `session` says."""
+    tokenizer = Tokenizer.from_file(package.tokenizer_file)
+    said = {}
+    for prompt in prompts(package, tokenizer, tasks):
+        engine = engine_on(session, tokenizer, frozenset(package.build.model.eos_token_ids), speculate=False)
+        [said[prompt]], _ = answer(engine, [prompt])
+    graph = Package.open(random_package()).serving_graph
+    return Replay(OrtSession(graph, slots=4, context_tokens=1024, threads=threads), said)
+
+
+def begin(
+    description: str | None, *, rounds: int, slots: int, replay: bool = False
+) -> tuple[argparse.Namespace, Package, OrtSession]:
     """The command line's options, the package that they name, and a session of it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", type=Path, help="a package to measure; default: the reference checkpoint, INT8")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    if replay:
+        parser.add_argument("--replay", action="store_true", help="its answers again, on Qwen2.5-0.5B's geometry")
     options = parser.parse_args()
     package = Package.open(options.package or reference_package("int8"))
     session = OrtSession(package.serving_graph, slots=slots, context_tokens=1024, threads=options.threads)
@@ -112,18 +168,24 @@ def begin(description: str | None, *, rounds: int, slots: int) -> tuple[argparse
 
 
 def main() -> None:
-    options, package, session = begin(__doc__, rounds=5, slots=4)
+    options, package, session = begin(__doc__, rounds=15, slots=4, replay=True)
     tokenizer = Tokenizer.from_file(package.tokenizer_file)
     eos = frozenset(package.build.model.eos_token_ids)
+    measured = replayed(package, session, COPYING + WRITING, options.threads) if options.replay else session
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")
-    print("| task | streams | tokens/s | with guesses | ratio | same answers |")
-    print("|---|---|---|---|---|---|")
+    print("| task | streams | tokens/s | with guesses | ratio | 95 % | same answers |")
+    print("|---|---|---|---|---|---|---|")
     for name, tasks in (("copies", COPYING), ("writes", WRITING)):
         asked = prompts(package, tokenizer, tasks)
         cases = [(f"{name} {at}", [prompt]) for at, prompt in enumerate(asked, 1)]
         for label, each in [*cases, (f"{name}, all", asked)]:
-            without, with_, ratio, same = measure(session, tokenizer, eos, each, options.rounds)
-            print(f"| {label} | {len(each)} | {without:.1f} | {with_:.1f} | {ratio:.2f} | {same:.0%} |", flush=True)
+            without, with_, ratios, same = measure(measured, tokenizer, eos, each, options.rounds)
+            low, high = interval(ratios)
+            print(
+                f"| {label} | {len(each)} | {without:.1f} | {with_:.1f} | {statistics.median(ratios):.2f}"
+                f" | {low:.2f} to {high:.2f} | {same:.0%} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ kernels that round by the number of tokens round it alike.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 MAX_GUESS = 15
 _MATCHES = (4, 2)  # how many of the last tokens have to have been said before: the longer match is right more often
 _TOKEN_BYTES = array("i").itemsize
 _LEARN = 0.15  # weight of the newest guess in how often they are right
-_SURE = 0.999
 _WORTH = 1.05  # how much more a second a step with guesses has to promise, as what it promises is an estimate
 TOKEN_COST = 0.18
 """Of a further token in a step, against a step with one, where nothing was measured."""
@@ -53,12 +53,10 @@ class Guesser:
         self._said += array("i", tokens).tobytes()
         self.guess = self._look_up()
 
-    def expected(self, width: int) -> float:
-        """How many tokens a step yields that computes `width` of the guess: those that are right, and one more."""
+    def chances(self, width: int) -> list[float]:
+        """How likely each of the first `width` tokens of the guess is to be right, and those before it."""
         first, following = self._right[self._copying], self._right[True]
-        if following > _SURE:
-            return 1 + first * width
-        return 1 + first * (1 - following**width) / (1 - following)
+        return [first * following**before for before in range(width)]
 
     def _look_up(self) -> tuple[int, ...]:
         return next(filter(None, map(self._what_followed, _MATCHES)), ())
@@ -78,23 +76,24 @@ class Guesser:
 def choose_widths(offers: Sequence[tuple[Guesser, int]], *, tokens: int, token_cost: float = TOKEN_COST) -> list[int]:
     """How many guessed tokens of each offer a step should compute to yield the most tokens in its time.
 
+    Kernels take tokens in pairs, so that in a step with guesses an odd one costs as much as two.
+
     Args:
         offers: the guessers that have a guess, and how many tokens of it the request has a use for.
         tokens: that the step computes anyway; each yields one.
         token_cost: of a further token in a step, against a step with one.
     """
-    widths = [0] * len(offers)
-    alone = 1 + token_cost * (tokens - 1)
-    expected, time = float(tokens), alone
-    gains = [(guesser.expected(1) - 1, at) for at, (guesser, useful) in enumerate(offers) if useful > 0]
-    while gains:
-        gain, at = max(gains)
-        if gain * time <= expected * token_cost:  # it would make what the step yields in its time less
-            break
-        gains.remove((gain, at))
-        widths[at] += 1
-        expected, time = expected + gain, time + token_cost
-        guesser, useful = offers[at]
-        if widths[at] < useful:
-            gains.append((guesser.expected(widths[at] + 1) - guesser.expected(widths[at]), at))
-    return widths if expected * alone > _WORTH * tokens * time else [0] * len(offers)
+    likeliest = sorted(
+        ((chance, at) for at, (guesser, useful) in enumerate(offers) for chance in guesser.chances(useful)),
+        reverse=True,
+    )
+    expected = float(tokens)
+    best, most = 0, _WORTH * expected / (1 + token_cost * (tokens - 1))
+    for guesses, (chance, _) in enumerate(likeliest, 1):
+        expected += chance
+        computed = tokens + guesses
+        rate = expected / (1 + token_cost * (computed + computed % 2 - 1))
+        if rate > most:
+            best, most = guesses, rate
+    chosen = Counter(at for _, at in likeliest[:best])
+    return [chosen[at] for at in range(len(offers))]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.engine import Engine
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
-from runtime.session import OrtSession
+from runtime.session import Chunk, OrtSession
 from runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,29 @@ def test_a_deterministic_request_is_the_same_in_any_company(
     serving = engine(package, tokenizer)
     for neighbours in companies:
         assert in_company(serving, tokenizer, neighbours) == alone, f"{neighbours} neighbours"
+
+
+def test_the_kv_of_a_prompt_is_the_same_however_it_is_cut(int4_package: Path, int8_package: Path) -> None:
+    """To the last bit, whatever is computed beside its chunks: as long as each has several tokens."""
+    for path, variant in (
+        (int4_package, "generic-x86_64"),
+        (int8_package, "generic-x86_64"),
+        (int8_package, "generic-arm64"),
+    ):
+        package = Package.open(path, variant, verify=False)
+        session = OrtSession(package.serving_graph, slots=3, context_tokens=512, threads=2)
+        prompt = range(300, 420)
+        for slot in (0, 2):
+            session.run([Chunk(slot, prompt, 0, logits=0)])
+        whole = session.read_kv(2, len(prompt))
+        at = 0
+        for number, tokens in enumerate((2, 3, 5, 4, 7, 64, 35)):
+            beside = [Chunk(0, [500] * (1 + number % 3), 10 * number)] if number % 2 else []
+            session.run([*beside, Chunk(1, prompt[at : at + tokens], at, logits=0)])
+            at += tokens
+        assert at == len(prompt)
+        for name, kv in session.read_kv(1, at).items():
+            assert np.array_equal(kv, whole[name]), f"{name} of {package.build.precision}, {variant}"
 
 
 def _alone(package: Package, tokenizer: Tokenizer) -> list[Event]:

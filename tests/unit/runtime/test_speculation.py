@@ -36,13 +36,13 @@ def test_how_often_guesses_are_right_is_learnt_from_all_of_them() -> None:
     for guesser in (right, wrong):
         guesser.accept([3])
         assert guesser.guess == (4, 5, 6, 7, 8, 1, 2, 3)
-    first = right.expected(3)
+    first = sum(right.chances(3))
     right.accept([4, 5])
     wrong.accept([9])
-    assert wrong.expected(3) < first < right.expected(3)
-    once = wrong.expected(3)
+    assert sum(wrong.chances(3)) < first < sum(right.chances(3))
+    once = wrong.chances(3)
     wrong.accept([4, 5, 6])  # there was no guess
-    assert wrong.expected(3) == once
+    assert wrong.chances(3) == once
 
 
 def guesser_after(right: int, wrong: int) -> Guesser:
@@ -67,8 +67,9 @@ def test_the_widths_are_those_that_yield_most_in_their_time(histories: list[tupl
     tokens = len(offers) + plain
 
     def rate(widths: tuple[int, ...]) -> float:
-        said = plain + sum(guesser.expected(width) for (guesser, _), width in zip(offers, widths, strict=True))
-        return said / (1 + TOKEN_COST * (tokens + sum(widths) - 1))
+        said = tokens + sum(sum(guesser.chances(width)) for (guesser, _), width in zip(offers, widths, strict=True))
+        computed = tokens + sum(widths)
+        return said / (1 + TOKEN_COST * (computed + (computed % 2 if any(widths) else 0) - 1))
 
     best = max(itertools.product(*(range(useful + 1) for _, useful in offers)), key=rate)
     chosen = choose_widths(offers, tokens=tokens)
@@ -81,5 +82,7 @@ def test_no_width_is_worth_hopeless_guesses_and_all_of_a_sure_one(useful: int, r
     """Each request has its own width: those that guess badly pay nothing for one that copies."""
     hopeless, sure = guesser_after(0, 30), guesser_after(60, 0)
     assert choose_widths([(hopeless, useful)] * requests, tokens=requests) == [0] * requests
-    assert choose_widths([(sure, useful)], tokens=1) == [useful]
-    assert choose_widths([(hopeless, useful), (sure, useful)], tokens=2) == [0, useful]
+    assert useful - 1 <= choose_widths([(sure, useful)], tokens=1)[0] <= useful
+    pays_nothing, width = choose_widths([(hopeless, useful), (sure, useful)], tokens=2)
+    assert useful - 1 <= width <= useful, "all but one that would make the tokens odd"
+    assert pays_nothing <= 1, "one at most, to make the tokens even"
