@@ -1,4 +1,5 @@
-"""Hours of use in minutes: short requests with random lengths, cancels and deadlines, whose answers are all known.
+"""Hours of use in minutes: short requests with random lengths, cancels and deadlines, whose answers are all known; one
+by one, as samples of one prompt, and in batches.
 
     python benchmarks/soak.py --minutes 5          # the reference checkpoint at float32, built if it is not there
 
@@ -24,7 +25,16 @@ from engines import daemon
 from machine import machine
 from packages import reference_package
 
-from edgeqwen.client import AsyncClient, Client, DeadlineExceeded, Delta, Options, QueueFull
+from edgeqwen.client import (
+    Ask,
+    AsyncClient,
+    Client,
+    Completion,
+    DeadlineExceeded,
+    Delta,
+    Options,
+    QueueFull,
+)
 
 CLIENTS, TOKENS, LONGEST_DEADLINE_S = 12, 24, 0.4
 SYSTEM = "You are the help of a pump. Answer in one short sentence, without greeting, and say what to check first. "
@@ -56,33 +66,70 @@ async def use(target: str, known: dict[Turns, str], scope: bytes | None, until: 
     chance, seen = random.Random(seed), Counter[str]()
     async with AsyncClient(target, scope=scope) as client:
         while time.monotonic() < until:
-            turns = chance.choice(list(known))
-            options = Options(temperature=0.0, max_tokens=chance.randint(1, TOKENS))
+            asked = chance.choices(list(known), k=chance.choice([1, 1, 1, chance.randint(2, 6)]))
             leave_after = chance.choice([None, None, chance.randint(0, 6)])
             timeout_s = chance.choice([None, None, None, chance.uniform(0.005, LONGEST_DEADLINE_S)])
-            text, end = await _ask(client, turns, options, leave_after, timeout_s)
+            options = Options(
+                temperature=0.0,
+                max_tokens=chance.randint(1, TOKENS),
+                n=chance.choice([1, 1, 1, 3]),
+                deterministic=chance.choice([None, None, True]),
+            )
+            ask = _one if len(asked) == 1 else _batch
+            texts: dict[tuple[int, int], str] = {}
+            try:
+                end = await ask(client, asked, options, leave_after, timeout_s, texts)
+            except DeadlineExceeded:
+                end = "too late"
+            except QueueFull:
+                end = "refused"
             seen[end] += 1
-            seen["wrong"] += not known[turns].startswith(text)
+            seen["wrong"] += sum(not known[asked[at]].startswith(text) for (at, _), text in texts.items())
     return seen
 
 
-async def _ask(
-    client: AsyncClient, turns: Turns, options: Options, leave_after: int | None, timeout_s: float | None
-) -> tuple[str, str]:
-    text, deltas = "", 0
-    stream = client.generate(messages=turns, options=options, timeout_s=timeout_s)
+Texts = dict[tuple[int, int], str]
+"""What came, by the place of the request and the number of the sample."""
+
+
+async def _one(
+    client: AsyncClient,
+    asked: list[Turns],
+    options: Options,
+    leave_after: int | None,
+    timeout_s: float | None,
+    texts: Texts,
+) -> str:
+    """One call, with as many samples as the options say; how it ended."""
+    deltas = 0
+    stream = client.generate(messages=asked[0], options=options, timeout_s=timeout_s)
     async with contextlib.aclosing(stream):
-        try:
-            async for event in stream:
-                if deltas == leave_after:
-                    return text, "left"
-                if isinstance(event, Delta):
-                    text, deltas = text + event.text, deltas + 1
-        except DeadlineExceeded:
-            return text, "too late"
-        except QueueFull:
-            return text, "refused"
-    return text, "ended"
+        async for event in stream:
+            if deltas == leave_after:
+                return "left"
+            if isinstance(event, Delta):
+                texts[0, event.index] = texts.get((0, event.index), "") + event.text
+                deltas += 1
+    return "ended"
+
+
+async def _batch(
+    client: AsyncClient,
+    asked: list[Turns],
+    options: Options,
+    leave_after: int | None,
+    timeout_s: float | None,
+    texts: Texts,
+) -> str:
+    """Several requests in one call; how it ended."""
+    stream = client.generate_batch([Ask(turns, options=options) for turns in asked], timeout_s=timeout_s)
+    async with contextlib.aclosing(stream):
+        async for at, result in stream:
+            if len(texts) == leave_after:
+                return "batch left"
+            assert isinstance(result, Completion), result
+            texts[at, result.finished.index] = result.text
+    return "batch ended"
 
 
 async def watch(target: str, every_s: float, until: float) -> list[float]:

@@ -9,14 +9,14 @@ token in every step whatever the others use, so nobody waits for a turn.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from .kvcache import Clear, Copy, KVCache
 from .sequence import Sequence
 from .speculation import TOKEN_COST
 
-_LONGEST_STEP = 3.2  # so that one gap in a hundred is 4 times the usual one: deep prompts and busy boards add to it
+_LONGEST_STEP = 3.4  # so that one gap in a hundred is 4 times the usual one: deep prompts and busy boards add to it
 _SHORTEST_CHUNK = 4  # a pass over all weights for fewer tokens is a waste
 
 
@@ -134,12 +134,14 @@ class Scheduler:
         """As long as it may be beside these rows: a step with it takes _LONGEST_STEP times as long as without."""
         if not decode:
             return self._chunk_tokens
-        adapters = {row.sequence.request.adapter for row in decode}
-        step = len(adapters) + self._token_cost * (len(decode) - len(adapters))  # in steps of one row
+        rows = Counter(row.sequence.request.adapter for row in decode)
+        step = len(rows) + self._token_cost * (len(decode) - len(rows))  # in steps of one row
         spare = (_LONGEST_STEP - 1) * step
-        if sequence.request.adapter not in adapters:  # it takes a pass over the weights of its own
+        beside = rows[sequence.request.adapter]
+        if not beside:  # it takes a pass over the weights of its own
             spare -= 1 - self._token_cost
-        return min(self._chunk_tokens, max(_SHORTEST_CHUNK, int(spare / self._token_cost)))
+        tokens = max(_SHORTEST_CHUNK, int(spare / self._token_cost))
+        return min(self._chunk_tokens, tokens + (tokens + beside) % 2)  # kernels take pairs
 
     def _decodable(self) -> tuple[Decode, ...]:
         return tuple(Decode(each, each.slot_in_use) for each in self.kv.running if not each.in_prefill)

@@ -19,7 +19,7 @@ class RunSettings:
 
     Args:
         graph: the package's, or one that was packed for this processor.
-        prefill_threads: of a run that computes a chunk of a prompt.
+        prefill_threads: of a run that computes many tokens.
         decode_threads: of one that computes the next tokens.
         slots: requests that decode together.
         session_slots: rows of the session; those beyond `slots` hold what earlier requests left.

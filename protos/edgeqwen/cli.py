@@ -292,6 +292,10 @@ def status(target: str, as_json: bool) -> None:
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
     table.add_row("speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s")
+    table.add_row(
+        "prompts", f"{engine.prompt_tokens_total} tokens computed, {engine.cached_prompt_tokens_total} reused"
+    )
+    table.add_row("guesses", f"{engine.right_guesses_total} of {engine.guessed_tokens_total} tokens right")
     if engine.HasField("time_to_first_token_p50_ms"):
         first, last = engine.time_to_first_token_p50_ms, engine.time_to_first_token_p95_ms
         table.add_row("first token", f"{first:.0f} ms at the median, {last:.0f} ms at 95 %")
