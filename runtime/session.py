@@ -13,6 +13,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -88,29 +89,69 @@ class Session(Protocol):
         ...
 
 
-class _Binding:
-    """Arrays bound to runs over `rows` slots: lengths, and those that say what is computed, which `resize` replaces."""
+_Layout = tuple[bool, tuple[tuple[int, int, int], ...]]
+"""Of a run: whether it is deterministic, and row, tokens and logits of each chunk."""
 
-    def __init__(self, session: ort.InferenceSession, rows: int) -> None:
+
+class _Binding:
+    """Arrays bound to runs over `rows` slots. Those that say which tokens are whose last while runs are laid out alike,
+    as decodes mostly are."""
+
+    def __init__(self, session: ort.InferenceSession, rows: int, logits: Logits) -> None:
         self.session = session
         self.io = session.io_binding()
         self.seqlens_k = self._bound("seqlens_k", np.zeros(rows, np.int32))
         self.query_seqlens = self._bound("query_seqlens", np.zeros(rows, np.int32))
         self.total_sequence_length = self._bound("total_sequence_length", np.array(1, np.int32))
-        self._rows = rows
+        self._rows, self._logits = rows, logits
+        self._layout: _Layout | None = None
         self._size: tuple[int, int, int] | None = None
 
-    def resize(self, tokens: int, width: int, logits: int, buffer: Logits) -> None:
-        """For runs of so many tokens, at most `width` of them in a row, that write so many logits, to `buffer` if they
-        are not too many."""
-        if self._size != (size := (tokens, width, logits)):
-            self._size = size
-            self.tokens = self._bound("input_ids", np.zeros(tokens, np.int64))
-            self.row_tokens = self._bound("row_tokens", np.zeros((self._rows, width), np.int64))
-            self.token_places = self._bound("token_places", np.zeros((tokens, 2), np.int64))
-            self.logit_tokens = self._bound("logit_tokens", np.zeros(logits, np.int64))
-            self.logits = buffer[:logits] if logits <= len(buffer) else np.empty((logits, buffer.shape[1]), np.float32)
-            _bind_output(self.io, "logits", self.logits)
+    def lay_out(self, layout: _Layout) -> None:
+        """Prepares all but the tokens and their positions."""
+        if layout == self._layout:
+            return
+        self._layout = layout
+        deterministic, chunks = layout
+        at, counts, wanted = np.array(chunks).T
+        ends = np.cumsum(counts)
+        width, tokens, logits = int(counts.max()), int(ends[-1]), int(wanted.sum())
+        # See docs/adr/0012-determinism.md: a token rounds in one way in any run that has several of a row, or a place
+        # for them, and an even number of tokens and of logits.
+        if deterministic:
+            width = max(width, 2)
+        self._resize(
+            _round_up(tokens, 2) if width > 1 else tokens, width, _round_up(logits, 2) if deterministic else logits
+        )
+        self.seqlens_k[:] = 0  # an idle row still has to name a length that is inside the cache
+        self.query_seqlens[:] = 0
+        self.query_seqlens[at] = counts
+        begins = ends - counts
+        self._row_tokens[at] = np.minimum(begins[:, None] + np.arange(width), tokens - 1)
+        self._token_places[:tokens, 0] = np.repeat(at, counts)
+        self._token_places[:tokens, 1] = np.arange(tokens) - np.repeat(begins, counts)
+        self._logit_tokens[:logits] = np.repeat(ends - np.cumsum(wanted), wanted) + np.arange(logits)
+        self._at, self._counts = at, counts
+        self.tokens, self.logits = self._all_tokens[:tokens], self._all_logits[:logits]
+
+    def place(self, starts: Sequence[int]) -> None:
+        """Says at which position each chunk begins."""
+        ends = np.add(starts, self._counts)
+        self.seqlens_k[self._at] = ends - 1
+        self.total_sequence_length[()] = ends.max()
+
+    def _resize(self, tokens: int, width: int, logits: int) -> None:
+        if self._size == (size := (tokens, width, logits)):
+            return
+        self._size = size
+        self._all_tokens = self._bound("input_ids", np.zeros(tokens, np.int64))
+        self._row_tokens = self._bound("row_tokens", np.zeros((self._rows, width), np.int64))
+        self._token_places = self._bound("token_places", np.zeros((tokens, 2), np.int64))
+        self._logit_tokens = self._bound("logit_tokens", np.zeros(logits, np.int64))
+        self._all_logits = self._logits[:logits]
+        if logits > len(self._logits):
+            self._all_logits = np.empty((logits, self._logits.shape[1]), np.float32)
+        _bind_output(self.io, "logits", self._all_logits)
 
     def _bound(self, name: str, array: _Array) -> _Array:
         _bind_input(self.io, name, array)
@@ -170,34 +211,15 @@ class OrtSession:
 
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
         first, rows = chunks[0].slot, chunks[-1].slot - chunks[0].slot + 1
-        at = np.array([chunk.slot for chunk in chunks]) - first
-        starts = np.array([chunk.start for chunk in chunks])
-        counts = np.array([len(chunk.tokens) for chunk in chunks])
-        wanted = np.array([chunk.logits for chunk in chunks])
-        ends = np.cumsum(counts)
-        width, tokens, logits = int(counts.max()), int(ends[-1]), int(wanted.sum())
-        assert (starts + counts).max() <= self._spec.context_tokens
-        # See docs/adr/0012-determinism.md: a token rounds in one way in any run that has several of a row, or a place
-        # for them, and an even number of tokens and of logits.
-        if deterministic:
-            width = max(width, 2)
-        computed = _round_up(tokens, 2) if width > 1 else tokens
-        binding = self._binding(first, rows, adapter, many=tokens >= _MANY_TOKENS)
-        binding.resize(computed, width, _round_up(logits, 2) if deterministic else logits, self._logits)
-
-        binding.seqlens_k[:] = 0  # an idle row still has to name a length that is inside the cache
-        binding.seqlens_k[at] = starts + counts - 1
-        binding.query_seqlens[:] = 0
-        binding.query_seqlens[at] = counts
-        binding.total_sequence_length[()] = (starts + counts).max()
-        begins = ends - counts
-        binding.tokens[:tokens] = np.concatenate([chunk.tokens for chunk in chunks])
-        binding.row_tokens[at] = np.minimum(begins[:, None] + np.arange(width), tokens - 1)
-        binding.token_places[:tokens, 0] = np.repeat(at, counts)
-        binding.token_places[:tokens, 1] = np.arange(tokens) - np.repeat(begins, counts)
-        binding.logit_tokens[:logits] = np.repeat(ends - np.cumsum(wanted), wanted) + np.arange(logits)
+        assert all(0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start for chunk in chunks)
+        tokens = list(chain.from_iterable(chunk.tokens for chunk in chunks))
+        binding = self._binding(first, rows, adapter, many=len(tokens) >= _MANY_TOKENS)
+        its = tuple((chunk.slot - first, len(chunk.tokens), chunk.logits) for chunk in chunks)
+        binding.lay_out((deterministic, its))
+        binding.place([chunk.start for chunk in chunks])
+        binding.tokens[:] = tokens
         self._run(binding)
-        return binding.logits[:logits]
+        return binding.logits
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         for cache in self._kv:
@@ -253,7 +275,7 @@ class OrtSession:
         if key not in self._bindings:
             if len(self._bindings) == _BINDINGS * (1 + len(self._adapters)):
                 self._bindings.popitem(last=False)
-            self._bindings[key] = self._bind(_Binding(session, rows), first, rows, adapter)
+            self._bindings[key] = self._bind(_Binding(session, rows, self._logits), first, rows, adapter)
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
