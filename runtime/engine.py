@@ -231,7 +231,7 @@ class Engine:
         logits = self._session.run(
             chunks,
             adapter=rows[0].sequence.request.adapter,
-            deterministic=any(row.sequence.request.deterministic for row in rows),
+            deterministic=any(map(self._must_be_exact, rows)),
         )
         if keep:
             logits = logits.copy()
@@ -245,11 +245,11 @@ class Engine:
     def _guesses(self, rows: list[Decode]) -> dict[Sequence, tuple[int, ...]]:
         """For each row the tokens that must follow, or the part of its guess that is worth computing now.
 
-        What is computed for one token rounds in another way than for several: deterministic rows compute one.
+        What is computed for one token rounds in another way than for several: rows that must be exact compute one.
         """
         guesses: dict[Sequence, tuple[int, ...]] = {}
         offers: list[tuple[Sequence, Guesser, int]] = []
-        for sequence in (row.sequence for row in rows if not row.sequence.request.deterministic):
+        for sequence in (row.sequence for row in rows if not self._must_be_exact(row)):
             if live := self._live.get(sequence):
                 useful = sequence.request.max_tokens - len(sequence.output) - 1
                 if forced := live.completion.forced[: min(useful, MAX_GUESS)]:
@@ -261,6 +261,10 @@ class Engine:
         for (sequence, guesser, _), width in zip(offers, widths, strict=True):
             guesses[sequence] = guesser.guess[:width]
         return guesses
+
+    def _must_be_exact(self, row: Prefill | Decode) -> bool:
+        """Whether what is computed beside it must not matter. Where one runs at a time, nothing ever is."""
+        return row.sequence.request.deterministic and self._scheduler.kv.max_running > 1
 
     def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
         picks: list[tuple[_Ready, list[Pick]]] = []

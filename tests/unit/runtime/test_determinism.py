@@ -70,19 +70,19 @@ class Asked:
         return Request(text, self.tokens, sampling, scope=b"all", deterministic=self.deterministic, top_logprobs=0)
 
 
-def run(asked: list[Asked]) -> list[list[Event]]:
+def run(asked: list[Asked], *, at_once: int = 6, session: RoundingSession | None = None) -> list[list[Event]]:
     engine = Engine(
-        RoundingSession(),
+        session or RoundingSession(),
         byte_tokenizer(),
         eos_token_ids=frozenset(),
         queue_limit=64,
         prefill_chunk_tokens=CHUNK,
         kv_budget_tokens=300,
-        max_running=6,
+        max_running=at_once,
     )
     events: list[list[Event]] = [[] for _ in asked]
     running = {}
-    for step in range(400):
+    for step in range(700):
         for at, each in enumerate(asked):
             if each.after == step:
                 running[at] = engine.submit(each.request(), events[at].append)
@@ -122,11 +122,24 @@ OTHERS = st.lists(
 def test_a_deterministic_request_never_notices_others(
     prompt: int, tokens: int, after: int, others: list[Asked], first: bool
 ) -> None:
-    """Whoever runs beside it, was there before it, left KV of the same text behind, or leaves."""
+    """Whoever runs beside it, was there before it, left KV of the same text behind, or leaves; also where one runs at a
+    time."""
     alone = Asked(prompt, tokens, 0, deterministic=True)
     among = Asked(prompt, tokens, after, deterministic=True)
     everyone = [among, *others] if first else [*others, among]
-    assert said(run(everyone)[0 if first else -1]) == said(run([alone])[0])
+    for at_once in (6, 1):
+        said_alone = said(run([alone], at_once=at_once)[0])
+        assert said(run(everyone, at_once=at_once)[0 if first else -1]) == said_alone
+
+
+def test_where_one_runs_at_a_time_it_costs_nothing() -> None:
+    """It is computed as any other is, guesses included."""
+    runs = []
+    for deterministic in (False, True):
+        session = RoundingSession()
+        run([Asked(20, 30, 0, deterministic=deterministic)], at_once=1, session=session)
+        runs.append(session.runs)
+    assert runs[0] == runs[1] < 35
 
 
 def test_it_still_starts_from_what_is_exact() -> None:
