@@ -89,8 +89,8 @@ class Session(Protocol):
         ...
 
 
-_Layout = tuple[bool, tuple[tuple[int, int, int], ...]]
-"""Of a run: whether it is deterministic, and row, tokens and logits of each chunk."""
+_Layout = tuple[bool, bool, tuple[tuple[int, int, int], ...]]
+"""Of a run: whether it is deterministic, whether that takes even numbers, and row, tokens and logits of each chunk."""
 
 
 class _Binding:
@@ -112,16 +112,18 @@ class _Binding:
         if layout == self._layout:
             return
         self._layout = layout
-        deterministic, chunks = layout
+        deterministic, in_pairs, chunks = layout
         at, counts, wanted = np.array(chunks).T
         ends = np.cumsum(counts)
         width, tokens, logits = int(counts.max()), int(ends[-1]), int(wanted.sum())
         # See docs/adr/0012-determinism.md: a token rounds in one way in any run that has several of a row, or a place
-        # for them, and an even number of tokens and of logits.
+        # for them, and, where kernels take pairs, an even number of tokens and of logits.
         if deterministic:
             width = max(width, 2)
         self._resize(
-            _round_up(tokens, 2) if width > 1 else tokens, width, _round_up(logits, 2) if deterministic else logits
+            _round_up(tokens, 2) if in_pairs and width > 1 else tokens,
+            width,
+            _round_up(logits, 2) if in_pairs and deterministic else logits,
         )
         self.seqlens_k[:] = 0  # an idle row still has to name a length that is inside the cache
         self.query_seqlens[:] = 0
@@ -131,14 +133,14 @@ class _Binding:
         self._token_places[:tokens, 0] = np.repeat(at, counts)
         self._token_places[:tokens, 1] = np.arange(tokens) - np.repeat(begins, counts)
         self._logit_tokens[:logits] = np.repeat(ends - np.cumsum(wanted), wanted) + np.arange(logits)
-        self._at, self._counts = at, counts
+        self._at, self._counts, self._width = at, counts, width
         self.tokens, self.logits = self._all_tokens[:tokens], self._all_logits[:logits]
 
     def place(self, starts: Sequence[int]) -> None:
         """Says at which position each chunk begins."""
         ends = np.add(starts, self._counts)
         self.seqlens_k[self._at] = ends - 1
-        self.total_sequence_length[()] = ends.max()
+        self.total_sequence_length[()] = max(ends.max(), self._width)  # the kernel refuses less
 
     def _resize(self, tokens: int, width: int, logits: int) -> None:
         if self._size == (size := (tokens, width, logits)):
@@ -197,6 +199,7 @@ class OrtSession:
         # One for all bindings: results live until the next run.
         self._logits = np.zeros((_round_up(slots, 2), vocab_size), np.float32)
         self._bindings: OrderedDict[_BindingKey, _Binding] = OrderedDict()
+        self._in_pairs: bool | None = None  # whether kernels take tokens so; found out when it first matters
         self._spec = SessionSpec(
             vocab_size=vocab_size,
             context_tokens=context_tokens,
@@ -210,16 +213,29 @@ class OrtSession:
         return self._spec
 
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
+        if deterministic and self._in_pairs is None:
+            self._in_pairs = self._odd_one_differs(chunks[0], adapter)
         first, rows = chunks[0].slot, chunks[-1].slot - chunks[0].slot + 1
         assert all(0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start for chunk in chunks)
         tokens = list(chain.from_iterable(chunk.tokens for chunk in chunks))
         binding = self._binding(first, rows, adapter, many=len(tokens) >= _MANY_TOKENS)
         its = tuple((chunk.slot - first, len(chunk.tokens), chunk.logits) for chunk in chunks)
-        binding.lay_out((deterministic, its))
+        binding.lay_out((deterministic, self._in_pairs is not False, its))
         binding.place([chunk.start for chunk in chunks])
         binding.tokens[:] = tokens
         self._run(binding)
         return binding.logits
+
+    def _odd_one_differs(self, chunk: Chunk, adapter: str | None) -> bool:
+        """Whether kernels compute the odd one of some tokens otherwise than those in pairs.
+
+        It is tried on the first token of `chunk`, which a run is about to compute again.
+        """
+        results = []
+        for self._in_pairs in (True, False):
+            logits = self.run([Chunk(chunk.slot, chunk.tokens[:1], chunk.start)], adapter=adapter, deterministic=True)
+            results.append(logits.tobytes())
+        return results[0] != results[1]
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         for cache in self._kv:

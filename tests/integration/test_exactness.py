@@ -132,6 +132,13 @@ def test_rows_share_a_run_whatever_each_computes(small_graph: tuple[Path, Path],
     np.testing.assert_allclose(last[0], expected_logits(checkpoint, rows[3])[-1], atol=1e-3)
 
 
+def test_a_prompt_of_one_token_is_computed_exactly(small_graph: tuple[Path, Path]) -> None:
+    """A deterministic run has room for two tokens of a row, also where there is but one."""
+    checkpoint, graph = small_graph
+    logits = open_session(graph).run([Chunk(0, [7], 0)], deterministic=True)
+    np.testing.assert_allclose(logits, expected_logits(checkpoint, [7]), atol=1e-3)
+
+
 def test_rows_that_are_copied_and_cut_go_on_where_they_were(small_graph: tuple[Path, Path]) -> None:
     """The next logits are those without it, and of another row's memory nothing is lost."""
     _, graph = small_graph
