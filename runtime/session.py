@@ -215,12 +215,15 @@ class OrtSession:
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
         if deterministic and self._in_pairs is None:
             self._in_pairs = self._odd_one_differs(chunks[0], adapter)
+        return self._compute(chunks, adapter, deterministic, in_pairs=self._in_pairs is not False)
+
+    def _compute(self, chunks: Sequence[Chunk], adapter: str | None, deterministic: bool, *, in_pairs: bool) -> Logits:
         first, rows = chunks[0].slot, chunks[-1].slot - chunks[0].slot + 1
         assert all(0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start for chunk in chunks)
         tokens = list(chain.from_iterable(chunk.tokens for chunk in chunks))
         binding = self._binding(first, rows, adapter, many=len(tokens) >= _MANY_TOKENS)
         its = tuple((chunk.slot - first, len(chunk.tokens), chunk.logits) for chunk in chunks)
-        binding.lay_out((deterministic, self._in_pairs is not False, its))
+        binding.lay_out((deterministic, in_pairs, its))
         binding.place([chunk.start for chunk in chunks])
         binding.tokens[:] = tokens
         self._run(binding)
@@ -231,11 +234,11 @@ class OrtSession:
 
         It is tried on the first token of `chunk`, which a run is about to compute again.
         """
-        results = []
-        for self._in_pairs in (True, False):
-            logits = self.run([Chunk(chunk.slot, chunk.tokens[:1], chunk.start)], adapter=adapter, deterministic=True)
-            results.append(logits.tobytes())
-        return results[0] != results[1]
+        one = [Chunk(chunk.slot, chunk.tokens[:1], chunk.start)]
+        in_a_pair, alone = (
+            self._compute(one, adapter, deterministic=True, in_pairs=in_pairs).tobytes() for in_pairs in (True, False)
+        )
+        return in_a_pair != alone
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         for cache in self._kv:

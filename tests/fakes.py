@@ -60,6 +60,7 @@ class ScriptedSession:
         self._places = {None: 0, **{name: place for place, name in enumerate(adapters, 1)}}
         self._computed_with: list[str | None] = [None] * slots
         self.longest_chunk = 0
+        self.most_logits = 0
         self.runs = 0
         self._guessed = [0] * slots
         self.fail_next: str | None = None
@@ -70,6 +71,7 @@ class ScriptedSession:
         self._maybe_fail()
         slots = [chunk.slot for chunk in chunks]
         assert slots == sorted(set(slots)), f"slots out of order: {slots}"
+        self.most_logits = max(self.most_logits, *(chunk.logits for chunk in chunks))
         self.longest_chunk = max(self.longest_chunk, *(len(chunk.tokens) for chunk in chunks))
         self.runs += 1
         return np.array([its for chunk in chunks for its in self._compute(chunk, adapter)], np.float32)

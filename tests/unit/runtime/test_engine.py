@@ -121,6 +121,7 @@ def test_what_repeats_is_guessed_and_takes_fewer_steps() -> None:
     assert isinstance(end, Finished)
     assert end.usage.completion_tokens == 100 == engine.stats().completion_tokens_total
     assert len(deltas) < 70
+    assert 1 < session.most_logits <= 16
 
 
 def test_who_does_not_want_guesses_gets_none() -> None:
@@ -135,6 +136,7 @@ def test_who_does_not_want_guesses_gets_none() -> None:
         speculate=False,
     )
     assert ask(engine, Request((1, 2, 3), 50)).tokens() == expected((1, 2, 3), 50, repeat_mostly)
+    assert session.most_logits == 1
     assert engine.stats().right_guesses_total == 0
     assert session.runs == 50
 
