@@ -9,16 +9,12 @@ turns, each in turn the first; medians over the rounds, of the ratio too.
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
-from pathlib import Path
 
 from machine import machine
-from packages import reference_package
+from speculation import begin
 
-from runtime.package import Package
 from runtime.session import Chunk, OrtSession
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -35,13 +31,7 @@ def seconds(session: OrtSession, rows: int, *, deterministic: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", type=Path, help="a package to measure; default: the reference checkpoint, INT4")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    options = parser.parse_args()
-    package = Package.open(options.package or reference_package("int4"))
-    session = OrtSession(package.serving_graph, slots=ROWS[-1], context_tokens=256, threads=options.threads)
+    options, _, session = begin(__doc__, rounds=20, slots=ROWS[-1], precision="int4")
     for row in ROWS:
         session.run([Chunk(row - 1, range(300, 300 + DEPTH), 0)])
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.rounds} rounds\n")

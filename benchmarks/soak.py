@@ -20,6 +20,7 @@ import secrets
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator
 
 from engines import daemon
 from machine import machine
@@ -75,10 +76,11 @@ async def use(target: str, known: dict[Turns, str], scope: bytes | None, until: 
                 n=chance.choice([1, 1, 1, 3]),
                 deterministic=chance.choice([None, None, True]),
             )
-            ask = _one if len(asked) == 1 else _batch
-            texts: dict[tuple[int, int], str] = {}
+            texts: Texts = {}
             try:
-                end = await ask(client, asked, options, leave_after, timeout_s, texts)
+                end = await _listen(_pieces(client, asked, options, timeout_s), leave_after, texts)
+                if len(asked) > 1:
+                    end = f"batch {end}"
             except DeadlineExceeded:
                 end = "too late"
             except QueueFull:
@@ -88,48 +90,39 @@ async def use(target: str, known: dict[Turns, str], scope: bytes | None, until: 
     return seen
 
 
-Texts = dict[tuple[int, int], str]
-"""What came, by the place of the request and the number of the sample."""
+Place = tuple[int, int]
+"""The number of a request in its call, and of a sample of it."""
+Texts = dict[Place, str]
 
 
-async def _one(
-    client: AsyncClient,
-    asked: list[Turns],
-    options: Options,
-    leave_after: int | None,
-    timeout_s: float | None,
-    texts: Texts,
-) -> str:
-    """One call, with as many samples as the options say; how it ended."""
-    deltas = 0
-    stream = client.generate(messages=asked[0], options=options, timeout_s=timeout_s)
-    async with contextlib.aclosing(stream):
-        async for event in stream:
-            if deltas == leave_after:
-                return "left"
-            if isinstance(event, Delta):
-                texts[0, event.index] = texts.get((0, event.index), "") + event.text
-                deltas += 1
-    return "ended"
-
-
-async def _batch(
-    client: AsyncClient,
-    asked: list[Turns],
-    options: Options,
-    leave_after: int | None,
-    timeout_s: float | None,
-    texts: Texts,
-) -> str:
-    """Several requests in one call; how it ended."""
-    stream = client.generate_batch([Ask(turns, options=options) for turns in asked], timeout_s=timeout_s)
-    async with contextlib.aclosing(stream):
-        async for at, result in stream:
-            if len(texts) == leave_after:
-                return "batch left"
+async def _pieces(
+    client: AsyncClient, asked: list[Turns], options: Options, timeout_s: float | None
+) -> AsyncGenerator[tuple[Place, str] | None, None]:
+    """What comes of one request, as it is streamed, or of several in a batch, whole; None for other events."""
+    if len(asked) == 1:
+        async with contextlib.aclosing(client.generate(messages=asked[0], options=options, timeout_s=timeout_s)) as its:
+            async for event in its:
+                yield ((0, event.index), event.text) if isinstance(event, Delta) else None
+        return
+    asks = [Ask(turns, options=options) for turns in asked]
+    async with contextlib.aclosing(client.generate_batch(asks, timeout_s=timeout_s)) as results:
+        async for at, result in results:
             assert isinstance(result, Completion), result
-            texts[at, result.finished.index] = result.text
-    return "batch ended"
+            yield (at, result.finished.index), result.text
+
+
+async def _listen(pieces: AsyncGenerator[tuple[Place, str] | None, None], leave_after: int | None, texts: Texts) -> str:
+    """Collects pieces, so many at most; how it ended."""
+    count = 0
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            if count == leave_after:
+                return "left"
+            if piece:
+                place, text = piece
+                texts[place] = texts.get(place, "") + text
+                count += 1
+    return "ended"
 
 
 async def watch(target: str, every_s: float, until: float) -> list[float]:

@@ -152,17 +152,18 @@ def replayed(package: Package, session: OrtSession, tasks: Sequence[str], thread
 
 
 def begin(
-    description: str | None, *, rounds: int, slots: int, replay: bool = False
+    description: str | None, *, rounds: int, slots: int, precision: str = "int8", replay: bool = False
 ) -> tuple[argparse.Namespace, Package, OrtSession]:
     """The command line's options, the package that they name, and a session of it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", type=Path, help="a package to measure; default: the reference checkpoint, INT8")
+    default = f"default: the reference checkpoint, {precision.upper()}"
+    parser.add_argument("--package", type=Path, help=f"a package to measure; {default}")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     if replay:
         parser.add_argument("--replay", action="store_true", help="its answers again, on Qwen2.5-0.5B's geometry")
     options = parser.parse_args()
-    package = Package.open(options.package or reference_package("int8"))
+    package = Package.open(options.package or reference_package(precision))
     session = OrtSession(package.serving_graph, slots=slots, context_tokens=1024, threads=options.threads)
     return options, package, session
 
