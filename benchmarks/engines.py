@@ -20,9 +20,9 @@ from traffic import Arrival, Group, Served
 
 from edgeqwen.client import AsyncClient, Client, Delta, Options
 from runtime.engine import Engine
+from runtime.ort_session import OrtSession
 from runtime.package import Package
 from runtime.sequence import Event, Failed, Finished, Request
-from runtime.session import OrtSession
 from runtime.tokenizer import Tokenizer
 
 SLOTS = 8

@@ -29,9 +29,10 @@ from packages import random_package, reference_package
 
 from runtime.chat import ChatMessage, ChatTemplate
 from runtime.engine import Engine
+from runtime.ort_session import OrtSession
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Request
-from runtime.session import Chunk, Logits, OrtSession, Session
+from runtime.session import Chunk, Logits, Session
 from runtime.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 160

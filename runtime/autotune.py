@@ -15,8 +15,9 @@ from . import tuning
 from .cpu import Cpu
 from .errors import SessionError
 from .localsettings import LocalSettings, LocalSettingsFile, Packed, describe_packed
+from .ort_session import OrtSession, pack
 from .package import Package
-from .session import Chunk, OrtSession, Session, pack
+from .session import Chunk, Session
 from .speculation import MAX_GUESS
 from .tuning import Rounds, Threads
 

@@ -17,7 +17,7 @@ from .loading import load_engine, load_session
 from .localsettings import LocalSettings, LocalSettingsFile
 from .memory import trim_after_load, use_one_heap
 from .package import Package
-from .session import OrtSession
+from .session import Session
 from .settings import RunSettings, decide
 from .tokenizer import Tokenizer
 
@@ -128,7 +128,7 @@ class Board:
         self.file.write(found)
         return Tuned(measured, found, others_busy)
 
-    def _open_session(self, threads: int, slots: int) -> OrtSession:
+    def _open_session(self, threads: int, slots: int) -> Session:
         settings = replace(
             self.settings,
             graph=self.package.serving_graph,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .health import Health
     from .package import Package
     from .service import GenerationService
-    from .session import OrtSession
+    from .session import Session
     from .settings import RunSettings
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
@@ -269,7 +269,7 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_model(package: Package, adapters: Sequence[Adapter], config: Config) -> tuple[RunSettings, OrtSession]:
+def _load_model(package: Package, adapters: Sequence[Adapter], config: Config) -> tuple[RunSettings, Session]:
     """The model, and what it runs with. Local settings that cannot be used are no reason not to serve."""
     import structlog
 

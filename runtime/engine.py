@@ -81,7 +81,8 @@ class Engine:
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._clock = clock
-        self._speculate = speculate
+        self._many_logits = session.spec.many_logits
+        self._speculate = speculate and self._many_logits
         self._token_cost = token_cost
         self._scheduler = Scheduler(
             KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
@@ -252,7 +253,7 @@ class Engine:
         for sequence in (row.sequence for row in rows if not self._must_be_exact(row)):
             if live := self._live.get(sequence):
                 useful = sequence.request.max_tokens - len(sequence.output) - 1
-                if forced := live.completion.forced[: min(useful, MAX_GUESS)]:
+                if self._many_logits and (forced := live.completion.forced[: min(useful, MAX_GUESS)]):
                     guesses[sequence] = forced
                 elif live.guesser and (guess := live.guesser.guess[:useful]):
                     offers.append((sequence, live.guesser, len(guess)))

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from .adapters import Adapter
 from .config import Config
 from .engine import Engine
+from .ort_session import OrtSession
 from .package import Package
-from .session import OrtSession
+from .session import Session
 from .settings import RunSettings
 from .tokenizer import Tokenizer
 
 
-def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> OrtSession:
-    """Loads the model. Raises SessionError or AdapterError."""
+def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> Session:
+    """Loads the model with the backend that it was built for. Raises SessionError or AdapterError."""
     build = package.build
     return OrtSession(
         settings.graph,
@@ -29,7 +30,7 @@ def load_session(package: Package, settings: RunSettings, adapters: Sequence[Ada
 
 
 def load_engine(
-    package: Package, session: OrtSession, tokenizer: Tokenizer, config: Config, settings: RunSettings
+    package: Package, session: Session, tokenizer: Tokenizer, config: Config, settings: RunSettings
 ) -> Engine:
     """The engine that serves `session`, not started."""
     build = package.build

@@ -17,6 +17,9 @@ from .validation import StrictModel, parse
 
 Block = Literal[16, 32, 64, 128, 256]
 AccuracyLevel = Literal[0, 1, 4]
+Backend = Literal["ort", "qnn", "openvino"]
+
+_BACKENDS: dict[str, Backend] = {"QNNExecutionProvider": "qnn", "OpenVINO": "openvino"}
 
 
 class Device(StrictModel):
@@ -33,6 +36,11 @@ class Execution(StrictModel):
 
     provider: str = Field(description="ONNX Runtime execution provider; there is no silent fall-back to another.")
     options: dict[str, str] = Field(default={}, description="Options of the execution provider.")
+
+    @property
+    def backend(self) -> Backend:
+        """What runs it: ONNX Runtime with the serving graph, unless the provider wants another form of the model."""
+        return _BACKENDS.get(self.provider, "ort")
 
 
 class Int4(StrictModel):

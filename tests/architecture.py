@@ -22,10 +22,10 @@ LAYERS = {
         "engine grammar",
         "completion",
         "turn_text",
-        "scheduler session sampler tokenizer stop chat",
+        "scheduler ort_session sampler tokenizer stop chat",
         "kvcache",
         "settings",
-        "sequence stats speculation",
+        "sequence session stats speculation",
         "turn",
         "structure",
         "adapters config localsettings presets",
@@ -39,8 +39,11 @@ LAYERS = {
     "toolchain": (
         "cli",
         "build",
+        "ort_variant",
+        "stages",
         "evaluate",
         "package",
+        "variant",
         "compile",
         "adapters",
         "surgery",
@@ -48,6 +51,7 @@ LAYERS = {
         "sources",
         "recipe",
         "presets",
+        "cache",
         "progress",
         "olive_environment",
     ),
@@ -57,11 +61,12 @@ LAYERS = {
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
 ACROSS = {
     "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
-    "toolchain.calibrate": ("runtime.sampler", "runtime.sequence", "runtime.session"),
+    "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
-    "toolchain.build": ("runtime.adapters",),
-    "toolchain.evaluate": ("runtime.adapters", "runtime.session"),
-    "toolchain.kvscales": ("runtime.session",),
+    "toolchain.ort_variant": ("runtime.adapters",),
+    "toolchain.stages": ("runtime.session",),
+    "toolchain.evaluate": ("runtime.adapters", "runtime.ort_session", "runtime.session"),
+    "toolchain.kvscales": ("runtime.ort_session", "runtime.session"),
     "toolchain.surgery": ("runtime.adapters",),
     "runtime.conversations": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
@@ -86,12 +91,13 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.sampler runtime.session runtime.structure"
+    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.ort_session runtime.sampler runtime.session"
+    " runtime.structure"
     " runtime.turn toolchain.adapters"
     " toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
-    "onnx": "toolchain.build toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.session",
+    "onnx": "toolchain.ort_variant toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.ort_session",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from runtime.errors import SourceError
+from runtime.ort_session import OrtSession
 from runtime.sampler import Sampler
 from runtime.sequence import SamplingParams
-from runtime.session import Chunk, OrtSession, Session
+from runtime.session import Chunk, Session
 
 if TYPE_CHECKING:
     from transformers import AutoTokenizer

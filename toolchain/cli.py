@@ -140,13 +140,14 @@ def build(
     prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
+    from .cache import default_cache
     from .progress import Reporter
 
     options = builder.Options(
         source=source,
         profiles=chosen,
         out=out,
-        cache=cache or builder.default_cache(),
+        cache=cache or default_cache(),
         revision=revision,
         precision=precision,  # type: ignore[arg-type]
         calibration=calibration,

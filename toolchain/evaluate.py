@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from runtime.adapters import Adapter
+from runtime.ort_session import OrtSession
 from runtime.package import Fidelity, Golden
-from runtime.session import Chunk, OrtSession, Session
+from runtime.session import Chunk, Session
 
 if TYPE_CHECKING:
     import torch

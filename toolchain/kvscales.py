@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.session import Chunk, OrtSession
+from runtime.ort_session import OrtSession
+from runtime.session import Chunk
 
 MAX_TEXTS = 64
 MAX_TEXT_TOKENS = 512

@@ -10,19 +10,15 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import BuildError
 from runtime.package import (
-    ADAPTER_GRAPH,
-    ADAPTER_SUFFIX,
-    ADAPTERS,
     BUILD_FILE,
     CONFIGS,
-    SERVING_GRAPH,
     SUFFIX,
     VARIANTS,
     Build,
@@ -34,9 +30,7 @@ from runtime.presets import FILE as PRESETS_FILE
 from runtime.presets import Presets, presets_json
 
 from .compile import olive_model_package
-from .surgery import STOCK_GRAPH
-
-WEIGHTS = f"{STOCK_GRAPH}.data"
+from .variant import VariantParts
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
@@ -53,16 +47,10 @@ _CONFIG_FILES = (
 
 @dataclass(frozen=True)
 class VariantInput:
-    """A compiled variant: stock graph, weights and genai_config.json in `model_dir`; `build` lacks `files`.
+    """A compiled variant; `build` lacks `files`."""
 
-    One that takes adapters has a graph for them; `adapters` are their files, by name.
-    """
-
-    model_dir: Path
-    serving_graph: Path
+    parts: VariantParts
     build: Build
-    adapter_graph: Path | None = None
-    adapters: Mapping[str, Path] = field(default_factory=dict)
 
 
 def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInput], presets: Presets) -> Path:
@@ -115,11 +103,11 @@ def _handle(path: Path) -> Iterator[int]:
 
 
 def _olive_source(folder: Path, checkpoint: Path, variant: VariantInput) -> Path:
-    """What Olive takes a variant from: a folder of its name with the stock graph and the checkpoint's configs."""
+    """What Olive takes a variant from: a folder of its name with the stock model and the checkpoint's configs."""
     source = folder / variant.build.variant
     source.mkdir(parents=True)
-    for name in (STOCK_GRAPH, WEIGHTS, "genai_config.json"):
-        _link(variant.model_dir / name, source / name)
+    for path in variant.parts.stock:
+        _link(path, source / path.name)
     for name in _CONFIG_FILES:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, source / name)
@@ -128,12 +116,9 @@ def _olive_source(folder: Path, checkpoint: Path, variant: VariantInput) -> Path
 
 def _add_ours(package: Path, variant: VariantInput) -> None:
     folder = package / VARIANTS / variant.build.variant
-    shutil.copyfile(variant.serving_graph, folder / SERVING_GRAPH)
-    if variant.adapter_graph:
-        shutil.copyfile(variant.adapter_graph, folder / ADAPTER_GRAPH)
-    for name, path in variant.adapters.items():
-        (folder / ADAPTERS).mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / ADAPTERS / f"{name}{ADAPTER_SUFFIX}")
+    for name, path in variant.parts.ours.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / name)
     for path in package.rglob("*"):  # readable by the daemon's user, whoever builds
         path.chmod(0o755 if path.is_dir() else 0o644)
     paths = sorted(p for part in (package / CONFIGS, folder) for p in part.rglob("*") if p.is_file())

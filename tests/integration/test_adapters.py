@@ -19,9 +19,10 @@ from edgeqwen.messages import completions_of
 from runtime.adapters import LORA_A, LORA_B, find_adapters, write_adapter
 from runtime.engine import Engine
 from runtime.errors import AdapterError
+from runtime.ort_session import OrtSession
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Request
-from runtime.session import Chunk, OrtSession
+from runtime.session import Chunk
 from runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow

@@ -126,7 +126,7 @@ def test_two_numbers_of_threads_share_the_weights(int4_package: Path, tmp_path: 
 OWN_BYTES = """
 import sys
 from pathlib import Path
-from runtime.session import OrtSession
+from runtime.ort_session import OrtSession
 
 def own_bytes():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from runtime.engine import Engine
+from runtime.ort_session import OrtSession
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
-from runtime.session import Chunk, OrtSession
+from runtime.session import Chunk
 from runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow

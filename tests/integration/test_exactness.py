@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runtime.chat import ChatMessage, ChatTemplate
 from runtime.engine import Engine
+from runtime.ort_session import OrtSession
 from runtime.package import Package
 from runtime.sequence import Delta, Event, Request
-from runtime.session import Chunk, OrtSession
+from runtime.session import Chunk
 from runtime.tokenizer import Tokenizer
 from toolchain.sources import resolve
 

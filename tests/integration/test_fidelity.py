@@ -10,8 +10,9 @@ import psutil
 import pytest
 import torch
 
+from runtime.ort_session import OrtSession
 from runtime.package import Fidelity, Package
-from runtime.session import Chunk, OrtSession
+from runtime.session import Chunk
 from toolchain.evaluate import FloatReference, measure, open_session, windows_of
 from toolchain.sources import resolve
 

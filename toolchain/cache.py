@@ -1,0 +1,46 @@
+"""The build cache: results under keys of all that they were made from, which appear only when they are whole."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .progress import Reporter
+
+
+def default_cache() -> Path:
+    """EDGEQWEN_CACHE, or the user's cache folder (XDG base directory specification)."""
+    if own := os.environ.get("EDGEQWEN_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeqwen"
+
+
+def key_of(*parts: str) -> str:
+    """SHA-256 over the parts, in hex, as far as file names need it."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def alone(cache: Path, entry: str, report: Reporter) -> Iterator[None]:
+    """Keeps other builds from an entry of the cache while this one looks for it or makes it."""
+    locks = cache / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / entry).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with report.stage("waiting for the build that makes the same"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def keep(path: Path, data: object) -> None:
+    """Writes JSON, whole or not at all."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(data))
+    unfinished.replace(path)

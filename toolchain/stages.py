@@ -1,0 +1,143 @@
+"""The stages that variants share, whatever backend they are for: calibration text, Olive, and fidelity.
+
+Every result is kept in the cache under a key of all that it was made from. So a build that was stopped goes on from
+what is done, and profiles that need the same share it, as do builds that run at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from runtime.errors import BuildError
+from runtime.package import Fidelity, Golden, file_digest
+from runtime.session import Session
+
+from . import calibrate, evaluate
+from .cache import alone, keep, key_of
+from .compile import run_olive
+from .progress import Reporter
+from .recipe import Recipe, plan_calibration_writer
+from .sources import Checkpoint
+from .surgery import SERVING_GRAPH, make_serving_graph
+
+TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
+"""Packages whose versions decide what comes out."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a build of one checkpoint.
+
+    Args:
+        cache: folder of the build cache.
+        user_calibration: the user's own text; None lets the model write it.
+    """
+
+    checkpoint: Checkpoint
+    cache: Path
+    user_calibration: Path | None
+    report: Reporter
+
+    def calibration(self) -> Path:
+        """The calibration text, the user's or the model's own, as JSON lines in the cache."""
+        if self.user_calibration is not None:
+            name = key_of(str(self.user_calibration.resolve()))
+            out = self.cache / "calibration" / f"user-{name}.jsonl"
+            with alone(self.cache, out.stem, self.report):
+                calibrate.read_calibration(self.user_calibration, out)
+            return out
+        checkpoint = self.checkpoint
+        recipe = plan_calibration_writer(checkpoint.geometry.hidden_size)
+        out = self.cache / "calibration" / f"{key_of(checkpoint.digest, recipe.key, calibrate.calibration_key())}.jsonl"
+        with alone(self.cache, out.stem, self.report):
+            if not out.exists():
+                model_dir = self.serving_model(recipe, None)
+                with self.report.stage("calibration text") as stage:
+                    session = calibrate.open_writer(model_dir / SERVING_GRAPH, threads=cores())
+                    calibrate.write_calibration(session, checkpoint.folder, out, on_tokens=stage.update)
+        return out
+
+    def serving_model(self, recipe: Recipe, calibration: Path | None) -> Path:
+        """Olive's model folder, with the serving graph in it."""
+        model_dir = self.compiled(recipe, calibration)
+        with alone(self.cache, model_dir.name, self.report):
+            make_serving_graph(model_dir)
+        return model_dir
+
+    def compiled(self, recipe: Recipe, calibration: Path | None) -> Path:
+        """Olive's model folder."""
+        text = file_digest(calibration) if calibration else ""
+        key = key_of(self.checkpoint.digest, recipe.key, text, *(version(name) for name in TOOLS))
+        out, work = self.cache / "compiled" / key, self.cache / "work" / key
+        log = self.cache / "logs" / f"{key}.log"
+        log.parent.mkdir(exist_ok=True)
+        with alone(self.cache, key, self.report):
+            if not out.is_dir():
+                with self.report.stage("Olive") as stage:
+                    run_olive(
+                        self.checkpoint.folder,
+                        recipe,
+                        calibration,
+                        out,
+                        work=work,
+                        log=log,
+                        on_progress=lambda part, done, total: stage.update(done, total, part),
+                    )
+                shutil.rmtree(work, ignore_errors=True)
+        return out
+
+    def evaluated(
+        self,
+        kept_in: Path,
+        made_from: Sequence[Path],
+        open_session: Callable[[], Session],
+        *,
+        adapter: str | None = None,
+        peft: Path | None = None,
+    ) -> tuple[Fidelity, Golden]:
+        """Fidelity and golden transcript, measured once per model, adapter and held-out text.
+
+        Args:
+            kept_in: the folder that keeps them.
+            made_from: the files that decide what the session computes, large ones named by others left out.
+            open_session: loads the model, if they have to be measured.
+            adapter: the name of the one that the session computes with, whose PEFT folder is `peft`.
+        """
+        text = evaluate.held_out_text()
+        kept = kept_in / f"evaluation-{key_of(*map(file_digest, made_from), text)}.json"
+        if not kept.exists():
+            with self.report.stage(f"fidelity of {adapter}" if adapter else "fidelity") as stage:
+                measured = self._evaluate(open_session(), text, adapter, peft, stage.update)
+            keep(kept, [part.model_dump() for part in measured])
+        fidelity, golden = json.loads(kept.read_text())
+        return Fidelity.model_validate(fidelity), Golden.model_validate(golden)
+
+    def _evaluate(
+        self, session: Session, text: str, adapter: str | None, peft: Path | None, on_window: evaluate.OnWindow
+    ) -> tuple[Fidelity, Golden]:
+        folder = self.checkpoint.folder
+        windows = evaluate.windows_of(text, folder / "tokenizer.json")
+        if not windows:
+            raise BuildError("the held-out text is too short for this tokenizer")
+        golden = evaluate.golden_transcript(
+            session,
+            evaluate.golden_prompt(folder),
+            eos_token_ids=frozenset(self.checkpoint.geometry.eos_token_ids),
+            adapter=adapter,
+        )
+        reference = evaluate.FloatReference(folder, peft)
+        fidelity = evaluate.measure(
+            reference, session, windows, text="edgeqwen held-out", adapter=adapter, on_window=on_window
+        )
+        return fidelity, golden
+
+
+def cores() -> int:
+    """Those that this process may use (taskset, cgroup cpuset)."""
+    return len(os.sched_getaffinity(0))
