@@ -12,7 +12,7 @@ from .autotune import CONTEXT_TOKENS, Autotuner, Measured, Report, local_setting
 from .bench import Case, Rates, cases_of, median_rates, resident_bytes, run_case
 from .config import Config, load_config
 from .cpu import Cpu, OtherPrograms, read_cpu
-from .errors import Fault, LocalSettingsError, RequestError
+from .errors import Fault, LocalSettingsError, RequestError, SessionError
 from .loading import load_engine, load_session
 from .localsettings import LocalSettings, LocalSettingsFile
 from .memory import trim_after_load, use_one_heap
@@ -111,8 +111,10 @@ class Board:
 
         Raises LocalSettingsError if it cannot be kept, SessionError if the model does not run.
         """
-        self.file.require_writable()
         build = self.package.build
+        if build.profile.execution.backend != "ort":
+            raise SessionError(f"autotune chooses threads of a CPU, and this package runs on {build.needs.provider}")
+        self.file.require_writable()
         tuner = Autotuner(
             self._open_session,
             capacities=self.cpu.capacities,

@@ -194,6 +194,9 @@ class Daemon:
         tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
         adapters = find_adapters(package, config.adapters_dir)
         settings, session = _load_model(package, adapters, config)
+        if config.deterministic and not session.spec.deterministic:
+            message = f"must be false: {session.spec.provider} rounds by how many rows run"
+            raise ConfigError([Fault("deterministic", message)])
         engine = load_engine(package, session, tokenizer, config, settings)
         template, vocab_size = _load_template(package), session.spec.vocab_size
         grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
@@ -209,6 +212,7 @@ class Daemon:
             share_prefix=config.share_prefix,
             presets=presets,
             deterministic=config.deterministic,
+            exact=session.spec.deterministic,
             adapters=names,
         )
         model = telemetry_pb2.ModelInfo(

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from .adapters import Adapter
 from .config import Config
+from .cuda_session import CudaSession
 from .engine import Engine
+from .errors import AdapterError
 from .ort_session import OrtSession
 from .package import Package
 from .session import Session
@@ -17,6 +19,18 @@ from .tokenizer import Tokenizer
 def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> Session:
     """Loads the model with the backend that it was built for. Raises SessionError or AdapterError."""
     build = package.build
+    if build.profile.execution.backend == "cuda":
+        if adapters:
+            raise AdapterError(
+                "adapters work on CPUs only so far: merge one with `edgeqwen-compile build --merge-adapter`"
+            )
+        return CudaSession(
+            settings.graph,
+            slots=settings.session_slots,
+            context_tokens=settings.context_tokens,
+            provider=build.needs.provider,
+            provider_options=build.profile.execution.options,
+        )
     return OrtSession(
         settings.graph,
         slots=settings.session_slots,

@@ -1,4 +1,4 @@
-"""Runs the serving graph (see toolchain.surgery) on ONNX Runtime. With `adapters`, the only door to onnxruntime.
+"""Runs the packed serving graph (see toolchain.surgery) on ONNX Runtime, on the CPU.
 
 Every layer's keys and values live in one array `[slots, kv_heads, capacity, head_dim]`, and slot i is row i of it. A
 run binds a range of rows by pointer, so no step copies a cache, and rows of different lengths share a batch. Bindings
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -17,15 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .adapters import Adapter
 from .errors import AdapterError, SessionError
+from .inference import first_line, load, run
 from .memory import MappedFile, use_huge_pages
 from .session import Chunk, Logits, SessionSpec
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
-import onnxruntime as ort
 
 _Array = TypeVar("_Array", bound=NDArray[np.generic])
 _KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
@@ -175,7 +173,7 @@ class OrtSession:
         binding.lay_out((deterministic, in_pairs, its))
         binding.place([chunk.start for chunk in chunks])
         binding.tokens[:] = tokens
-        self._run(binding)
+        run(binding.session, binding.io)
         return binding.logits
 
     def _odd_one_differs(self, chunk: Chunk, adapter: str | None) -> bool:
@@ -257,12 +255,6 @@ class OrtSession:
                 binding.io.bind_ortvalue_input(name, tensor)
         return binding
 
-    def _run(self, binding: _Binding) -> None:
-        try:
-            binding.session.run_with_iobinding(binding.io)
-        except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
-            raise SessionError(f"the model failed to run: {_first_line(error)}") from error
-
 
 def pack(graph: Path, folder: Path) -> Path:
     """Writes `graph` to `folder` with its weights in the layout of this processor's kernels; returns the new graph.
@@ -279,21 +271,12 @@ def pack(graph: Path, folder: Path) -> Path:
     try:
         ort.InferenceSession(str(graph), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
-        raise SessionError(f"cannot pack {graph.name}: {_first_line(error)}") from error
+        raise SessionError(f"cannot pack {graph.name}: {first_line(error)}") from error
     return packed
 
 
 def _load(graph: Path, threads: int, provider: str, options: Mapping[str, str]) -> ort.InferenceSession:
-    if provider not in ort.get_available_providers():
-        have = ", ".join(ort.get_available_providers())
-        raise SessionError(f"{provider} was asked for, but this onnxruntime {ort.__version__} has only {have}")
-    settings = _settings(threads)
-    if provider != "CPUExecutionProvider":
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        return ort.InferenceSession(str(graph), settings, providers=[provider], provider_options=[dict(options)])
-    except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes
-        raise SessionError(f"cannot load {graph.name}: {_first_line(error)}") from error
+    return load(graph, _settings(threads), [(provider, dict(options))])
 
 
 def _settings(threads: int) -> ort.SessionOptions:
@@ -324,7 +307,3 @@ def _bind_output(io: ort.IOBinding, name: str, array: NDArray[np.generic]) -> No
 
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]

@@ -138,7 +138,7 @@ class Build(StrictModel):
     format: Literal[1] = 1
     name: str
     variant: str
-    precision: Literal["int4", "int8", "float32"]
+    precision: Literal["int4", "int8", "float16", "float32"]
     source: Source
     profile: Profile
     recipe: dict[str, dict[str, object]]

@@ -17,9 +17,16 @@ from .validation import StrictModel, parse
 
 Block = Literal[16, 32, 64, 128, 256]
 AccuracyLevel = Literal[0, 1, 4]
-Backend = Literal["ort", "qnn", "openvino"]
+Backend = Literal["ort", "cuda", "qnn", "openvino"]
 
-_BACKENDS: dict[str, Backend] = {"QNNExecutionProvider": "qnn", "OpenVINO": "openvino"}
+_BACKENDS: dict[str, Backend] = {
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "QNNExecutionProvider": "qnn",
+    "OpenVINO": "openvino",
+}
+_KV_DTYPES: dict[Backend, tuple[str, ...]] = {"ort": ("float32", "int8"), "cuda": ("float16", "int8")}
+"""Of the KV cache, where there is a choice."""
 
 
 class Device(StrictModel):
@@ -39,7 +46,7 @@ class Execution(StrictModel):
 
     @property
     def backend(self) -> Backend:
-        """What runs it: ONNX Runtime with the serving graph, unless the provider wants another form of the model."""
+        """What runs it: ONNX Runtime on a CPU, unless the provider wants another form of the model."""
         return _BACKENDS.get(self.provider, "ort")
 
 
@@ -76,7 +83,7 @@ class Int8(StrictModel):
 class Quantization(StrictModel):
     """How weights are stored."""
 
-    precision: Literal["int4", "int8", "float32"] = Field(
+    precision: Literal["int4", "int8", "float16", "float32"] = Field(
         default="int4", description="What `build` makes unless --precision says otherwise."
     )
     int4: Int4 = Int4()
@@ -86,10 +93,10 @@ class Quantization(StrictModel):
 class KVCache(StrictModel):
     """Memory of what was read and written so far."""
 
-    dtype: Literal["float32", "int8"] = Field(
+    dtype: Literal["float32", "float16", "int8"] = Field(
         default="float32",
-        description="Type of its numbers. int8 takes a quarter of the memory, decodes long contexts faster, reads"
-        " long prompts slower.",
+        description="Type of its numbers: float32 or int8 on a CPU, float16 or int8 on CUDA. int8 takes the least"
+        " memory, decodes long contexts faster, reads long prompts slower.",
     )
     budget_mb: Annotated[int, Field(gt=0, description="The most that all requests together may use, in MiB.")]
 
@@ -148,10 +155,19 @@ class Profile(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _kv_cache_is_of_the_provider(self) -> Profile:
+        dtype, known = self.runtime.kv_cache.dtype, _KV_DTYPES.get(self.execution.backend)
+        if known and dtype not in known:
+            raise ValueError(
+                f"runtime.kv_cache.dtype: must be {' or '.join(known)} for {self.execution.provider} (got {dtype})"
+            )
+        return self
+
     @property
     def kv_itemsize(self) -> int:
         """Bytes of a number in the KV cache."""
-        return {"float32": 4, "int8": 1}[self.runtime.kv_cache.dtype]
+        return {"float32": 4, "float16": 2, "int8": 1}[self.runtime.kv_cache.dtype]
 
     @property
     def digest(self) -> str:

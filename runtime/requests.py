@@ -51,6 +51,7 @@ class RequestReader:
         share_prefix: whose KV a request may start from: its own client's, everybody's, or nobody's.
         presets: what conversations may name.
         deterministic: whether requests are that do not say.
+        exact: whether requests can be deterministic here.
         adapters: the names of those that requests may ask for.
     """
 
@@ -63,6 +64,7 @@ class RequestReader:
     share_prefix: SharePrefix = "client"
     presets: Presets = field(default_factory=dict)
     deterministic: bool = False
+    exact: bool = True
     adapters: tuple[str, ...] = ()
 
     def read(self, message: pb.GenerateRequest) -> Request:
@@ -82,6 +84,9 @@ class RequestReader:
         if message.adapter and message.adapter not in self.adapters:
             have = ", ".join(self.adapters) or "none"
             faults.append(Fault("adapter", f"must be unset or one of those there are: {have}"))
+        deterministic = message.deterministic if message.HasField("deterministic") else self.deterministic
+        if deterministic and not self.exact:
+            faults.append(Fault("deterministic", "must be unset or false: this device rounds by how many rows run"))
         asked, grammar = Conversation([]), None
         try:
             grammar = self._grammar(message)
@@ -105,7 +110,7 @@ class RequestReader:
             turn=asked.turn,
             scope=self._scope(message),
             adapter=message.adapter or None,
-            deterministic=message.deterministic if message.HasField("deterministic") else self.deterministic,
+            deterministic=deterministic,
         )
 
     def samples(self, message: pb.GenerateRequest) -> tuple[Request, ...]:

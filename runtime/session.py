@@ -1,6 +1,6 @@
 """The seam between the engine and what computes: a `Session` is a model with a KV cache of some rows.
 
-There is one implementation for each backend: `ort_session` runs the serving graph on ONNX Runtime.
+Each backend has an implementation: `ort_session` for CPUs, `cuda_session` for NVIDIA's GPUs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class SessionSpec:
     Args:
         provider: what runs, never something else than was asked for.
         many_logits: whether a chunk may want logits after more than its last token. Without, nothing is guessed.
+        deterministic: whether a run can be.
     """
 
     vocab_size: int
@@ -30,6 +31,7 @@ class SessionSpec:
     kv_bytes_per_token: int
     provider: str
     many_logits: bool = True
+    deterministic: bool = True
 
 
 @dataclass(frozen=True)

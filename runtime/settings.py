@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
+from .errors import ConfigError, Fault
 from .localsettings import LocalSettings, LocalSettingsFile
 from .package import Package
 from .speculation import TOKEN_COST
@@ -58,6 +59,8 @@ def decide(
         local: None where nothing was measured.
         cores: that this process may use; the profile's threads are at most as many.
         adapters: whether requests may ask for one: then the graph is the package's that takes them, which is slower.
+
+    Raises ConfigError if there is no room for one row.
     """
     build, profile = package.build, package.build.profile.runtime
     graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
@@ -74,16 +77,33 @@ def decide(
         prefill_threads = decode_threads = min(profile.threads, cores)
         threads_from = PROFILE
     slots = config.slots or (local.slots if local else profile.slots)
+    context_tokens = min(config.context_tokens or profile.context_tokens, build.model.context_tokens)
+    kv_budget_bytes = profile.kv_cache.budget_mb << 20
+    # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
+    session_slots = slots if config.share_prefix == "off" else 2 * slots
+    if build.profile.execution.backend == "cuda":  # a GPU's memory is taken for all rows at once
+        session_slots = min(session_slots, _rows_that_fit(kv_budget_bytes, context_tokens, package))
     return RunSettings(
         graph=graph,
         prefill_threads=prefill_threads,
         decode_threads=decode_threads,
-        slots=slots,
-        # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
-        session_slots=slots if config.share_prefix == "off" else 2 * slots,
-        context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
-        kv_budget_bytes=profile.kv_cache.budget_mb << 20,
+        slots=min(slots, session_slots),
+        session_slots=session_slots,
+        context_tokens=context_tokens,
+        kv_budget_bytes=kv_budget_bytes,
         token_cost=local.token_cost if local else TOKEN_COST,
         threads_from=threads_from,
         slots_from=CONFIGURATION if config.slots else LOCAL if local else PROFILE,
     )
+
+
+def _rows_that_fit(budget_bytes: int, context_tokens: int, package: Package) -> int:
+    """Rows of the longest context. Raises ConfigError if there is room for none."""
+    row_bytes = context_tokens * package.build.memory.kv_bytes_per_token
+    if rows := budget_bytes // row_bytes:
+        return rows
+    message = (
+        f"a row of {context_tokens} tokens takes {-(-row_bytes >> 20)} MiB, and the package's KV budget is"
+        f" {budget_bytes >> 20} MiB: choose at most {budget_bytes // package.build.memory.kv_bytes_per_token}"
+    )
+    raise ConfigError([Fault("context_tokens", message)])

@@ -22,13 +22,13 @@ LAYERS = {
         "engine grammar",
         "completion",
         "turn_text",
-        "scheduler ort_session sampler tokenizer stop chat",
+        "scheduler ort_session cuda_session sampler tokenizer stop chat",
         "kvcache",
         "settings",
         "sequence session stats speculation",
         "turn",
         "structure",
-        "adapters config localsettings presets",
+        "adapters inference config localsettings presets",
         "tuning",
         "package",
         "profile",
@@ -65,8 +65,14 @@ ACROSS = {
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.stages": ("runtime.session",),
-    "toolchain.evaluate": ("runtime.adapters", "runtime.ort_session", "runtime.session"),
-    "toolchain.kvscales": ("runtime.ort_session", "runtime.session"),
+    "toolchain.evaluate": (
+        "runtime.adapters",
+        "runtime.cuda_session",
+        "runtime.inference",
+        "runtime.ort_session",
+        "runtime.session",
+    ),
+    "toolchain.kvscales": ("runtime.cuda_session", "runtime.ort_session", "runtime.session"),
     "toolchain.surgery": ("runtime.adapters",),
     "runtime.conversations": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
@@ -91,13 +97,12 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.ort_session runtime.sampler runtime.session"
-    " runtime.structure"
-    " runtime.turn toolchain.adapters"
-    " toolchain.evaluate toolchain.kvscales",
+    "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.ort_session"
+    " runtime.sampler runtime.session runtime.structure runtime.turn"
+    " toolchain.adapters toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
     "onnx": "toolchain.ort_variant toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.ort_session",
+    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

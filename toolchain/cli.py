@@ -99,7 +99,7 @@ A build that was stopped goes on from what is done: run the same command again."
     shell_complete=_complete_profile,
     help="A profile's name or YAML file; once for each variant.",
 )
-@click.option("--precision", type=click.Choice(["int4", "int8", "float32"]), help="Default: the profile's.")
+@click.option("--precision", type=click.Choice(["int4", "int8", "float16", "float32"]), help="Default: the profile's.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Your text (.txt or .jsonl) for INT4.")
 @click.option("--presets", type=click.Path(path_type=Path), help="Prompt presets (.yaml) instead of ours.")

@@ -22,7 +22,7 @@ from typing import Any
 
 from runtime.errors import BuildError
 
-from .recipe import CALIBRATION, CALIBRATION_WINDOW_TOKENS, Recipe
+from .recipe import CALIBRATION, CALIBRATION_WINDOW_TOKENS, CUDA, Recipe
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
@@ -135,7 +135,7 @@ def _command(arguments: list[str]) -> None:
 
 
 def _job(checkpoint: Path, recipe: Recipe, calibration: Path | None, out: Path, work: Path) -> dict[str, object]:
-    device = {"device": "cpu", "execution_providers": [recipe.provider]}
+    device = {"device": "gpu" if recipe.provider == CUDA else "cpu", "execution_providers": [recipe.provider]}
     return {
         "input_model": {"type": "HfModel", "model_path": str(checkpoint)},
         "data_configs": [_calibration_data(calibration, work)] if calibration else [],

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from runtime.adapters import Adapter
+from runtime.cuda_session import CudaSession
+from runtime.inference import CPU
 from runtime.ort_session import OrtSession
 from runtime.package import Fidelity, Golden
 from runtime.session import Chunk, Session
@@ -71,9 +73,16 @@ def windows_of(text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS) -> list[
 
 
 def open_session(
-    graph: Path, *, threads: int, context_tokens: int = WINDOW_TOKENS, adapter: Adapter | None = None
-) -> Session:
-    """The graph in a session of one row, as the daemon would run it."""
+    graph: Path,
+    *,
+    threads: int,
+    context_tokens: int = WINDOW_TOKENS,
+    adapter: Adapter | None = None,
+    packed: bool = True,
+) -> OrtSession | CudaSession:
+    """The graph in a session of one row, as the daemon would run it; a rectangular one, for CUDA, on the CPU."""
+    if not packed:
+        return CudaSession(graph, slots=1, context_tokens=context_tokens, provider=CPU)
     adapters = [adapter] if adapter else []
     return OrtSession(graph, slots=1, context_tokens=context_tokens, threads=threads, adapters=adapters)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from runtime.cuda_session import CudaSession
 from runtime.ort_session import OrtSession
 from runtime.session import Chunk
 
@@ -38,10 +39,12 @@ def calibration_tokens(text: Path, tokenizer: Path) -> list[list[int]]:
 
 
 def measure_scales(
-    graph: Path, texts: Sequence[Sequence[int]], *, threads: int, on_text: OnText = lambda done, total: None
+    session: OrtSession | CudaSession,
+    texts: Sequence[Sequence[int]],
+    *,
+    on_text: OnText = lambda done, total: None,
 ) -> Scales:
-    """Runs `graph`, a serving graph with a float32 cache, over the texts."""
-    session = OrtSession(graph, slots=1, context_tokens=MAX_TEXT_TOKENS, threads=threads)
+    """Runs `session`, whose KV cache is of floats, over the texts, which are of MAX_TEXT_TOKENS at most."""
     peaks: dict[str, np.ndarray] = {}
     for number, tokens in enumerate(texts, 1):
         session.run([Chunk(0, tokens, 0, logits=0)])

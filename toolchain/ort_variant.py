@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from runtime.adapters import read_adapter
+from runtime.errors import AdapterError
 from runtime.package import ADAPTER_GRAPH, ADAPTER_SUFFIX, ADAPTERS, PROJECTIONS, AdapterBuild, file_digest
 from runtime.package import SERVING_GRAPH as PACKAGED_GRAPH
 from runtime.profile import Profile
@@ -17,7 +18,7 @@ from runtime.profile import Profile
 from . import adapters, evaluate
 from .adapters import PeftAdapter
 from .cache import alone, keep
-from .kvscales import Scales, calibration_tokens, measure_scales
+from .kvscales import MAX_TEXT_TOKENS, Scales, calibration_tokens, measure_scales
 from .recipe import Precision, plan
 from .stages import Stages, cores
 from .surgery import SERVING_GRAPH, STOCK_GRAPH, adapter_sites, make_adapter_graph, make_serving_graph
@@ -34,17 +35,21 @@ def make_variant(
     peft: Mapping[str, PeftAdapter],
     adapter_targets: Sequence[str],
 ) -> VariantParts:
-    """Compiles the checkpoint of `stages` for `profile`, and measures what that cost."""
+    """Compiles the checkpoint of `stages` for `profile`, a CPU's or CUDA's, and measures what that cost."""
+    packed = profile.execution.backend == "ort"
+    if not packed and (peft or adapter_targets):
+        raise AdapterError(f"{profile.name}: adapters work on CPUs only so far; merge one with --merge-adapter")
     recipe = plan(profile, precision, stages.checkpoint.geometry.hidden_size)
     int8_kv = profile.runtime.kv_cache.dtype == "int8"
     calibration = stages.calibration() if recipe.needs_calibration or int8_kv else None
-    model_dir = stages.serving_model(recipe, calibration if recipe.needs_calibration else None)
+    model_dir = stages.serving_model(recipe, calibration if recipe.needs_calibration else None, packed=packed)
     graph = model_dir / SERVING_GRAPH
     with alone(stages.cache, model_dir.name, stages.report):
         if int8_kv and calibration is not None:
-            graph = make_serving_graph(model_dir, _kv_scales(stages, graph, calibration))
+            scales = _kv_scales(stages, graph, calibration, packed=packed)
+            graph = make_serving_graph(model_dir, scales, packed=packed)
         fidelity, golden = stages.evaluated(
-            graph.parent, [graph], lambda: evaluate.open_session(graph, threads=cores())
+            graph.parent, [graph], lambda: evaluate.open_session(graph, threads=cores(), packed=packed)
         )
         taking = _taking_adapters(stages, graph, peft, adapter_targets)
     return VariantParts(
@@ -104,13 +109,14 @@ def _taking_adapters(
     return taking
 
 
-def _kv_scales(stages: Stages, graph: Path, calibration: Path) -> Scales:
+def _kv_scales(stages: Stages, graph: Path, calibration: Path, *, packed: bool) -> Scales:
     """Measured once per compiled model and calibration text."""
     kept = graph.parent / f"kv-scales-{file_digest(calibration)[:16]}.json"
     if not kept.exists():
         texts = calibration_tokens(calibration, stages.checkpoint.folder / "tokenizer.json")
         with stages.report.stage("KV scales") as stage:
-            keep(kept, measure_scales(graph, texts, threads=cores(), on_text=stage.update))
+            session = evaluate.open_session(graph, threads=cores(), context_tokens=MAX_TEXT_TOKENS, packed=packed)
+            keep(kept, measure_scales(session, texts, on_text=stage.update))
     scales: Scales = json.loads(kept.read_text())
     return scales
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from runtime.profile import Int4, Int8, Profile
+from runtime.errors import Fault, ProfileError
+from runtime.profile import Execution, Int4, Int8, Profile
 
-Precision = Literal["int4", "int8", "float32"]
+Precision = Literal["int4", "int8", "float16", "float32"]
 Pass = dict[str, object]
+
+CUDA = "CUDAExecutionProvider"
 
 CALIBRATION = "calibration"
 """The name under which a recipe's passes find the calibration data."""
@@ -49,16 +52,26 @@ def plan(profile: Profile, precision: Precision, hidden_size: int) -> Recipe:
     """The recipe for `profile` at `precision`, for a model of `hidden_size`.
 
     Blocks must divide a row of weights. Every other row length of these architectures is a multiple of `hidden_size`
-    or of a larger power of two than any block.
+    or of a larger power of two than any block. Raises ProfileError for a precision that the device cannot run.
     """
-    quantization = profile.quantization
+    quantization, execution = profile.quantization, profile.execution
+    _require_runnable(precision, execution)
     if precision == "int4":
         passes = _int4(quantization.int4, hidden_size)
     elif precision == "int8":
         passes = _int8(quantization.int8, hidden_size)
     else:
-        passes = {"model_builder": {"type": "ModelBuilder", "precision": "fp32"}}
-    return _tied(passes, profile.execution.provider)
+        passes = {"model_builder": {"type": "ModelBuilder", "precision": _MODEL_BUILDER_FLOATS[precision]}}
+    return _tied(passes, CUDA if execution.backend == "cuda" else execution.provider)
+
+
+def _require_runnable(precision: Precision, execution: Execution) -> None:
+    if precision == "float32" and execution.backend == "cuda":
+        fault = Fault("precision", "must be int4, int8 or float16: attention on CUDA does not compute in float32")
+        raise ProfileError([fault], execution.provider)
+    if precision == "float16" and execution.backend == "ort":
+        fault = Fault("precision", "must be int4, int8 or float32: CPUs compute in float32")
+        raise ProfileError([fault], execution.provider)
 
 
 def plan_calibration_writer(hidden_size: int) -> Recipe:
@@ -67,6 +80,9 @@ def plan_calibration_writer(hidden_size: int) -> Recipe:
     INT8 keeps the float checkpoint's distribution (a mean KLD of 0.004) and writes several times as fast.
     """
     return _tied(_int8(Int8(), hidden_size), "CPUExecutionProvider")
+
+
+_MODEL_BUILDER_FLOATS = {"float16": "fp16", "float32": "fp32"}
 
 
 def _tied(passes: dict[str, Pass], provider: str) -> Recipe:

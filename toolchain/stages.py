@@ -63,11 +63,11 @@ class Stages:
                     calibrate.write_calibration(session, checkpoint.folder, out, on_tokens=stage.update)
         return out
 
-    def serving_model(self, recipe: Recipe, calibration: Path | None) -> Path:
+    def serving_model(self, recipe: Recipe, calibration: Path | None, *, packed: bool = True) -> Path:
         """Olive's model folder, with the serving graph in it."""
         model_dir = self.compiled(recipe, calibration)
         with alone(self.cache, model_dir.name, self.report):
-            make_serving_graph(model_dir)
+            make_serving_graph(model_dir, packed=packed)
         return model_dir
 
     def compiled(self, recipe: Recipe, calibration: Path | None) -> Path:

@@ -17,6 +17,10 @@ computes logits only where asked:
 Only attention needs to know rows. All else is computed for packed tokens: a chunk of a prompt and the next tokens of
 other rows share one pass over the weights, and nothing is computed for padding, which attention skips.
 
+CUDA's attention has no rows of different lengths (onnxruntime 1.31). There the graph is *rectangular*: `input_ids` is
+`[rows, width]`, tokens are counted row by row, and there is no `row_tokens`, `token_places` or `query_seqlens`. With
+nothing to gather, all of it can be captured in a CUDA graph.
+
 Both graphs stay small and share one weights file, so nothing is stored twice and the stock graph stays usable.
 
 The adapter graph is the serving graph with `+ x @ A @ B` behind projections, where A and B are inputs that may be left
@@ -49,16 +53,19 @@ _PAST_KEY, _PAST_VALUE, _K_SCALE, _V_SCALE = 3, 4, 12, 13
 _SEQLENS_K, _TOTAL_SEQUENCE_LENGTH, _QUERY_SEQLENS = 5, 6, 16
 
 
-def make_serving_graph(model_dir: Path, kv_scales: Mapping[str, Sequence[float]] | None = None) -> Path:
+def make_serving_graph(
+    model_dir: Path, kv_scales: Mapping[str, Sequence[float]] | None = None, *, packed: bool = True
+) -> Path:
     """Writes a serving graph beside `model.onnx` in `model_dir`, over the same weights file; returns its path.
 
     Args:
+        packed: whether tokens are; else the graph is rectangular.
         kv_scales: makes the KV cache int8: by cache input, the scale of each channel, `[kv_heads * head_dim]`.
 
     Raises BuildError if the graph is not a decoder as ModelBuilder writes them.
     """
     model = onnx.load(str(model_dir / STOCK_GRAPH), load_external_data=False)
-    rewire(model.graph)
+    rewire(model.graph, packed=packed)
     if kv_scales is not None:
         _keep_kv_in_int8(model.graph, kv_scales)
     target = model_dir / (SERVING_GRAPH if kv_scales is None else INT8_KV_GRAPH)
@@ -141,30 +148,38 @@ def _add_site(graph: GraphProto, product: NodeProto, name: str) -> Iterator[Node
     yield helper.make_node("Add", [alone, f"{name}.up"], [result], name=f"/{name}/lora_Add")
 
 
-def rewire(graph: GraphProto) -> None:
+def rewire(graph: GraphProto, *, packed: bool) -> None:
     """Changes `graph` in place to the serving contract."""
     _take_lengths_instead_of_a_mask(graph)
-    _pack_tokens(graph)
+    if packed:
+        _take_rows_of_different_lengths(graph)
+        _pack_tokens(graph)
+    else:
+        _name_shape(_value(graph.input, "input_ids"), "rows", "width")
     _share_the_kv_cache(graph)
-    _pick_logits(graph)
+    _pick_logits(graph, packed=packed)
     _drop_unused(graph)
     del graph.value_info[:]  # the shapes noted there are those of the old contract
 
 
 def _take_lengths_instead_of_a_mask(graph: GraphProto) -> None:
     for node in _attention(graph):
-        node.input.extend([""] * (_QUERY_SEQLENS + 1 - len(node.input)))
         node.input[_SEQLENS_K] = "seqlens_k"
         node.input[_TOTAL_SEQUENCE_LENGTH] = "total_sequence_length"
-        node.input[_QUERY_SEQLENS] = "query_seqlens"
     graph.input.remove(_value(graph.input, "attention_mask"))
     graph.input.extend(
         [
             helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["rows"]),
             helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, []),
-            helper.make_tensor_value_info("query_seqlens", TensorProto.INT32, ["rows"]),
         ]
     )
+
+
+def _take_rows_of_different_lengths(graph: GraphProto) -> None:
+    for node in _attention(graph):
+        node.input.extend([""] * (_QUERY_SEQLENS + 1 - len(node.input)))
+        node.input[_QUERY_SEQLENS] = "query_seqlens"
+    graph.input.append(helper.make_tensor_value_info("query_seqlens", TensorProto.INT32, ["rows"]))
 
 
 def _attention(graph: GraphProto) -> list[NodeProto]:
@@ -214,9 +229,13 @@ def _projected(value: str, producers: Mapping[str, NodeProto]) -> str:
 
 def _share_the_kv_cache(graph: GraphProto) -> None:
     for value in _caches(graph):
-        rows, _, capacity, _ = value.type.tensor_type.shape.dim
-        rows.dim_param = "rows"
-        capacity.dim_param = "capacity"
+        _name_shape(value, "rows", None, "capacity")
+
+
+def _name_shape(value: onnx.ValueInfoProto, *names: str | None) -> None:
+    for dim, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
+        if name is not None:
+            dim.dim_param = name
 
 
 def _keep_kv_in_int8(graph: GraphProto, scales: Mapping[str, Sequence[float]]) -> None:
@@ -224,6 +243,7 @@ def _keep_kv_in_int8(graph: GraphProto, scales: Mapping[str, Sequence[float]]) -
         graph.initializer.append(helper.make_tensor(f"{name}.scale", TensorProto.FLOAT, [len(values)], values))
     for node in graph.node:
         if node.op_type == "GroupQueryAttention":
+            node.input.extend([""] * (_V_SCALE + 1 - len(node.input)))
             for scale, cache in ((_K_SCALE, _PAST_KEY), (_V_SCALE, _PAST_VALUE)):
                 node.input[scale] = f"{node.input[cache]}.scale"
             for attribute in ("k_quant_type", "v_quant_type"):
@@ -238,22 +258,34 @@ def _caches(graph: GraphProto) -> list[onnx.ValueInfoProto]:
     return [v for v in (*graph.input, *graph.output) if v.name.startswith(("past_key_values.", "present."))]
 
 
-def _pick_logits(graph: GraphProto) -> None:
-    """Puts a gather of `logit_tokens` between the final norm and the head."""
+def _pick_logits(graph: GraphProto, *, packed: bool) -> None:
+    """Puts a gather of `logit_tokens` between the final norm and the head, and float32 behind it."""
     graph.input.append(helper.make_tensor_value_info("logit_tokens", TensorProto.INT64, ["logits"]))
     head = _head(graph)
     logits = _value(graph.output, "logits")
     vocabulary = logits.type.tensor_type.shape.dim[2].dim_value
+    narrow = logits.type.tensor_type.elem_type != TensorProto.FLOAT
     norm = next((n for n in graph.node if "final_norm" in n.name), None)
     if norm is None:
         raise BuildError("the graph has no final norm; was it written by ModelBuilder?")
-    pick = helper.make_node("Gather", [norm.output[0], "logit_tokens"], ["serving.picked"], name="/serving/Gather")
+    hidden, before = norm.output[0], []
+    if not packed:
+        weight = next(w for w in graph.initializer if w.name == norm.input[2 if "Skip" in norm.op_type else 1])
+        graph.initializer.append(helper.make_tensor("serving.row", TensorProto.INT64, [2], [-1, weight.dims[0]]))
+        before.append(helper.make_node("Reshape", [hidden, "serving.row"], ["serving.hidden"], name="/serving/Reshape"))
+        hidden = "serving.hidden"
+    before.append(helper.make_node("Gather", [hidden, "logit_tokens"], ["serving.picked"], name="/serving/Gather"))
     head.input[0] = "serving.picked"
-    head.output[0] = "logits"
+    head.output[0] = "serving.logits" if narrow else "logits"
     others = [n for n in graph.node if n is not head and "logits" in n.output]
     for node in others:  # a reshape back to three dimensions behind an unquantized tied head
         graph.node.remove(node)
-    graph.node.insert(list(graph.node).index(head), pick)
+    for at, node in enumerate(before, list(graph.node).index(head)):
+        graph.node.insert(at, node)
+    if narrow:
+        graph.node.append(
+            helper.make_node("Cast", ["serving.logits"], ["logits"], name="/serving/Cast", to=TensorProto.FLOAT)
+        )
     logits.CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["logits", vocabulary]))
 
 

@@ -43,6 +43,11 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     [
         ("runtime", {"threads": 3}, "runtime.threads: must be <= device.cores, 2 (got 3)"),
         ("runtime", {"kv_cache": {"budget_mb": 4096}}, "runtime.kv_cache.budget_mb: must be < device.memory_mb, 4096"),
+        (
+            "runtime",
+            {"kv_cache": {"budget_mb": 64, "dtype": "float16"}},
+            "runtime.kv_cache.dtype: must be float32 or int8 for CPUExecutionProvider (got float16)",
+        ),
     ],
 )
 def test_what_does_not_fit_the_board_is_refused(section: str, change: dict[str, object], words: str) -> None:

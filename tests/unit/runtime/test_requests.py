@@ -219,3 +219,12 @@ def test_an_adapter_must_be_one_of_those_there_are() -> None:
         with pytest.raises(RequestError) as refusal:
             each.read(pb.GenerateRequest(prompt="a", adapter="other"))
         assert str(refusal.value) == f"adapter: must be unset or one of those there are: {have}"
+
+
+@pytest.mark.parametrize("asked", [{"deterministic": True}, {}])
+def test_determinism_is_refused_where_it_cannot_be_had(asked: dict[str, bool]) -> None:
+    """Whether the request asks for it or the daemon does for all; one that declines is served."""
+    reader = replace(READER, exact=False, deterministic=not asked)
+    with pytest.raises(RequestError, match="deterministic: must be"):
+        reader.read(pb.GenerateRequest(prompt="abc", **asked))
+    assert not reader.read(pb.GenerateRequest(prompt="abc", deterministic=False)).deterministic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from unit.runtime.tiny_package import make_package
 
 from runtime.config import Config
 from runtime.cpu import Cpu
+from runtime.errors import ConfigError
 from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
 from runtime.package import Package
+from runtime.profile import Execution, KVCache
 from runtime.settings import RunSettings, decide
 from runtime.speculation import TOKEN_COST
 from runtime.tuning import Threads
@@ -78,3 +81,33 @@ def test_rows_for_what_requests_leave(board: Board) -> None:
     """As many again as may run, unless nothing may be shared."""
     assert board.decide(None, slots=3).session_slots == 6
     assert board.decide(None, slots=3, share_prefix="off").session_slots == 3
+
+
+def on_a_gpu(board: Board, budget_mb: int) -> None:
+    """Makes the package, whose contexts are of 8 tokens, one for CUDA with as much memory for KV."""
+    build = board.package.build
+    kv_cache = KVCache.model_construct(dtype="float16", budget_mb=budget_mb)
+    profile = build.profile.model_copy(
+        update={
+            "execution": Execution(provider="CUDAExecutionProvider"),
+            "runtime": build.profile.runtime.model_copy(update={"kv_cache": kv_cache}),
+        }
+    )
+    memory = build.memory.model_copy(update={"kv_bytes_per_token": 1 << 17})  # 1 MiB a row
+    build = build.model_copy(update={"profile": profile, "memory": memory})
+    board.package = replace(board.package, build=build)
+
+
+@pytest.mark.parametrize(("budget_mb", "slots", "session_slots"), [(64, 8, 16), (11, 8, 11), (5, 5, 5)])
+def test_a_gpus_rows_fit_its_budget(board: Board, budget_mb: int, slots: int, session_slots: int) -> None:
+    """Its memory is taken for all of them at once: first those go that would only hold what requests left."""
+    on_a_gpu(board, budget_mb)
+    found = board.decide(None)
+    assert (found.slots, found.session_slots) == (slots, session_slots)
+
+
+def test_a_gpu_without_room_for_one_row_is_refused(board: Board) -> None:
+    """With the context that would fit."""
+    on_a_gpu(board, 0)
+    with pytest.raises(ConfigError, match="context_tokens: a row of 8 tokens takes 1 MiB"):
+        board.decide(None)

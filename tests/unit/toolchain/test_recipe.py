@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.profile import Profile, find_profile, parse_profile
-from toolchain.recipe import Precision, Recipe, plan
+from runtime.errors import ProfileError
+from runtime.profile import Execution, Profile, find_profile, parse_profile
+from toolchain.recipe import CUDA, Precision, Recipe, plan
 
 QWEN25_05B, QWEN25_15B = 896, 1536
 
@@ -18,6 +19,8 @@ def profile(*, provider: str = "CPUExecutionProvider", **knobs: dict[str, object
     """generic-x86_64 with other `int4` or `int8` knobs."""
     data = find_profile("generic-x86_64").model_dump()
     data["execution"]["provider"] = provider
+    if provider == CUDA:
+        data["runtime"]["kv_cache"]["dtype"] = "float16"
     for precision, changed in knobs.items():
         data["quantization"][precision] |= changed
     return parse_profile(data, "test")
@@ -103,11 +106,11 @@ KNOBS: list[tuple[Precision, dict[str, Any]]] = [
     ("int4", {"int4": {"head_bits": 4}}),
     ("int4", {"int4": {"head_block_size": 64}}),
     ("int4", {"int4": {"accuracy_level": 1}}),
-    ("int4", {"provider": "CUDAExecutionProvider"}),
+    ("int4", {"provider": CUDA}),
     ("int8", {"int8": {"block_size": 128}}),
     ("int8", {"int8": {"symmetric": True}}),
     ("int8", {"int8": {"accuracy_level": 1}}),
-    ("float32", {"provider": "CUDAExecutionProvider"}),
+    ("int8", {"provider": CUDA}),
 ]
 
 
@@ -115,6 +118,20 @@ KNOBS: list[tuple[Precision, dict[str, Any]]] = [
 def test_any_knob_changes_the_key(precision: Precision, change: dict[str, Any]) -> None:
     """Nothing that was made with one knob is found under another."""
     assert plan(profile(**change), precision, QWEN25_05B).key != plan(profile(), precision, QWEN25_05B).key
+
+
+@pytest.mark.parametrize(("precision", "provider"), [("float32", CUDA), ("float16", "CPUExecutionProvider")])
+def test_floats_are_those_that_the_device_computes_in(precision: Precision, provider: str) -> None:
+    """The other ones are refused, with those there are."""
+    with pytest.raises(ProfileError, match="precision: must be int4, int8 or float"):
+        plan(profile(provider=provider), precision, QWEN25_05B)
+
+
+def test_tensorrt_gets_what_cuda_gets() -> None:
+    """It leaves most of the graph to CUDA."""
+    board = profile(provider=CUDA)
+    tensorrt = board.model_copy(update={"execution": Execution(provider="TensorrtExecutionProvider")})
+    assert plan(tensorrt, "int4", QWEN25_05B) == plan(board, "int4", QWEN25_05B)
 
 
 def test_precisions_have_keys_of_their_own() -> None:
