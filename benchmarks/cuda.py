@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import machine
+import onnxruntime
+from machine import processor
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -108,7 +109,9 @@ def main() -> None:
     parser.add_argument("--variant")
     options = parser.parse_args()
     package = Package.open(options.package, options.variant, verify=False)
-    print(f"{time.strftime('%Y-%m-%d')}, {gpu('name,driver_version')}; {machine()}")
+    print(
+        f"{time.strftime('%Y-%m-%d')}, {gpu('name,driver_version')}; {processor()}, onnxruntime {onnxruntime.__version__}"
+    )
     before = gpu("memory.used")
     start = time.perf_counter()
     session = CudaSession(package.serving_graph, slots=max(ROWS), context_tokens=CONTEXT_TOKENS, provider=CUDA)

@@ -13,6 +13,7 @@ import ctypes
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +152,9 @@ class _DeviceKV:
         self._names = [name for name in inputs if name.startswith("past_key_values.")]
         if "row_tokens" in inputs or not {"seqlens_k", "logit_tokens"} <= inputs.keys():
             raise SessionError("the graph is not a serving graph for CUDA of this version; build the package again")
-        cache = inputs[self._names[0]]
+        layer = inputs[self._names[0]]
         self.device, self.capacity = device, capacity
-        self._kv_heads, self._head_dim, self._dtype = cache.shape[1], cache.shape[3], np.dtype(_KV_DTYPES[cache.type])
+        self._kv_heads, self._head_dim, self._dtype = layer.shape[1], layer.shape[3], np.dtype(_KV_DTYPES[layer.type])
         self._position_bytes: int = self._head_dim * self._dtype.itemsize
         self._head_bytes = capacity * self._position_bytes
         self._row_bytes = self._kv_heads * self._head_bytes
@@ -168,18 +169,18 @@ class _DeviceKV:
     def bind(self, io: ort.IOBinding, first: int, rows: int) -> None:
         """Binds `rows` slots from `first` on, as past and as present."""
         shape = [rows, self._kv_heads, self.capacity, self._head_dim]
-        for name, cache in zip(self._names, self._caches, strict=True):
-            at = cache.data_ptr() + first * self._row_bytes
+        for name, layer in zip(self._names, self._caches, strict=True):
+            at = layer.data_ptr() + first * self._row_bytes
             io.bind_input(name, self.device, 0, self._dtype, shape, at)
             io.bind_output(name.replace("past_key_values.", "present."), self.device, 0, self._dtype, shape, at)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        for cache in self._caches:
-            to, of = (cache.data_ptr() + slot * self._row_bytes for slot in (target, source))
+        for layer in self._caches:
+            to, of = (layer.data_ptr() + slot * self._row_bytes for slot in (target, source))
             _copy(self.device, to, of, self._head_bytes, tokens * self._position_bytes, self._kv_heads)
 
     def read(self, slot: int, tokens: int) -> dict[str, NDArray[np.generic]]:
-        return {name: cache.numpy()[slot, :, :tokens] for name, cache in zip(self._names, self._caches, strict=True)}
+        return {name: layer.numpy()[slot, :, :tokens] for name, layer in zip(self._names, self._caches, strict=True)}
 
 
 class _Run:
@@ -251,10 +252,15 @@ def _copy(device: str, target: int, source: int, pitch_bytes: int, width_bytes: 
         for at in range(0, count * pitch_bytes, pitch_bytes):
             ctypes.memmove(target + at, source + at, width_bytes)
         return
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    runtime = next(line.split()[-1] for line in maps if "libcudart" in line)  # the one that onnxruntime has loaded
     pitch, width, height = (ctypes.c_size_t(size) for size in (pitch_bytes, width_bytes, count))
     to, of = ctypes.c_void_p(target), ctypes.c_void_p(source)
-    status = ctypes.CDLL(runtime).cudaMemcpy2D(to, pitch, of, pitch, width, height, _DEVICE_TO_DEVICE)
+    status = _cuda_runtime().cudaMemcpy2D(to, pitch, of, pitch, width, height, _DEVICE_TO_DEVICE)
     if status != 0:
         raise SessionError(f"CUDA cannot copy a row of the KV cache: error {status}")
+
+
+@cache
+def _cuda_runtime() -> ctypes.CDLL:
+    """The one that onnxruntime has loaded."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return ctypes.CDLL(next(line.split()[-1] for line in maps if "libcudart" in line))

@@ -37,7 +37,7 @@ def trim_after_load() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    _forget(_clean_mappings(lambda path, access: path.startswith("/") and "w" not in access))
+    _forget(_clean_mappings(_is_of_a_program))
 
 
 class MappedFile:
@@ -72,6 +72,11 @@ def use_huge_pages() -> None:
         first, last = -(-start // size) * size, end // size * size
         if first < last:
             madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _MADV_COLLAPSE)  # refused before Linux 6.1
+
+
+def _is_of_a_program(path: str, access: str) -> bool:
+    """Read from a file, for this process alone. What a device maps, as a GPU's driver does, it would not map again."""
+    return path.startswith("/") and not path.startswith("/dev/") and access.startswith("r-") and access.endswith("p")
 
 
 _Mapping = tuple[int, int]  # addresses of its start and its end

@@ -66,6 +66,16 @@ def test_trimming_forgets_what_files_were_only_read(tmp_path: Path) -> None:
         assert mapped[:] == path.read_bytes()
 
 
+def test_trimming_leaves_shared_mappings_alone(tmp_path: Path) -> None:
+    """A GPU's driver has such ones, of its devices, and a page of theirs that is given back is lost."""
+    path = tmp_path / "device"
+    path.write_bytes(bytes(range(256)) * 4096)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:] == path.read_bytes()
+        trim_after_load()
+        assert resident_kb(path) >= 1024
+
+
 def address_of(mapped: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(mapped))
 
