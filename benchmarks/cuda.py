@@ -109,9 +109,8 @@ def main() -> None:
     parser.add_argument("--variant")
     options = parser.parse_args()
     package = Package.open(options.package, options.variant, verify=False)
-    print(
-        f"{time.strftime('%Y-%m-%d')}, {gpu('name,driver_version')}; {processor()}, onnxruntime {onnxruntime.__version__}"
-    )
+    print(f"{time.strftime('%Y-%m-%d')}, {gpu('name,driver_version')}; {processor()}")
+    print(f"onnxruntime {onnxruntime.__version__}, numpy {np.__version__}")
     before = gpu("memory.used")
     start = time.perf_counter()
     session = CudaSession(package.serving_graph, slots=max(ROWS), context_tokens=CONTEXT_TOKENS, provider=CUDA)

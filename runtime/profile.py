@@ -59,9 +59,13 @@ class Int4(StrictModel):
     )
     block_size: Block = Field(default=32, description="Weights that share a scale in a decoder layer.")
     symmetric: bool = Field(default=False, description="No zero points: smaller, and what some kernels want.")
-    mixed_precision: Literal["k_quant_last", "k_quant_down", "k_quant_mixed"] = Field(
-        default="k_quant_mixed",
-        description="Which layers keep 8 bits: only the head; also some down projections; also some QKV.",
+    mixed_precision: Literal["fisher", "k_quant_last", "k_quant_down", "k_quant_mixed"] = Field(
+        default="fisher",
+        description="Which layers keep 8 bits: those that rounding is measured to hurt most; only the head; also some"
+        " down projections by their place; also some QKV.",
+    )
+    high_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.25, description="With fisher: the share of layer weights that keep 8 bits."
     )
     head_bits: Literal[4, 8] = Field(default=8, description="Bits of the tied head and embedding.")
     head_block_size: Block = Field(default=128, description="Weights that share a scale in the head.")

@@ -50,6 +50,7 @@ LAYERS = {
         "calibrate kvscales",
         "sources",
         "recipe",
+        "fisher_mixed_precision ordered_gptq",
         "presets",
         "cache",
         "progress",
@@ -100,7 +101,7 @@ DOORS = {
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.ort_session"
     " runtime.sampler runtime.session runtime.structure runtime.turn"
     " toolchain.adapters toolchain.evaluate toolchain.kvscales",
-    "olive": "toolchain.compile toolchain.olive_environment",
+    "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq",
     "onnx": "toolchain.ort_variant toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session",
     "peft": "toolchain.adapters toolchain.evaluate",
@@ -111,7 +112,9 @@ DOORS = {
     "safetensors": "toolchain.adapters",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
-    "torch": "toolchain.adapters toolchain.evaluate toolchain.sources",
+    "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"
+    " toolchain.sources",
+    "tqdm": "toolchain.fisher_mixed_precision",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
 }

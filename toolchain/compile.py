@@ -8,6 +8,7 @@ seconds, before it is needed. Olive's cache in the work folder makes a second ru
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import re
@@ -22,7 +23,7 @@ from typing import Any
 
 from runtime.errors import BuildError
 
-from .recipe import CALIBRATION, CALIBRATION_WINDOW_TOKENS, CUDA, Recipe
+from .recipe import CALIBRATION, CALIBRATION_WINDOW_TOKENS, CUDA, OUR_PASSES, Recipe
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
@@ -124,8 +125,11 @@ def _child(output: Connection, call: Callable[[Any], None], argument: object) ->
 
 def _run(job: dict[str, object]) -> None:
     from olive import run
+    from olive.package_config import OlivePackageConfig
 
-    run(job)
+    known = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
+    known["passes"] |= {path.rpartition(".")[2]: {"module_path": path} for path in OUR_PASSES}
+    run(job, package_config=known)
 
 
 def _command(arguments: list[str]) -> None:

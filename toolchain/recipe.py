@@ -27,6 +27,9 @@ CALIBRATION = "calibration"
 
 CALIBRATION_WINDOW_TOKENS = 512
 
+OUR_PASSES = ("toolchain.fisher_mixed_precision.FisherMixedPrecision", "toolchain.ordered_gptq.OrderedGptq")
+"""Olive passes beside Olive's own, by where they are."""
+
 GPTQ_DAMPING = 0.1
 """Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less."""
 
@@ -99,11 +102,15 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
     layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
     if knobs.algorithm == "gptq":
-        layers |= {"type": "Gptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
+        layers |= {"type": "OrderedGptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
     else:
         layers |= {"type": "Rtn"}
+    mixed: Pass = {"type": "SelectiveMixedPrecision", "algorithm": knobs.mixed_precision}
+    if knobs.mixed_precision == "fisher":
+        mixed = {"type": "FisherMixedPrecision", "group_size": block, "sym": knobs.symmetric}
+        mixed |= {"share": knobs.high_share, "data_config": CALIBRATION}
     return {
-        "mixed_precision": {"type": "SelectiveMixedPrecision", "algorithm": knobs.mixed_precision},
+        "mixed_precision": mixed,
         "layers": layers,
         "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric),
         "model_builder": _model_builder(block, knobs.accuracy_level),

@@ -81,13 +81,21 @@ def test_a_fitted_block_divides_and_is_the_largest(block: int, hidden: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("precision", "algorithm", "needed"),
-    [("int4", "gptq", True), ("int4", "rtn", False), ("int8", "gptq", False), ("float32", "gptq", False)],
+    ("precision", "algorithm", "mixed_precision", "needed"),
+    [
+        ("int4", "gptq", "k_quant_mixed", True),
+        ("int4", "rtn", "fisher", True),
+        ("int4", "rtn", "k_quant_mixed", False),
+        ("int8", "gptq", "fisher", False),
+        ("float32", "gptq", "fisher", False),
+    ],
 )
-def test_only_gptq_needs_calibration(precision: Precision, algorithm: str, needed: bool) -> None:
-    """Text is made only for what reads it: INT4 by GPTQ."""
-    recipe = plan(profile(int4={"algorithm": algorithm}), precision, QWEN25_05B)
-    assert recipe.needs_calibration is needed
+def test_text_is_made_only_for_what_reads_it(
+    precision: Precision, algorithm: str, mixed_precision: str, needed: bool
+) -> None:
+    """INT4, by GPTQ or with layers chosen by measurement."""
+    knobs = {"algorithm": algorithm, "mixed_precision": mixed_precision}
+    assert plan(profile(int4=knobs), precision, QWEN25_05B).needs_calibration is needed
 
 
 def test_the_head_keeps_its_own_bits() -> None:
@@ -103,6 +111,7 @@ KNOBS: list[tuple[Precision, dict[str, Any]]] = [
     ("int4", {"int4": {"block_size": 32}}),
     ("int4", {"int4": {"symmetric": True}}),
     ("int4", {"int4": {"mixed_precision": "k_quant_last"}}),
+    ("int4", {"int4": {"high_share": 0.5}}),
     ("int4", {"int4": {"head_bits": 4}}),
     ("int4", {"int4": {"head_block_size": 64}}),
     ("int4", {"int4": {"accuracy_level": 1}}),
