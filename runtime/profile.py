@@ -42,6 +42,11 @@ class Execution(StrictModel):
         """What runs it: ONNX Runtime with the serving graph, unless the provider wants another form of the model."""
         return _BACKENDS.get(self.provider, "ort")
 
+    @property
+    def one_row(self) -> bool:
+        """Whether it runs one request at a time, in graphs of fixed width."""
+        return self.backend == "qnn"
+
 
 class Int4(StrictModel):
     """The INT4 recipe."""
@@ -146,6 +151,23 @@ class Profile(StrictModel):
                 f"runtime.kv_cache.budget_mb: must be < device.memory_mb, {self.device.memory_mb}"
                 f" (got {self.runtime.kv_cache.budget_mb})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_npu(self) -> Profile:
+        if self.execution.backend != "qnn":
+            return self
+        if self.runtime.slots != 1:
+            raise ValueError(f"runtime.slots: must be 1, the NPU runs one request at a time (got {self.runtime.slots})")
+        if self.runtime.kv_cache.dtype != "float32":
+            raise ValueError(
+                "runtime.kv_cache.dtype: must be float32, what attention on the CPU takes"
+                f" (got {self.runtime.kv_cache.dtype!r})"
+            )
+        if self.quantization.precision == "float32":
+            raise ValueError("quantization.precision: must be int4 or int8, the NPU computes in integers")
+        if "soc_model" not in self.execution.options:
+            raise ValueError("execution.options: must have soc_model, the number that Qualcomm's SDK gives the SoC")
         return self
 
     @property

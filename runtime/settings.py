@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
+from .errors import ConfigError, Fault
 from .localsettings import LocalSettings, LocalSettingsFile
 from .package import Package
 from .speculation import TOKEN_COST
@@ -58,6 +59,8 @@ def decide(
         local: None where nothing was measured.
         cores: that this process may use; the profile's threads are at most as many.
         adapters: whether requests may ask for one: then the graph is the package's that takes them, which is slower.
+
+    Raises ConfigError for more slots than the device can have.
     """
     build, profile = package.build, package.build.profile.runtime
     graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
@@ -74,13 +77,17 @@ def decide(
         prefill_threads = decode_threads = min(profile.threads, cores)
         threads_from = PROFILE
     slots = config.slots or (local.slots if local else profile.slots)
+    one_row = build.profile.execution.one_row
+    if one_row and slots != 1:
+        message = f"must be 1, as {build.needs.provider} runs one request at a time (got {slots})"
+        raise ConfigError([Fault("slots", message)])
     return RunSettings(
         graph=graph,
         prefill_threads=prefill_threads,
         decode_threads=decode_threads,
         slots=slots,
         # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
-        session_slots=slots if config.share_prefix == "off" else 2 * slots,
+        session_slots=slots if one_row or config.share_prefix == "off" else 2 * slots,
         context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
         kv_budget_bytes=profile.kv_cache.budget_mb << 20,
         token_cost=local.token_cost if local else TOKEN_COST,

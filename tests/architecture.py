@@ -22,8 +22,8 @@ LAYERS = {
         "engine grammar",
         "completion",
         "turn_text",
-        "scheduler ort_session sampler tokenizer stop chat",
-        "kvcache",
+        "scheduler ort_session qnn_pipeline sampler tokenizer stop chat",
+        "static_session kvcache",
         "settings",
         "sequence session stats speculation",
         "turn",
@@ -39,7 +39,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "build",
-        "ort_variant",
+        "ort_variant qnn_variant",
         "stages",
         "evaluate",
         "package",
@@ -48,7 +48,7 @@ LAYERS = {
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "sources",
+        "sources recipe_qnn",
         "recipe",
         "presets",
         "cache",
@@ -64,6 +64,7 @@ ACROSS = {
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.ort_variant": ("runtime.adapters",),
+    "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
     "toolchain.stages": ("runtime.session",),
     "toolchain.evaluate": ("runtime.adapters", "runtime.ort_session", "runtime.session"),
     "toolchain.kvscales": ("runtime.ort_session", "runtime.session"),
@@ -91,13 +92,14 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.ort_session runtime.sampler runtime.session"
-    " runtime.structure"
+    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.ort_session runtime.qnn_pipeline"
+    " runtime.sampler runtime.session runtime.static_session runtime.structure"
     " runtime.turn toolchain.adapters"
     " toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
-    "onnx": "toolchain.ort_variant toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.ort_session",
+    "onnx": "toolchain.ort_variant toolchain.qnn_variant toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.ort_session runtime.qnn_pipeline",
+    "onnxruntime_qnn": "runtime.qnn_pipeline",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

@@ -11,9 +11,10 @@ are used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,45 @@ GOLDEN_QUESTION = "What is the capital of France?"
 
 OnWindow = Callable[[int, int], None]
 """Called with the number of windows done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: the first `windows` of a text, and an answer of up to `golden_tokens`."""
+
+    windows: int = MAX_WINDOWS
+    window_tokens: int = WINDOW_TOKENS
+    golden_tokens: int = 32
+
+
+ALL = Extent()
+
+
+class Model(Protocol):
+    """What can be compared."""
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        """float32 `[len(tokens), vocab]`."""
+        ...
+
+
+class SessionModel:
+    """What a session computes, with its `adapter` if that is given. Of windows that come again it is remembered."""
+
+    def __init__(self, session: Session, *, adapter: str | None = None, remember: bool = False) -> None:
+        self._session, self._adapter = session, adapter
+        self._known: dict[tuple[int, ...], torch.Tensor] | None = {} if remember else None
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        import torch
+
+        window = tuple(tokens)
+        if self._known and window in self._known:
+            return self._known[window]
+        logits = torch.from_numpy(_all_logits(self._session, window, self._adapter))
+        if self._known is not None:
+            self._known[window] = logits
+        return logits
 
 
 class FloatReference:
@@ -63,11 +103,13 @@ def held_out_text() -> str:
     return resources.files("toolchain").joinpath("data", "heldout.txt").read_text(encoding="utf-8")
 
 
-def windows_of(text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS) -> list[list[int]]:
-    """The first `limit` windows of `text`, of 512 tokens each; a shorter last one counts if it is half that."""
+def windows_of(
+    text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS, window_tokens: int = WINDOW_TOKENS
+) -> list[list[int]]:
+    """The first `limit` windows of `text`; one that is shorter than `window_tokens` counts if it is half that."""
     ids = Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids
-    windows = [ids[at : at + WINDOW_TOKENS] for at in range(0, len(ids), WINDOW_TOKENS)]
-    return [w for w in windows[:limit] if len(w) >= WINDOW_TOKENS // 2]
+    windows = [ids[at : at + window_tokens] for at in range(0, len(ids), window_tokens)]
+    return [w for w in windows[:limit] if len(w) >= window_tokens // 2]
 
 
 def open_session(
@@ -79,15 +121,14 @@ def open_session(
 
 
 def measure(
-    reference: FloatReference,
-    session: Session,
+    reference: Model,
+    model: Model,
     windows: Sequence[Sequence[int]],
     *,
     text: str,
-    adapter: str | None = None,
     on_window: OnWindow = lambda done, total: None,
 ) -> Fidelity:
-    """Compares `session`, with its `adapter`, with `reference` on `windows`; `text` names where they come from."""
+    """Compares `model` with `reference` on `windows`; `text` names where they come from."""
     import torch
 
     klds: list[torch.Tensor] = []
@@ -96,7 +137,7 @@ def measure(
     losses_float: list[torch.Tensor] = []
     for number, window in enumerate(windows, 1):
         expected = torch.log_softmax(reference.logits(window), dim=-1)
-        got = torch.log_softmax(torch.from_numpy(_all_logits(session, window, adapter)), dim=-1)
+        got = torch.log_softmax(model.logits(window), dim=-1)
         klds.append((expected.exp() * (expected - got)).sum(-1))
         same.append(expected.argmax(-1) == got.argmax(-1))
         following = torch.tensor(window[1:]).unsqueeze(1)

@@ -19,10 +19,19 @@ from runtime.profile import Int4, Int8, Profile
 Precision = Literal["int4", "int8", "float32"]
 Pass = dict[str, object]
 
-CALIBRATION = "calibration"
-"""The name under which a recipe's passes find the calibration data."""
+CALIBRATION, ACTIVATIONS = "calibration", "activations"
+"""The names under which a recipe's passes find calibration data: for weights, and for the ranges of activations."""
 
-CALIBRATION_WINDOW_TOKENS = 512
+
+@dataclass(frozen=True)
+class Samples:
+    """How much of the calibration text a pass reads, in windows of so many tokens."""
+
+    window_tokens: int
+    windows: int
+
+
+CALIBRATION_DATA = {CALIBRATION: Samples(512, 128), ACTIVATIONS: Samples(256, 32)}
 
 GPTQ_DAMPING = 0.1
 """Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less."""
@@ -30,14 +39,28 @@ GPTQ_DAMPING = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """Olive passes in the order they run, as Olive's configuration spells them."""
+    """Olive passes in the order they run, as Olive's configuration spells them.
+
+    Args:
+        takes: what they begin with: a checkpoint, or the pipeline of graphs that another recipe made.
+        makes: the file that is there once they are done.
+    """
 
     passes: dict[str, Pass]
     provider: str
+    device: Literal["cpu", "npu"] = "cpu"
+    takes: Literal["checkpoint", "pipeline"] = "checkpoint"
+    makes: str = "model.onnx"
+
+    @property
+    def calibration(self) -> list[str]:
+        """The calibration data that its passes want, by name."""
+        wanted = {step.get("data_config") for step in self.passes.values()}
+        return [name for name in CALIBRATION_DATA if name in wanted]
 
     @property
     def needs_calibration(self) -> bool:
-        return any(step.get("data_config") == CALIBRATION for step in self.passes.values())
+        return bool(self.calibration)
 
     @cached_property
     def key(self) -> str:

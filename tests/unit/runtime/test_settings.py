@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.runtime.tiny_package import make_package
+from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.config import Config
 from runtime.cpu import Cpu
+from runtime.errors import ConfigError
 from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
 from runtime.package import Package
+from runtime.profile import find_profile
 from runtime.settings import RunSettings, decide
 from runtime.speculation import TOKEN_COST
 from runtime.tuning import Threads
@@ -19,8 +21,11 @@ CPU = Cpu("a", (1, 1, 1, 1))
 
 
 class Board:
-    def __init__(self, folder: Path) -> None:
-        self.package = Package.open(make_package(folder / "p"))  # its profile: 2 threads, 8 slots
+    def __init__(self, folder: Path, profile: str | None = None) -> None:
+        root = make_package(folder / "p")  # its profile: 2 threads, 8 slots
+        if profile:
+            edit_build(root, {"profile": find_profile(profile).model_dump()})
+        self.package = Package.open(root)
         self.file = LocalSettingsFile(folder, self.package.build_digest, CPU)
 
     def local(self, packed: Threads | None = None) -> LocalSettings:
@@ -78,3 +83,12 @@ def test_rows_for_what_requests_leave(board: Board) -> None:
     """As many again as may run, unless nothing may be shared."""
     assert board.decide(None, slots=3).session_slots == 6
     assert board.decide(None, slots=3, share_prefix="off").session_slots == 3
+
+
+def test_an_npu_has_one_row_whatever_may_be_shared(tmp_path: Path) -> None:
+    """A prompt takes over what the row holds; more rows are refused, and so is whoever asks for them."""
+    board = Board(tmp_path, "qualcomm-qcs6490")
+    found = board.decide(None, share_prefix="all")
+    assert (found.slots, found.session_slots) == (1, 1)
+    with pytest.raises(ConfigError, match=r"slots: must be 1, as .* runs one request at a time \(got 2\)"):
+        board.decide(None, slots=2)

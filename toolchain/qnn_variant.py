@@ -1,0 +1,121 @@
+"""A variant for a Qualcomm NPU: a pipeline of static graphs, whose decoder is compiled for one SoC.
+
+It is measured in the simulator that comes with the execution provider, on few tokens: it takes seconds for each window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnx
+
+from runtime.errors import BuildError
+from runtime.package import Fidelity, Golden, Npu, file_digest
+from runtime.profile import Profile
+from runtime.qnn_pipeline import QnnPipeline
+from runtime.session import Session
+from runtime.static_session import StaticSession
+
+from . import evaluate
+from .cache import alone, keep, key_of
+from .recipe import Precision
+from .recipe_qnn import PIPELINE, plan_binaries, plan_pipeline
+from .stages import TOOLS, Stages, cores
+from .variant import VariantParts
+
+QNN_TOOLS = (*TOOLS, "onnxruntime-qnn")
+"""Packages whose versions decide what comes out."""
+
+EXTENT = evaluate.Extent(windows=2, window_tokens=128, golden_tokens=8)
+
+_NPU_OPERATOR = "EPContext"
+
+
+def require_tools() -> None:
+    """Raises BuildError where the execution provider, which has compiler and simulator, is not installed."""
+    try:
+        version("onnxruntime-qnn")
+    except PackageNotFoundError as error:
+        message = "a Qualcomm NPU needs the extra `qnn` on the build host: pip install 'edgeqwen[toolchain,qnn]'"
+        raise BuildError(message) from error
+
+
+def make_variant(stages: Stages, profile: Profile, precision: Precision) -> VariantParts:
+    """Compiles the checkpoint of `stages` for `profile`, and measures what that cost."""
+    recipe, binaries = plan_pipeline(profile, precision), plan_binaries(profile)
+    pipeline = stages.compiled(recipe, stages.calibration(), tools=QNN_TOOLS)
+    compiled = stages.compiled(binaries, None, source=pipeline, tools=QNN_TOOLS)
+    graphs = _graphs(compiled)
+    with alone(stages.cache, compiled.name, stages.report):
+        fidelity, golden, agreement = _measured(stages, profile, pipeline, compiled)
+    operators = _operators(graphs)
+    return VariantParts(
+        stock=(compiled / PIPELINE, *graphs, *sorted(compiled.glob("*.bin"))),
+        ours={},
+        recipe=recipe.passes | binaries.passes,
+        weights_bytes=sum(path.stat().st_size for path in (*graphs, *compiled.glob("*.bin"))),
+        contrib_ops=sorted(name for name, domain in operators if domain == "com.microsoft" and name != _NPU_OPERATOR),
+        fidelity=fidelity,
+        golden=golden,
+        npu=Npu(
+            on_cpu={name: count for (name, _), count in sorted(operators.items()) if name != _NPU_OPERATOR},
+            window_tokens=profile.runtime.prefill_chunk_tokens,
+            agreement=agreement,
+        ),
+    )
+
+
+def _measured(stages: Stages, profile: Profile, pipeline: Path, compiled: Path) -> tuple[Fidelity, Golden, Fidelity]:
+    """In the simulator: against the float checkpoint, and against the graphs before they were compiled."""
+    text = evaluate.held_out_text()
+    made_from = map(file_digest, sorted(compiled.glob("*.bin")))
+    kept = compiled / f"evaluation-{key_of(*made_from, text, str(EXTENT))}.json"
+    if not kept.exists():
+        session = StaticSession(
+            QnnPipeline(
+                compiled,
+                context_tokens=EXTENT.window_tokens,
+                threads=cores(),
+                provider_options=profile.execution.options,
+            )
+        )
+        with stages.report.stage("golden transcript in the simulator"):
+            golden = stages.golden(session, extent=EXTENT)
+        model = evaluate.SessionModel(session, remember=True)
+        references: list[tuple[str, evaluate.Model]] = [
+            ("fidelity in the simulator", evaluate.FloatReference(stages.checkpoint.folder)),
+            ("agreement of simulator and CPU", evaluate.SessionModel(_on_cpu(pipeline))),
+        ]
+        measured = []
+        for name, reference in references:
+            with stages.report.stage(name) as stage:
+                found = stages.fidelity(reference, model, text, extent=EXTENT, on_window=stage.update)
+            measured.append(found.model_dump())
+        keep(kept, [*measured, golden.model_dump()])
+    fidelity, agreement, answer = json.loads(kept.read_text())
+    return Fidelity.model_validate(fidelity), Golden.model_validate(answer), Fidelity.model_validate(agreement)
+
+
+def _on_cpu(pipeline: Path) -> Session:
+    return StaticSession(QnnPipeline.on_cpu(pipeline, context_tokens=EXTENT.window_tokens, threads=cores()))
+
+
+def _graphs(folder: Path) -> list[Path]:
+    """Embeddings, decoder for a window, decoder for one token, head."""
+    stages = json.loads((folder / PIPELINE).read_text())["model"]["decoder"]["pipeline"][0]
+    return [folder / stage["filename"] for stage in stages.values()]
+
+
+def _operators(graphs: Sequence[Path]) -> Counter[tuple[str, str]]:
+    """Of what a step runs: how often each (operator, domain) is there."""
+    embeddings, window, _, head = graphs
+    nodes = [node for graph in (embeddings, window, head) for node in _nodes(graph)]
+    return Counter((node.op_type, node.domain) for node in nodes)
+
+
+def _nodes(graph: Path) -> list[onnx.NodeProto]:
+    return list(onnx.load(str(graph), load_external_data=False).graph.node)
