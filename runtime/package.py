@@ -108,6 +108,7 @@ class Npu(StrictModel):
 
     on_cpu: dict[str, int] = Field(description="Operators that the CPU runs in each step: how many of each.")
     window_tokens: int = Field(description="Tokens of a prompt that are computed together.")
+    sink: int = Field(description="The token before every text that does not begin with it.")
     agreement: Fidelity
 
 

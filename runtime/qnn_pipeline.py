@@ -31,6 +31,7 @@ import onnxruntime as ort
 PROVIDER = "QNNExecutionProvider"
 SIMULATOR = f"{PROVIDER} (HTP simulator)"
 CONFIG = "genai_config.json"
+SINK_FILE = "sink.npz"
 
 _DTYPES: dict[str, type[np.generic]] = {"tensor(uint16)": np.uint16, "tensor(float)": np.float32}
 
@@ -58,10 +59,14 @@ class QnnPipeline:
         self.window_tokens: int = decoder["sliding_window"]["window_size"]
         embeddings, window, single, head = (folder / stage["filename"] for stage in decoder["pipeline"][0].values())
         self._embeddings, self._head = (_on_cpu(path, _session_options(threads)) for path in (embeddings, head))
-        # A window that is padded reaches beyond its last token.
-        capacity = context_tokens + self.window_tokens
+        # Before the text stands the sink, and a window that is padded reaches beyond the last token.
+        capacity = 1 + context_tokens + self.window_tokens
         wide = open_decoder(window, _session_options(threads))
         self._kv = _allocate_kv(wide, capacity)
+        with np.load(folder / SINK_FILE) as sink:
+            self.sink, self.sink_states = int(sink["token"]), sink["states"][0]
+            for name, cache in self._kv.items():
+                cache[:, :, :1] = sink[name]
         self._wide = _Decoder(wide, self._kv, self.window_tokens)
         self._narrow = _Decoder(open_decoder(single, _session_options(threads)), self._kv, 1)
 

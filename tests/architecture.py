@@ -41,7 +41,7 @@ LAYERS = {
         "build",
         "ort_variant qnn_variant",
         "stages",
-        "evaluate",
+        "activations evaluate",
         "package",
         "variant",
         "compile",
@@ -64,6 +64,7 @@ ACROSS = {
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.ort_variant": ("runtime.adapters",),
+    "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
     "toolchain.stages": ("runtime.session",),
     "toolchain.evaluate": ("runtime.adapters", "runtime.ort_session", "runtime.session"),
@@ -95,10 +96,10 @@ DOORS = {
     "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.ort_session runtime.qnn_pipeline"
     " runtime.sampler runtime.session runtime.static_session runtime.structure"
     " runtime.turn toolchain.adapters"
-    " toolchain.evaluate toolchain.kvscales",
+    " toolchain.activations toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
-    "onnx": "toolchain.ort_variant toolchain.qnn_variant toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.ort_session runtime.qnn_pipeline",
+    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.ort_session runtime.qnn_pipeline toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",

@@ -169,7 +169,7 @@ def _pipeline(folder: Path) -> dict[str, object]:
         for stage in stages.values()
     ]
     parts = {"embeddings": names[0], "context": [names[1]], "iterator": [names[2]], "lm_head": names[3]}
-    others = sorted(str(path) for path in folder.iterdir() if path.suffix in {".json", ".jinja"})
+    others = sorted(str(path) for path in folder.iterdir() if path.suffix in {".json", ".jinja", ".npz"})
     return {
         "type": "CompositeModel",
         "config": {

@@ -39,11 +39,12 @@ OnWindow = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured: the first `windows` of a text, and an answer of up to `golden_tokens`."""
+    """How much is measured: the first `windows` of a text, each behind `opening`, and an answer of `golden_tokens`."""
 
     windows: int = MAX_WINDOWS
     window_tokens: int = WINDOW_TOKENS
     golden_tokens: int = 32
+    opening: tuple[int, ...] = ()
 
 
 ALL = Extent()
@@ -166,6 +167,15 @@ def golden_prompt(checkpoint: Path) -> list[int]:
         return list(tokenizer.encode(GOLDEN_QUESTION, add_special_tokens=False))
     message = {"role": "user", "content": GOLDEN_QUESTION}
     return list(tokenizer.apply_chat_template([message], add_generation_prompt=True))
+
+
+def opening_token(checkpoint: Path) -> int | None:
+    """The token that every conversation begins with, if the checkpoint has a chat template."""
+    from transformers import AutoTokenizer
+
+    if AutoTokenizer.from_pretrained(checkpoint).chat_template is None:
+        return None
+    return golden_prompt(checkpoint)[0]
 
 
 def golden_transcript(

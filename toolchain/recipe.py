@@ -31,7 +31,8 @@ class Samples:
     windows: int
 
 
-CALIBRATION_DATA = {CALIBRATION: Samples(512, 128), ACTIVATIONS: Samples(256, 32)}
+# Ranges of activations are measured again later (see toolchain.activations).
+CALIBRATION_DATA = {CALIBRATION: Samples(512, 128), ACTIVATIONS: Samples(256, 2)}
 
 GPTQ_DAMPING = 0.1
 """Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less."""

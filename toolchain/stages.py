@@ -157,6 +157,7 @@ class Stages:
         )
         if not windows:
             raise BuildError("the held-out text is too short for this tokenizer")
+        windows = [[*extent.opening, *window] for window in windows]
         return evaluate.measure(reference, model, windows, text="edgeqwen held-out", on_window=on_window)
 
 

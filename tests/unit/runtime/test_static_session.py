@@ -17,22 +17,26 @@ from runtime.session import Chunk, Logits, SessionSpec
 from runtime.static_session import States, StaticSession
 
 WINDOW, CONTEXT, VOCABULARY, PADDING = 4, 24, 251, -1
+SINK = 7
 
 
 class FakePipeline:
     """A `Pipeline` whose cache holds the tokens, padding included, and whose states are what follows each."""
 
     window_tokens = WINDOW
+    sink = SINK
+    sink_states = np.array([[count_up((SINK,))]])
 
     def __init__(self) -> None:
         self.spec = SessionSpec(
             vocab_size=VOCABULARY, context_tokens=CONTEXT, slots=1, kv_bytes_per_token=1, provider="npu"
         )
-        self.cache = [PADDING] * (CONTEXT + WINDOW)
+        self.cache = [SINK] + [PADDING] * (CONTEXT + WINDOW)
         self.widths: list[int] = []
 
     def states(self, tokens: Sequence[int], start: int) -> States:
         assert 0 < len(tokens) <= WINDOW
+        assert start > 0, "the sink is computed again"
         width = 1 if len(tokens) == 1 else WINDOW
         self.widths.append(width)
         self.cache[start : start + width] = [*tokens, *[PADDING] * (width - len(tokens))]
@@ -49,10 +53,15 @@ def told(session: StaticSession, tokens: Sequence[int], start: int, logits: int 
     return [int(row.argmax()) for row in session.run([Chunk(0, tokens, start, logits=logits)])]
 
 
-@given(tokens=st.lists(st.integers(0, 250), min_size=1, max_size=CONTEXT), data=st.data())
+def followed_by(text: Sequence[int]) -> int:
+    """The token after `text`, which begins with the sink or has it before it."""
+    return count_up(tuple(text) if text[0] == SINK else (SINK, *text))
+
+
+@given(tokens=st.lists(st.integers(0, 9), min_size=1, max_size=CONTEXT), data=st.data())
 def test_chunks_of_any_length_give_what_one_gives(tokens: list[int], data: st.DataObject) -> None:
     """However a text is cut, and wherever it is gone back to, every token is followed by what its own text says."""
-    expected = [count_up(tuple(tokens[: end + 1])) for end in range(len(tokens))]
+    expected = [followed_by(tokens[: end + 1]) for end in range(len(tokens))]
     session = StaticSession(FakePipeline())
     at = 0
     for _ in range(8):
@@ -77,7 +86,7 @@ def test_the_last_position_of_the_context_can_be_computed_in_a_window() -> None:
     session = StaticSession(FakePipeline())
     tokens = list(range(CONTEXT))
     told(session, tokens[:-2], 0)
-    assert told(session, tokens[-2:], CONTEXT - 2) == [count_up(tuple(tokens))]
+    assert told(session, tokens[-2:], CONTEXT - 2) == [followed_by(tokens)]
     with pytest.raises(AssertionError):
         told(session, [1, 2], CONTEXT - 1)
 
@@ -94,7 +103,7 @@ def test_requests_take_the_row_over_from_each_other() -> None:
         kv_budget_tokens=CONTEXT,
         speculate=False,
     )
-    prompts = [(1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 9), (1, 2, 3, 4, 9), (8,), (1, 2, 3)]
+    prompts = [(1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 9), (SINK, 2, 3), (SINK, 2, 3), (8,), (SINK,), (1, 2, 3)]
     inboxes = [Inbox() for _ in prompts]
     for prompt, inbox in zip(prompts, inboxes, strict=True):
         engine.submit(Request(prompt, max_tokens=6, scope=b"all"), inbox)
@@ -103,7 +112,7 @@ def test_requests_take_the_row_over_from_each_other() -> None:
         for prompt, inbox in zip(prompts, inboxes, strict=True):
             history = list(prompt)
             for _ in range(6):
-                history.append(count_up(tuple(history)))
+                history.append(followed_by(history))
             assert inbox.tokens() == history[len(prompt) :]
     finally:
         engine.stop()
