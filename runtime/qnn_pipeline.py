@@ -10,10 +10,12 @@ same numbers some thousand times slower.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -159,7 +161,8 @@ def _on_cpu(path: Path, settings: ort.SessionOptions) -> ort.InferenceSession:
 def _on_npu(path: Path, settings: ort.SessionOptions, options: Mapping[str, str]) -> ort.InferenceSession:
     library = _library()
     settings.add_provider_for_devices(_devices(), {"backend_path": library.get_qnn_htp_path(), **options})
-    session = _opened(path, settings)
+    with _stdout_to_stderr():  # where the simulator greets; stdout is for results
+        session = _opened(path, settings)
     if PROVIDER not in session.get_providers():
         raise SessionError(f"{path.name} was loaded without {PROVIDER}: build the package again")
     return session
@@ -194,6 +197,21 @@ def _devices() -> list[ort.OrtEpDevice]:
 
 def _found() -> list[ort.OrtEpDevice]:
     return [device for device in ort.get_ep_devices() if device.ep_name == PROVIDER]
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """For the length of the block, also what native code prints."""
+    flush = ctypes.CDLL(None).fflush
+    flush(None)
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        flush(None)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _first_line(error: Exception) -> str:

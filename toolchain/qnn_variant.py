@@ -62,7 +62,8 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
     operators = _operators(graphs)
     return VariantParts(
         stock=(compiled / PIPELINE, *graphs, *sorted(compiled.glob("*.bin"))),
-        ours={SINK_FILE: pipeline / SINK_FILE},
+        # Olive's package takes genai_config.json apart; the session reads it whole.
+        ours={SINK_FILE: pipeline / SINK_FILE, PIPELINE: compiled / PIPELINE},
         recipe=recipe.passes | binaries.passes,
         weights_bytes=sum(path.stat().st_size for path in (*graphs, *compiled.glob("*.bin"))),
         contrib_ops=sorted(name for name, domain in operators if domain == "com.microsoft" and name != _NPU_OPERATOR),

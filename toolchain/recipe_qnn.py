@@ -7,7 +7,7 @@ embeddings and head run on the CPU, in blocks of 8 bits.
 
 The passes are those of Microsoft's olive-recipes for Qwen2.5 on QNN, with these differences: the residual stream is
 rotated (QuaRot, arXiv:2404.00456), GPTQ is Olive's own, which needs no GPU, and what does not work on Linux is left
-out. See docs/adr/0014-qnn.md.
+out. See docs/adr/0015-qnn.md.
 """
 
 from __future__ import annotations

@@ -85,9 +85,10 @@ def test_a_session_answers_as_the_build_did(package: Package) -> None:
     assert answer == golden.greedy_ids
 
 
-def test_the_daemon_serves_it_only_when_told_to_simulate(package: Package) -> None:
+def test_the_daemon_serves_it_only_when_told_to_simulate(package: Package, tmp_path: Path) -> None:
     """And then says so; a request gets its answer as from any other package."""
     command = [sys.executable, "-m", "runtime.daemon", "--package", str(package.root)]
+    command += ["--listen", f"unix:{tmp_path}/d.sock"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 4
     assert "is for aarch64, but this machine is x86_64" in refused.stderr
