@@ -125,13 +125,29 @@ def _child(output: Connection, call: Callable[[Any], None], argument: object) ->
 
 
 def _run(job: dict[str, object]) -> None:
-    import olive.systems.local
     from olive import run
 
-    find_providers = olive.systems.local.get_ort_available_providers
-    # On Linux, Olive 0.13 looks only for providers inside of onnxruntime, and QNN's is a library of its own.
-    olive.systems.local.get_ort_available_providers = lambda: ["QNNExecutionProvider", *find_providers()]
+    _teach_qnn()
     run(job)
+
+
+def _teach_qnn() -> None:
+    """What Olive 0.13 lacks for QNN on Linux, in this process."""
+    import olive.systems.local
+    from olive.passes.onnx.context_binary import EPContextBinaryGenerator
+
+    # It looks only for providers inside of onnxruntime, and QNN's is a library of its own.
+    find_providers = olive.systems.local.get_ort_available_providers
+    olive.systems.local.get_ort_available_providers = lambda: ["QNNExecutionProvider", *find_providers()]
+
+    # The path of a graph goes into the names of its parts, and so into the package.
+    generate = EPContextBinaryGenerator._generate_context_binary
+
+    def generate_in_its_folder(model_path: str, **rest: object) -> object:
+        os.chdir(Path(model_path).parent)
+        return generate(model_path=Path(model_path).name, **rest)
+
+    EPContextBinaryGenerator._generate_context_binary = staticmethod(generate_in_its_folder)
 
 
 def _command(arguments: list[str]) -> None:
