@@ -16,6 +16,9 @@ DEMO_ENV := $(firstword $(wildcard $(DEV_ENV)) $(STAMP)-toolchain-$(KEY))
 
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
+# Compiler and simulator of Qualcomm's NPUs, beside what is there: 90 MB that no other test needs.
+QNN_ENV := $(VENV)/.qnn-$(KEY)
+
 # The peers of `make bench`, in environments of their own; llama.cpp once more without AMX, which boards have not.
 PEERS := $(VENV)-peers
 PEERS_KEY := $(shell cat benchmarks/peers.txt benchmarks/llamacpp_amx.h | sha256sum | cut -c1-16)
@@ -30,11 +33,12 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format stubs bench clean distclean
+.PHONY: help demo test test-qnn lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
+	@echo 'make test-qnn   packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
@@ -54,6 +58,9 @@ demo: $(DEMO_ENV)
 
 test: lint
 	$(BIN)/pytest
+
+test-qnn: $(QNN_ENV)
+	$(BIN)/pytest -m qnn
 
 lint: $(DEV_ENV)
 	$(BIN)/ruff check
@@ -90,6 +97,12 @@ $(STAMP)-%-$(KEY):
 	$(BIN)/python -m uv pip install --system-certs --index-strategy unsafe-best-match $(TORCH_INDEX) -e '.[$*]' || \
 		$(BIN)/python -m pip install --no-input --no-compile --disable-pip-version-check $(TORCH_INDEX) -e '.[$*]'
 	@rm -f $(STAMP)-*
+	@touch '$@'
+
+$(QNN_ENV): $(DEV_ENV)
+	$(BIN)/python -m uv pip install --system-certs --index-strategy unsafe-best-match $(TORCH_INDEX) -e '.[dev,qnn]' || \
+		$(BIN)/python -m pip install --no-input --no-compile --disable-pip-version-check $(TORCH_INDEX) -e '.[dev,qnn]'
+	@rm -f $(VENV)/.qnn-*
 	@touch '$@'
 
 # Minutes: llama.cpp is compiled.

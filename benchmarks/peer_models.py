@@ -90,7 +90,8 @@ def _kld(file: Path, checkpoint: Path, peers_python: Path, threads: int) -> floa
         process = PeerProcess([peers_python, LLAMA_WORKER, file, "--threads", str(threads)])
         session = _LlamaSession(process)
         reference = evaluate.FloatReference(checkpoint)
-        fidelity = evaluate.measure(reference, session, windows, text="edgeqwen held-out")  # type: ignore[arg-type]
+        model = evaluate.SessionModel(session)  # type: ignore[arg-type]
+        fidelity = evaluate.measure(reference, model, windows, text="edgeqwen held-out")
         process.close()
         kept.write_text(json.dumps({"llama-cpp-python": process.versions["llama-cpp-python"], **fidelity.model_dump()}))
     mean_kld: float = json.loads(kept.read_text())["mean_kld"]

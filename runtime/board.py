@@ -61,7 +61,7 @@ class Board:
         """Reads the configuration as the daemon does. Raises ConfigError or PackageError."""
         config = load_config(config_file, environ, flags)
         package = Package.open(config.package, config.variant, verify=False)
-        package.require_this_machine()
+        package.require_this_machine(simulate=config.simulate)
         cpu = read_cpu()
         file = LocalSettingsFile(config.state_dir, package.build_digest, cpu)
         local, complaint = None, None
@@ -145,6 +145,8 @@ class Board:
         """As many slots, and as much KV, as the cases want at once."""
         chunk = self.package.build.profile.runtime.prefill_chunk_tokens
         faults = []
+        if self.package.build.profile.execution.one_row and any(case.streams > 1 for case in cases):
+            faults.append(Fault("streams", "must be 1: the NPU runs one request at a time"))
         for case in cases:
             least = case.streams * -(-case.prompt // chunk)  # when the last stream begins, the first must still run
             if case.tokens <= least:

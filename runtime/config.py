@@ -57,6 +57,9 @@ class Config(StrictModel):
         default=True,
         description="Compute tokens that a request's own text suggests together with the next one, where that pays.",
     )
+    simulate: bool = Field(
+        default=False, description="Run a package for an NPU in the NPU's simulator, very slowly, to verify it."
+    )
     deterministic: bool = Field(False, description="Whether requests are that do not say.")
     state_dir: Annotated[Path, Field(strict=False)] = Field(
         default=DEFAULT_STATE_DIR, description="Where `edgeqwen bench --autotune` keeps what it found."

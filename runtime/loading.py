@@ -11,26 +11,37 @@ from .engine import Engine
 from .errors import AdapterError
 from .ort_session import OrtSession
 from .package import Package
+from .qnn_pipeline import QnnPipeline
 from .session import Session
 from .settings import RunSettings
+from .static_session import StaticSession
 from .tokenizer import Tokenizer
 
 
 def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> Session:
     """Loads the model with the backend that it was built for. Raises SessionError or AdapterError."""
     build = package.build
-    if build.profile.execution.backend == "cuda":
-        if adapters:
-            raise AdapterError(
-                "adapters work on CPUs only so far: merge one with `edgeqwen-compile build --merge-adapter`"
-            )
+    backend, options = build.profile.execution.backend, build.profile.execution.options
+    if backend != "ort" and adapters:
+        raise AdapterError(
+            f"adapters work on CPUs only so far, and {build.variant} is none: merge one with --merge-adapter"
+        )
+    if backend == "cuda":
         return CudaSession(
             settings.graph,
             slots=settings.session_slots,
             context_tokens=settings.context_tokens,
             provider=build.needs.provider,
-            provider_options=build.profile.execution.options,
+            provider_options=options,
         )
+    if backend == "qnn":
+        pipeline = QnnPipeline(
+            package.variant_dir,
+            context_tokens=settings.context_tokens,
+            threads=settings.decode_threads,
+            provider_options=options,
+        )
+        return StaticSession(pipeline)
     return OrtSession(
         settings.graph,
         slots=settings.session_slots,
@@ -55,7 +66,8 @@ def load_engine(
         queue_limit=config.queue_limit,
         prefill_chunk_tokens=build.profile.runtime.prefill_chunk_tokens,
         max_running=settings.slots,
-        speculate=config.speculate,
+        # A graph of fixed width computes a whole window or a single token: a guess would cost as much as a window.
+        speculate=config.speculate and not build.profile.execution.one_row,
         token_cost=settings.token_cost,
         kv_budget_tokens=settings.kv_budget_bytes // session.spec.kv_bytes_per_token,
     )

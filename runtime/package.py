@@ -39,6 +39,9 @@ ADAPTER_SUFFIX = ".onnx_adapter"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a layer, which adapters may change."""
 
+SIMULATES = "x86_64"
+"""The architecture for which NPUs come with a simulator."""
+
 _ADAPTER_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _CHUNK_BYTES = 1 << 20
 
@@ -96,6 +99,19 @@ class Fidelity(StrictModel):
     top1_agreement: float
 
 
+class Npu(StrictModel):
+    """How a model was compiled for an NPU.
+
+    `agreement` is its simulator against the CPU, which computes the same graphs, rounded alike: what the NPU's own
+    arithmetic costs. It has the CPU in the place of the float checkpoint.
+    """
+
+    on_cpu: dict[str, int] = Field(description="Operators that the CPU runs in each step: how many of each.")
+    window_tokens: int = Field(description="Tokens of a prompt that are computed together.")
+    sink: int = Field(description="The token before every text that does not begin with it.")
+    agreement: Fidelity
+
+
 class Golden(StrictModel):
     """A prompt and its greedy answer, as the build host computed it."""
 
@@ -149,6 +165,7 @@ class Build(StrictModel):
     golden: Golden
     needs: Needs
     memory: Memory
+    npu: Npu | None = Field(default=None, description="Of a package for an NPU.")
     adapter_targets: list[str] = Field(default=[], description="The projections that adapters may change.")
     adapters: dict[Annotated[str, Field(pattern=_ADAPTER_NAME)], AdapterBuild] = Field(
         default={}, description="By the name that requests give."
@@ -213,14 +230,26 @@ class Package:
             token = token.get("content")
         return token if isinstance(token, str) else ""
 
-    def require_this_machine(self) -> None:
-        """Raises PackageError if the package is for another architecture than this machine's."""
-        wanted, have = self.build.needs.arch, platform.machine()
-        if wanted != have:
-            raise PackageError(
-                f"{self.root.name} variant {self.build.variant} is for {wanted}, but this machine is {have}:"
-                f" build one with a profile for {have}"
-            )
+    def require_this_machine(self, *, simulate: bool = False) -> None:
+        """Raises PackageError if the package is for another architecture than this machine's.
+
+        With `simulate`, raises it unless the package is for an NPU that is simulated here.
+        """
+        self.require_machine(platform.machine(), simulate=simulate)
+
+    def require_machine(self, have: str, *, simulate: bool = False) -> None:
+        """`require_this_machine` of a machine of the architecture `have`."""
+        wanted = self.build.needs.arch
+        simulated = self.build.profile.execution.backend == "qnn" and have == SIMULATES
+        if wanted == have if not simulate else simulated:
+            return
+        which = f"{self.root.name} variant {self.build.variant}"
+        if simulate:
+            raise PackageError(f"{which} cannot be simulated on this machine: start it without --simulate")
+        hint = f"build one with a profile for {have}"
+        if simulated:
+            hint += ", or verify this one in the NPU's simulator with --simulate"
+        raise PackageError(f"{which} is for {wanted}, but this machine is {have}: {hint}")
 
     def _tokenizer_config(self) -> dict[str, object]:
         path = self.root / CONFIGS / "tokenizer_config.json"
@@ -249,8 +278,8 @@ def is_adapter_name(name: str) -> bool:
 
 
 def build_json(build: Build) -> str:
-    """`build.json` as it is written. What only packages with adapters have, the others do not mention."""
-    unused = {name for name in ("adapter_targets", "adapters") if not getattr(build, name)}
+    """`build.json` as it is written. What only packages with adapters or for NPUs have, the others do not mention."""
+    unused = {name for name in ("npu", "adapter_targets", "adapters") if not getattr(build, name)}
     return build.model_dump_json(indent=1, exclude=unused) + "\n"
 
 

@@ -25,7 +25,11 @@ _BACKENDS: dict[str, Backend] = {
     "QNNExecutionProvider": "qnn",
     "OpenVINO": "openvino",
 }
-_KV_DTYPES: dict[Backend, tuple[str, ...]] = {"ort": ("float32", "int8"), "cuda": ("float16", "int8")}
+_KV_DTYPES: dict[Backend, tuple[str, ...]] = {
+    "ort": ("float32", "int8"),
+    "cuda": ("float16", "int8"),
+    "qnn": ("float32",),  # attention runs on the CPU there
+}
 """Of the KV cache, where there is a choice."""
 
 
@@ -48,6 +52,11 @@ class Execution(StrictModel):
     def backend(self) -> Backend:
         """What runs it: ONNX Runtime on a CPU, unless the provider wants another form of the model."""
         return _BACKENDS.get(self.provider, "ort")
+
+    @property
+    def one_row(self) -> bool:
+        """Whether it runs one request at a time, in graphs of fixed width."""
+        return self.backend == "qnn"
 
 
 class Int4(StrictModel):
@@ -166,6 +175,18 @@ class Profile(StrictModel):
             raise ValueError(
                 f"runtime.kv_cache.dtype: must be {' or '.join(known)} for {self.execution.provider} (got {dtype})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_npu(self) -> Profile:
+        if self.execution.backend != "qnn":
+            return self
+        if self.runtime.slots != 1:
+            raise ValueError(f"runtime.slots: must be 1, the NPU runs one request at a time (got {self.runtime.slots})")
+        if self.quantization.precision not in ("int4", "int8"):
+            raise ValueError("quantization.precision: must be int4 or int8, the NPU computes in integers")
+        if "soc_model" not in self.execution.options:
+            raise ValueError("execution.options: must have soc_model, the number that Qualcomm's SDK gives the SoC")
         return self
 
     @property

@@ -60,7 +60,7 @@ def decide(
         cores: that this process may use; the profile's threads are at most as many.
         adapters: whether requests may ask for one: then the graph is the package's that takes them, which is slower.
 
-    Raises ConfigError if there is no room for one row.
+    Raises ConfigError for more slots than the device can have, or if there is no room for one.
     """
     build, profile = package.build, package.build.profile.runtime
     graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
@@ -77,10 +77,13 @@ def decide(
         prefill_threads = decode_threads = min(profile.threads, cores)
         threads_from = PROFILE
     slots = config.slots or (local.slots if local else profile.slots)
+    if (one_row := build.profile.execution.one_row) and slots != 1:
+        message = f"must be 1, as {build.needs.provider} runs one request at a time (got {slots})"
+        raise ConfigError([Fault("slots", message)])
     context_tokens = min(config.context_tokens or profile.context_tokens, build.model.context_tokens)
     kv_budget_bytes = profile.kv_cache.budget_mb << 20
     # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
-    session_slots = slots if config.share_prefix == "off" else 2 * slots
+    session_slots = slots if one_row or config.share_prefix == "off" else 2 * slots
     if build.profile.execution.backend == "cuda":  # a GPU's memory is taken for all rows at once
         session_slots = min(session_slots, _rows_that_fit(kv_budget_bytes, context_tokens, package))
     return RunSettings(

@@ -22,8 +22,8 @@ LAYERS = {
         "engine grammar",
         "completion",
         "turn_text",
-        "scheduler ort_session cuda_session sampler tokenizer stop chat",
-        "kvcache",
+        "scheduler ort_session cuda_session qnn_pipeline sampler tokenizer stop chat",
+        "static_session kvcache",
         "settings",
         "sequence session stats speculation",
         "turn",
@@ -39,16 +39,16 @@ LAYERS = {
     "toolchain": (
         "cli",
         "build",
-        "ort_variant",
+        "ort_variant qnn_variant",
         "stages",
-        "evaluate",
+        "activations evaluate",
         "package",
         "variant",
         "compile",
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "sources",
+        "sources recipe_qnn",
         "recipe",
         "fisher_mixed_precision ordered_gptq",
         "presets",
@@ -65,6 +65,8 @@ ACROSS = {
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.ort_variant": ("runtime.adapters",),
+    "toolchain.activations": ("runtime.qnn_pipeline",),
+    "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
     "toolchain.stages": ("runtime.session",),
     "toolchain.evaluate": (
         "runtime.adapters",
@@ -99,11 +101,13 @@ DOORS = {
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.ort_session"
-    " runtime.sampler runtime.session runtime.structure runtime.turn"
-    " toolchain.adapters toolchain.evaluate toolchain.kvscales",
+    " runtime.qnn_pipeline runtime.sampler runtime.session runtime.static_session runtime.structure runtime.turn"
+    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq",
-    "onnx": "toolchain.ort_variant toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session",
+    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.qnn_pipeline"
+    " toolchain.activations",
+    "onnxruntime_qnn": "runtime.qnn_pipeline",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

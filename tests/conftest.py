@@ -19,6 +19,12 @@ hypothesis.settings.load_profile("ours")
 REPO = Path(__file__).parents[1]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of NPUs need what other tests do not, and take minutes, so they must be asked for."""
+    wanted = "qnn" in config.option.markexpr
+    return True if collection_path.name == "test_qnn.py" and not wanted else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests run after all fast ones, so that a broken unit is reported before a package is built."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

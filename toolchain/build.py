@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runtime.errors import AdapterError
-from runtime.package import Build, Memory, Needs, Package, Source, variants_of
+from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants_of
 from runtime.presets import Presets
 from runtime.profile import Profile
 
-from . import adapters, ort_variant
+from . import adapters, ort_variant, qnn_variant
 from .adapters import PeftAdapter
 from .cache import alone
 from .compile import load_olive
@@ -55,6 +55,10 @@ class Options:
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds one package with a variant per profile; returns where it is and what is in it."""
+    if any(profile.execution.backend == "qnn" for profile in options.profiles):
+        qnn_variant.require_tools()
+        if options.adapters or options.adapter_targets:
+            raise AdapterError("an NPU takes no adapters: merge one into the weights with --merge-adapter")
     load_olive()
     with alone(options.cache, "checkpoint", report), report.stage("checkpoint"):
         checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
@@ -83,7 +87,10 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:
     precision = options.precision or profile.quantization.precision
-    parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
+    if profile.execution.backend == "qnn":
+        parts = qnn_variant.make_variant(stages, profile, precision)
+    else:
+        parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
     return VariantInput(parts, _build_of(stages, profile, precision, parts))
 
 
@@ -97,7 +104,7 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
         source=Source(kind=checkpoint.kind, id=checkpoint.id, revision=checkpoint.revision, digest=checkpoint.digest),
         profile=profile,
         recipe=parts.recipe,
-        tools={name: version(name) for name in TOOLS},
+        tools={name: version(name) for name in (qnn_variant.QNN_TOOLS if parts.npu else TOOLS)},
         model=geometry,
         sampling=checkpoint.sampling,
         fidelity=parts.fidelity,
@@ -113,6 +120,7 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
             weights_bytes=parts.weights_bytes,
             kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
         ),
+        npu=parts.npu,
         adapter_targets=parts.adapter_targets,
         adapters=parts.adapters,
         files={},
@@ -132,8 +140,18 @@ def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
             "perplexity_float": build.fidelity and round(build.fidelity.perplexity_float, 2),
         }
         | ({"adapters": _adapter_summary(build)} if build.adapters else {})
+        | ({"npu": _npu_summary(build.npu)} if build.npu else {})
         for build in builds
     ]
+
+
+def _npu_summary(npu: Npu) -> dict[str, object]:
+    return {
+        "on_cpu": npu.on_cpu,
+        "tokens_measured": npu.agreement.tokens,
+        "mean_kld_to_cpu": round(npu.agreement.mean_kld, 4),
+        "top1_agreement_with_cpu": round(npu.agreement.top1_agreement, 3),
+    }
 
 
 def _adapter_summary(build: Build) -> dict[str, object]:

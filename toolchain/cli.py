@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runtime.errors import EdgeQwenError, ProfileError
-from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, is_adapter_name
+from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile
 
 from .presets import OURS, read_presets_file
@@ -167,7 +167,19 @@ def build(
         cells = (row["variant"], row["precision"], weights, row["mean_kld"], row["top1_agreement"])
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
     _show(table)
+    for built in builds:
+        if built.npu:
+            click.echo(_npu_line(built.variant, built.npu))
     click.echo(str(package))
+
+
+def _npu_line(variant: str, npu: Npu) -> str:
+    on_cpu = ", ".join(f"{count} {name}" for name, count in npu.on_cpu.items())
+    agreement = npu.agreement
+    return (
+        f"{variant}: the CPU keeps {on_cpu}; measured in the NPU's simulator on {agreement.tokens} tokens, of which"
+        f" {agreement.top1_agreement:.0%} have the same top token as the same graph on the CPU"
+    )
 
 
 @main.command(

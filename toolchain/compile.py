@@ -23,7 +23,7 @@ from typing import Any
 
 from runtime.errors import BuildError
 
-from .recipe import CALIBRATION, CALIBRATION_WINDOW_TOKENS, CUDA, OUR_PASSES, Recipe
+from .recipe import CALIBRATION_DATA, OUR_PASSES, Recipe
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
@@ -37,7 +37,7 @@ _RECORDS = ("footprint.json", "model_config.json", "output_footprint.json", "run
 
 
 def run_olive(
-    checkpoint: Path,
+    source: Path,
     recipe: Recipe,
     calibration: Path | None,
     out: Path,
@@ -46,9 +46,10 @@ def run_olive(
     log: Path,
     on_progress: OnProgress = lambda name, done, total: None,
 ) -> None:
-    """Runs `recipe` on the checkpoint folder; leaves Olive's model folder at `out`, whole or not at all.
+    """Runs `recipe` on what is in the folder `source`; leaves Olive's model folder at `out`, whole or not at all.
 
     Args:
+        source: what the recipe takes, a checkpoint or a pipeline.
         calibration: JSON lines with a `text` each; needed if the recipe needs calibration.
         work: Olive's cache and scratch folder; keep it to resume, delete it at will.
         log: everything that Olive prints.
@@ -59,7 +60,7 @@ def run_olive(
     work.mkdir(parents=True, exist_ok=True)
     unfinished = work / "output"
     shutil.rmtree(unfinished, ignore_errors=True)
-    job = _job(checkpoint, recipe, calibration, unfinished, work)
+    job = _job(source, recipe, calibration, unfinished, work)
     with log.open("w") as log_file:
 
         def on_line(line: str) -> None:
@@ -68,7 +69,7 @@ def run_olive(
                 on_progress(bar[1], int(bar[2]), int(bar[3]))
 
         status = _in_child(_run, job, on_line)
-    if status != 0 or not (unfinished / "model.onnx").is_file():
+    if status != 0 or not (unfinished / recipe.makes).is_file():
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
         (unfinished / record).unlink(missing_ok=True)
@@ -127,9 +128,29 @@ def _run(job: dict[str, object]) -> None:
     from olive import run
     from olive.package_config import OlivePackageConfig
 
+    _teach_qnn()
     known = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
     known["passes"] |= {path.rpartition(".")[2]: {"module_path": path} for path in OUR_PASSES}
     run(job, package_config=known)
+
+
+def _teach_qnn() -> None:
+    """What Olive 0.13 lacks for QNN on Linux, in this process."""
+    import olive.systems.local
+    from olive.passes.onnx.context_binary import EPContextBinaryGenerator
+
+    # It looks only for providers inside of onnxruntime, and QNN's is a library of its own.
+    find_providers = olive.systems.local.get_ort_available_providers
+    olive.systems.local.get_ort_available_providers = lambda: ["QNNExecutionProvider", *find_providers()]
+
+    # The path of a graph goes into the names of its parts, and so into the package.
+    generate = EPContextBinaryGenerator._generate_context_binary
+
+    def generate_in_its_folder(model_path: str, **rest: object) -> object:
+        os.chdir(Path(model_path).parent)
+        return generate(model_path=Path(model_path).name, **rest)
+
+    EPContextBinaryGenerator._generate_context_binary = staticmethod(generate_in_its_folder)
 
 
 def _command(arguments: list[str]) -> None:
@@ -138,11 +159,11 @@ def _command(arguments: list[str]) -> None:
     main(arguments)
 
 
-def _job(checkpoint: Path, recipe: Recipe, calibration: Path | None, out: Path, work: Path) -> dict[str, object]:
-    device = {"device": "gpu" if recipe.provider == CUDA else "cpu", "execution_providers": [recipe.provider]}
+def _job(source: Path, recipe: Recipe, calibration: Path | None, out: Path, work: Path) -> dict[str, object]:
+    device = {"device": recipe.device, "execution_providers": [recipe.provider]}
     return {
-        "input_model": {"type": "HfModel", "model_path": str(checkpoint)},
-        "data_configs": [_calibration_data(calibration, work)] if calibration else [],
+        "input_model": _pipeline(source) if recipe.takes == "pipeline" else _checkpoint(source),
+        "data_configs": [_data(name, calibration, work) for name in recipe.calibration if calibration],
         "passes": recipe.passes,
         "systems": {"target": {"type": "LocalSystem", "accelerators": [device]}},
         "target": "target",
@@ -153,9 +174,36 @@ def _job(checkpoint: Path, recipe: Recipe, calibration: Path | None, out: Path, 
     }
 
 
-def _calibration_data(text: Path, work: Path) -> dict[str, object]:
+def _checkpoint(folder: Path) -> dict[str, object]:
+    return {"type": "HfModel", "model_path": str(folder)}
+
+
+def _pipeline(folder: Path) -> dict[str, object]:
+    """The graphs that Olive's StaticLLM wrote, as it described them: genai_config.json lists them in order."""
+    config = folder / "genai_config.json"
+    stages = json.loads(config.read_text())["model"]["decoder"]["pipeline"][0]
+    names = list(stages)
+    graphs = [
+        {"type": "ONNXModel", "config": {"model_path": str(folder), "onnx_file_name": stage["filename"]}}
+        for stage in stages.values()
+    ]
+    parts = {"embeddings": names[0], "context": [names[1]], "iterator": [names[2]], "lm_head": names[3]}
+    others = sorted(str(path) for path in folder.iterdir() if path.suffix in {".json", ".jinja", ".npz"})
     return {
-        "name": CALIBRATION,
+        "type": "CompositeModel",
+        "config": {
+            "model_path": str(folder),
+            "model_component_names": names,
+            "model_components": graphs,
+            "model_attributes": {"llm_pipeline": parts, "additional_files": others},
+        },
+    }
+
+
+def _data(name: str, text: Path, work: Path) -> dict[str, object]:
+    samples = CALIBRATION_DATA[name]
+    return {
+        "name": name,
         "type": "HuggingfaceContainer",
         "load_dataset_config": {
             "params": {
@@ -168,8 +216,8 @@ def _calibration_data(text: Path, work: Path) -> dict[str, object]:
         "pre_process_data_config": {
             "params": {
                 "strategy": "join",
-                "max_seq_len": CALIBRATION_WINDOW_TOKENS,
-                "max_samples": 128,
+                "max_seq_len": samples.window_tokens,
+                "max_samples": samples.windows,
                 "text_cols": ["text"],
             }
         },

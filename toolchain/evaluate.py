@@ -11,9 +11,10 @@ are used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,46 @@ GOLDEN_QUESTION = "What is the capital of France?"
 
 OnWindow = Callable[[int, int], None]
 """Called with the number of windows done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured: the first `windows` of a text, each behind `opening`, and an answer of `golden_tokens`."""
+
+    windows: int = MAX_WINDOWS
+    window_tokens: int = WINDOW_TOKENS
+    golden_tokens: int = 32
+    opening: tuple[int, ...] = ()
+
+
+ALL = Extent()
+
+
+class Model(Protocol):
+    """What can be compared."""
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        """float32 `[len(tokens), vocab]`."""
+        ...
+
+
+class SessionModel:
+    """What a session computes, with its `adapter` if that is given. Of windows that come again it is remembered."""
+
+    def __init__(self, session: Session, *, adapter: str | None = None, remember: bool = False) -> None:
+        self._session, self._adapter = session, adapter
+        self._known: dict[tuple[int, ...], torch.Tensor] | None = {} if remember else None
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        import torch
+
+        window = tuple(tokens)
+        if self._known and window in self._known:
+            return self._known[window]
+        logits = torch.from_numpy(_all_logits(self._session, window, self._adapter))
+        if self._known is not None:
+            self._known[window] = logits
+        return logits
 
 
 class FloatReference:
@@ -65,11 +106,13 @@ def held_out_text() -> str:
     return resources.files("toolchain").joinpath("data", "heldout.txt").read_text(encoding="utf-8")
 
 
-def windows_of(text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS) -> list[list[int]]:
-    """The first `limit` windows of `text`, of 512 tokens each; a shorter last one counts if it is half that."""
+def windows_of(
+    text: str, tokenizer: Path, *, limit: int = MAX_WINDOWS, window_tokens: int = WINDOW_TOKENS
+) -> list[list[int]]:
+    """The first `limit` windows of `text`; one that is shorter than `window_tokens` counts if it is half that."""
     ids = Tokenizer.from_file(str(tokenizer)).encode(text, add_special_tokens=False).ids
-    windows = [ids[at : at + WINDOW_TOKENS] for at in range(0, len(ids), WINDOW_TOKENS)]
-    return [w for w in windows[:limit] if len(w) >= WINDOW_TOKENS // 2]
+    windows = [ids[at : at + window_tokens] for at in range(0, len(ids), window_tokens)]
+    return [w for w in windows[:limit] if len(w) >= window_tokens // 2]
 
 
 def open_session(
@@ -88,15 +131,14 @@ def open_session(
 
 
 def measure(
-    reference: FloatReference,
-    session: Session,
+    reference: Model,
+    model: Model,
     windows: Sequence[Sequence[int]],
     *,
     text: str,
-    adapter: str | None = None,
     on_window: OnWindow = lambda done, total: None,
 ) -> Fidelity:
-    """Compares `session`, with its `adapter`, with `reference` on `windows`; `text` names where they come from."""
+    """Compares `model` with `reference` on `windows`; `text` names where they come from."""
     import torch
 
     klds: list[torch.Tensor] = []
@@ -105,7 +147,7 @@ def measure(
     losses_float: list[torch.Tensor] = []
     for number, window in enumerate(windows, 1):
         expected = torch.log_softmax(reference.logits(window), dim=-1)
-        got = torch.log_softmax(torch.from_numpy(_all_logits(session, window, adapter)), dim=-1)
+        got = torch.log_softmax(model.logits(window), dim=-1)
         klds.append((expected.exp() * (expected - got)).sum(-1))
         same.append(expected.argmax(-1) == got.argmax(-1))
         following = torch.tensor(window[1:]).unsqueeze(1)
@@ -134,6 +176,15 @@ def golden_prompt(checkpoint: Path) -> list[int]:
         return list(tokenizer.encode(GOLDEN_QUESTION, add_special_tokens=False))
     message = {"role": "user", "content": GOLDEN_QUESTION}
     return list(tokenizer.apply_chat_template([message], add_generation_prompt=True))
+
+
+def opening_token(checkpoint: Path) -> int | None:
+    """The token that every conversation begins with, if the checkpoint has a chat template."""
+    from transformers import AutoTokenizer
+
+    if AutoTokenizer.from_pretrained(checkpoint).chat_template is None:
+        return None
+    return golden_prompt(checkpoint)[0]
 
 
 def golden_transcript(

@@ -22,10 +22,20 @@ Pass = dict[str, object]
 
 CUDA = "CUDAExecutionProvider"
 
-CALIBRATION = "calibration"
-"""The name under which a recipe's passes find the calibration data."""
+CALIBRATION, ACTIVATIONS = "calibration", "activations"
+"""The names under which a recipe's passes find calibration data: for weights, and for the ranges of activations."""
 
-CALIBRATION_WINDOW_TOKENS = 512
+
+@dataclass(frozen=True)
+class Samples:
+    """How much of the calibration text a pass reads, in windows of so many tokens."""
+
+    window_tokens: int
+    windows: int
+
+
+# Ranges of activations are measured again later (see toolchain.activations).
+CALIBRATION_DATA = {CALIBRATION: Samples(512, 128), ACTIVATIONS: Samples(256, 2)}
 
 OUR_PASSES = ("toolchain.fisher_mixed_precision.FisherMixedPrecision", "toolchain.ordered_gptq.OrderedGptq")
 """Olive passes beside Olive's own, by where they are."""
@@ -36,14 +46,28 @@ GPTQ_DAMPING = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """Olive passes in the order they run, as Olive's configuration spells them."""
+    """Olive passes in the order they run, as Olive's configuration spells them.
+
+    Args:
+        takes: what they begin with: a checkpoint, or the pipeline of graphs that another recipe made.
+        makes: the file that is there once they are done.
+    """
 
     passes: dict[str, Pass]
     provider: str
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    takes: Literal["checkpoint", "pipeline"] = "checkpoint"
+    makes: str = "model.onnx"
+
+    @property
+    def calibration(self) -> list[str]:
+        """The calibration data that its passes want, by name."""
+        wanted = {step.get("data_config") for step in self.passes.values()}
+        return [name for name in CALIBRATION_DATA if name in wanted]
 
     @property
     def needs_calibration(self) -> bool:
-        return any(step.get("data_config") == CALIBRATION for step in self.passes.values())
+        return bool(self.calibration)
 
     @cached_property
     def key(self) -> str:
@@ -95,7 +119,7 @@ def _tied(passes: dict[str, Pass], provider: str) -> Recipe:
         "surgeries": [{"surgeon": "TieWordEmbeddings"}],
         "save_as_external_data": True,
     }
-    return Recipe(passes | {"tie": tie}, provider)
+    return Recipe(passes | {"tie": tie}, provider, device="gpu" if provider == CUDA else "cpu")
 
 
 def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:

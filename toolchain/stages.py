@@ -70,10 +70,13 @@ class Stages:
             make_serving_graph(model_dir, packed=packed)
         return model_dir
 
-    def compiled(self, recipe: Recipe, calibration: Path | None) -> Path:
-        """Olive's model folder."""
+    def compiled(
+        self, recipe: Recipe, calibration: Path | None, *, source: Path | None = None, tools: Sequence[str] = TOOLS
+    ) -> Path:
+        """Olive's model folder, made of the checkpoint, or of `source`, which another recipe made."""
         text = file_digest(calibration) if calibration else ""
-        key = key_of(self.checkpoint.digest, recipe.key, text, *(version(name) for name in TOOLS))
+        made_from = [source.name] if source else []
+        key = key_of(self.checkpoint.digest, recipe.key, text, *(version(name) for name in tools), *made_from)
         out, work = self.cache / "compiled" / key, self.cache / "work" / key
         log = self.cache / "logs" / f"{key}.log"
         log.parent.mkdir(exist_ok=True)
@@ -81,7 +84,7 @@ class Stages:
             if not out.is_dir():
                 with self.report.stage("Olive") as stage:
                     run_olive(
-                        self.checkpoint.folder,
+                        source or self.checkpoint.folder,
                         recipe,
                         calibration,
                         out,
@@ -121,21 +124,41 @@ class Stages:
     def _evaluate(
         self, session: Session, text: str, adapter: str | None, peft: Path | None, on_window: evaluate.OnWindow
     ) -> tuple[Fidelity, Golden]:
-        folder = self.checkpoint.folder
-        windows = evaluate.windows_of(text, folder / "tokenizer.json")
-        if not windows:
-            raise BuildError("the held-out text is too short for this tokenizer")
-        golden = evaluate.golden_transcript(
+        golden = self.golden(session, adapter=adapter)
+        reference = evaluate.FloatReference(self.checkpoint.folder, peft)
+        model = evaluate.SessionModel(session, adapter=adapter)
+        return self.fidelity(reference, model, text, on_window=on_window), golden
+
+    def golden(self, session: Session, *, adapter: str | None = None, extent: evaluate.Extent = evaluate.ALL) -> Golden:
+        """What the session answers to the question that all packages are asked."""
+        return evaluate.golden_transcript(
             session,
-            evaluate.golden_prompt(folder),
+            evaluate.golden_prompt(self.checkpoint.folder),
             eos_token_ids=frozenset(self.checkpoint.geometry.eos_token_ids),
+            max_tokens=extent.golden_tokens,
             adapter=adapter,
         )
-        reference = evaluate.FloatReference(folder, peft)
-        fidelity = evaluate.measure(
-            reference, session, windows, text="edgeqwen held-out", adapter=adapter, on_window=on_window
+
+    def fidelity(
+        self,
+        reference: evaluate.Model,
+        model: evaluate.Model,
+        text: str,
+        *,
+        extent: evaluate.Extent = evaluate.ALL,
+        on_window: evaluate.OnWindow,
+    ) -> Fidelity:
+        """`model` against `reference` on held-out `text`."""
+        windows = evaluate.windows_of(
+            text,
+            self.checkpoint.folder / "tokenizer.json",
+            limit=extent.windows,
+            window_tokens=extent.window_tokens,
         )
-        return fidelity, golden
+        if not windows:
+            raise BuildError("the held-out text is too short for this tokenizer")
+        windows = [[*extent.opening, *window] for window in windows]
+        return evaluate.measure(reference, model, windows, text="edgeqwen held-out", on_window=on_window)
 
 
 def cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.package import AdapterBuild, Fidelity, Golden
+from runtime.package import AdapterBuild, Fidelity, Golden, Npu
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,6 @@ class VariantParts:
     contrib_ops: list[str]
     fidelity: Fidelity | None
     golden: Golden
+    npu: Npu | None = None
     adapter_targets: list[str] = field(default_factory=list)
     adapters: dict[str, AdapterBuild] = field(default_factory=dict)

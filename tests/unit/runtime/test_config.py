@@ -59,6 +59,7 @@ SPELLED = {
     "max_message_bytes": ("2048", 2048),
     "share_prefix": ("off", "off"),
     "speculate": ("0", False),
+    "simulate": ("1", True),
     "deterministic": ("1", True),
     "state_dir": ("/somewhere", Path("/somewhere")),
     "log_format": ("json", "json"),

@@ -46,7 +46,7 @@ BAD_FLAGS = {
     "log_format": "xml",
     "log_level": "loud",
 }
-UNBOUNDED = {"package", "variant", "adapters_dir", "verify", "speculate", "deterministic", "state_dir"}
+UNBOUNDED = {"package", "variant", "adapters_dir", "verify", "speculate", "simulate", "deterministic", "state_dir"}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.errors import PackageCorrupt, PackageError
 from runtime.package import Package, build_json
+from runtime.profile import find_profile
 
 
 def test_a_whole_package_opens(tmp_path: Path) -> None:
@@ -83,6 +85,32 @@ def test_a_package_for_another_machine_is_refused(tmp_path: Path) -> None:
     edit_build(root, {"needs": needs})
     with pytest.raises(PackageError, match="is for riscv64, but this machine is"):
         Package.open(root).require_this_machine()
+
+
+@pytest.mark.parametrize(
+    ("machine", "simulate", "refusal"),
+    [
+        ("aarch64", False, None),
+        ("aarch64", True, "cannot be simulated on this machine: start it without --simulate"),
+        ("x86_64", False, "is for aarch64, but this machine is x86_64: .* in the NPU's simulator with --simulate"),
+        ("x86_64", True, None),
+        ("riscv64", True, "cannot be simulated"),
+    ],
+)
+def test_an_npu_is_simulated_only_where_there_is_a_simulator_and_when_told_so(
+    tmp_path: Path, machine: str, simulate: bool, refusal: str | None
+) -> None:
+    root = make_package(tmp_path / "p")
+    npu = find_profile("qualcomm-qcs6490").model_dump()
+    edit_build(root, {"profile": npu, "needs": Package.open(root).build.needs.model_dump() | {"arch": "aarch64"}})
+    package = Package.open(root)
+    with pytest.raises(PackageError, match=refusal) if refusal else nullcontext():
+        package.require_machine(machine, simulate=simulate)
+
+
+def test_what_has_no_simulator_is_not_simulated(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="cannot be simulated on this machine"):
+        Package.open(make_package(tmp_path / "p")).require_this_machine(simulate=True)
 
 
 def test_the_file_of_the_build_model_is_what_opens(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,9 @@ def valid() -> dict[str, object]:
     return find_profile("generic-x86_64").model_dump()
 
 
-@pytest.mark.parametrize("name", ["generic-arm64", "generic-x86_64", "raspberry-pi-4", "raspberry-pi-5"])
+@pytest.mark.parametrize("name", sorted(builtin_profiles()))
 def test_profiles_that_come_along_are_valid(name: str) -> None:
     assert find_profile(name).name == name
-    assert name in builtin_profiles()
 
 
 def test_every_fault_is_reported_at_once_with_its_path() -> None:
@@ -54,6 +54,22 @@ def test_what_does_not_fit_the_board_is_refused(section: str, change: dict[str, 
     data = valid()
     data[section] = {**data[section], **change}  # type: ignore[dict-item]
     with pytest.raises(ProfileError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        parse_profile(data, "board.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "words"),
+    [
+        ("runtime", {"slots": 2}, "runtime.slots: must be 1, the NPU runs one request at a time (got 2)"),
+        ("runtime", {"kv_cache": {"budget_mb": 1, "dtype": "int8"}}, "runtime.kv_cache.dtype: must be float32"),
+        ("quantization", {"precision": "float32"}, "quantization.precision: must be int4 or int8"),
+        ("execution", {"options": {}}, "execution.options: must have soc_model"),
+    ],
+)
+def test_what_an_npu_cannot_do_is_refused(section: str, change: dict[str, object], words: str) -> None:
+    data = find_profile("qualcomm-qcs6490").model_dump()
+    data[section] |= change
+    with pytest.raises(ProfileError, match=re.escape(words)):
         parse_profile(data, "board.yaml")
 
 

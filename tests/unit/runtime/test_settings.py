@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.runtime.tiny_package import make_package
+from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.config import Config
 from runtime.cpu import Cpu
 from runtime.errors import ConfigError
 from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
 from runtime.package import Package
-from runtime.profile import Execution, KVCache
+from runtime.profile import Execution, KVCache, find_profile
 from runtime.settings import RunSettings, decide
 from runtime.speculation import TOKEN_COST
 from runtime.tuning import Threads
@@ -22,8 +22,11 @@ CPU = Cpu("a", (1, 1, 1, 1))
 
 
 class Board:
-    def __init__(self, folder: Path) -> None:
-        self.package = Package.open(make_package(folder / "p"))  # its profile: 2 threads, 8 slots
+    def __init__(self, folder: Path, profile: str | None = None) -> None:
+        root = make_package(folder / "p")  # its profile: 2 threads, 8 slots
+        if profile:
+            edit_build(root, {"profile": find_profile(profile).model_dump()})
+        self.package = Package.open(root)
         self.file = LocalSettingsFile(folder, self.package.build_digest, CPU)
 
     def local(self, packed: Threads | None = None) -> LocalSettings:
@@ -111,3 +114,12 @@ def test_a_gpu_without_room_for_one_row_is_refused(board: Board) -> None:
     on_a_gpu(board, 0)
     with pytest.raises(ConfigError, match="context_tokens: a row of 8 tokens takes 1 MiB"):
         board.decide(None)
+
+
+def test_an_npu_has_one_row_whatever_may_be_shared(tmp_path: Path) -> None:
+    """A prompt takes over what the row holds; more rows are refused, and so is whoever asks for them."""
+    board = Board(tmp_path, "qualcomm-qcs6490")
+    found = board.decide(None, share_prefix="all")
+    assert (found.slots, found.session_slots) == (1, 1)
+    with pytest.raises(ConfigError, match=r"slots: must be 1, as .* runs one request at a time \(got 2\)"):
+        board.decide(None, slots=2)
