@@ -109,8 +109,10 @@ class Board:
     def autotune(self, budget_s: float, report: Report) -> Tuned:
         """Measures for about `budget_s` seconds, and keeps what follows for the daemon.
 
-        Raises LocalSettingsError if it cannot be kept, SessionError if the model does not run.
+        Raises RequestError if there is nothing to choose, LocalSettingsError if what is chosen cannot be kept, and
+        SessionError if the model does not run.
         """
+        self._require_rows()
         self.file.require_writable()
         build = self.package.build
         tuner = Autotuner(
@@ -139,10 +141,22 @@ class Board:
         )
         return load_session(self.package, settings)
 
+    def _require_rows(self) -> None:
+        if self.settings.one_row:
+            raise RequestError(
+                [Fault("autotune", f"has nothing to choose, {self._runs_on} runs one row: leave it out")]
+            )
+
+    @property
+    def _runs_on(self) -> str:
+        return self.package.build.profile.execution.name
+
     def _settings_for(self, cases: Sequence[Case]) -> RunSettings:
         """As many slots, and as much KV, as the cases want at once."""
         chunk = self.package.build.profile.runtime.prefill_chunk_tokens
         faults = []
+        if self.settings.one_row and max(case.streams for case in cases) > 1:
+            faults.append(Fault("streams", f"must be 1, {self._runs_on} runs one request at a time"))
         for case in cases:
             least = case.streams * -(-case.prompt // chunk)  # when the last stream begins, the first must still run
             if case.tokens <= least:

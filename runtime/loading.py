@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from .adapters import Adapter
 from .config import Config
 from .engine import Engine
+from .errors import AdapterError, SessionError
 from .ort_session import OrtSession
 from .package import Package
+from .profile import Profile
 from .session import Session
 from .settings import RunSettings
 from .tokenizer import Tokenizer
@@ -17,6 +19,8 @@ from .tokenizer import Tokenizer
 def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> Session:
     """Loads the model with the backend that it was built for. Raises SessionError or AdapterError."""
     build = package.build
+    if build.profile.execution.backend == "openvino":
+        return _load_openvino(build.profile, settings, adapters)
     return OrtSession(
         settings.graph,
         slots=settings.session_slots,
@@ -26,6 +30,24 @@ def load_session(package: Package, settings: RunSettings, adapters: Sequence[Ada
         provider=build.needs.provider,
         provider_options=build.profile.execution.options,
         adapters=adapters,
+    )
+
+
+def _load_openvino(profile: Profile, settings: RunSettings, adapters: Sequence[Adapter]) -> Session:
+    try:
+        from .openvino_session import open_openvino
+    except ImportError as error:
+        raise SessionError("OpenVINO is not installed: pip install 'edgeqwen[openvino]'") from error
+    if adapters:
+        raise AdapterError("OpenVINO runs no adapters: build a variant for ONNX Runtime, or merge the adapter")
+    assert settings.device is not None
+    return open_openvino(
+        settings.graph,
+        profile,
+        device=settings.device,
+        slots=settings.session_slots,
+        context_tokens=settings.context_tokens,
+        threads=settings.decode_threads,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,8 @@ AccuracyLevel = Literal[0, 1, 4]
 Backend = Literal["ort", "qnn", "openvino"]
 
 _BACKENDS: dict[str, Backend] = {"QNNExecutionProvider": "qnn", "OpenVINO": "openvino"}
+OPENVINO_DEVICE = r"^(CPU|GPU|NPU)(\.\d+)?$"
+"""What OpenVINO calls a device. AUTO and the like, which would choose one by themselves, are none."""
 
 
 class Device(StrictModel):
@@ -34,13 +37,34 @@ class Device(StrictModel):
 class Execution(StrictModel):
     """Where the model runs."""
 
-    provider: str = Field(description="ONNX Runtime execution provider; there is no silent fall-back to another.")
-    options: dict[str, str] = Field(default={}, description="Options of the execution provider.")
+    provider: str = Field(
+        description="ONNX Runtime execution provider, or OpenVINO; there is no silent fall-back to another."
+    )
+    options: dict[str, str] = Field(
+        default={},
+        description="Options of the execution provider. OpenVINO needs `device`: CPU, GPU or NPU; others are its"
+        " properties, for a device that is not the CPU.",
+    )
 
     @property
     def backend(self) -> Backend:
         """What runs it: ONNX Runtime with the serving graph, unless the provider wants another form of the model."""
         return _BACKENDS.get(self.provider, "ort")
+
+    @property
+    def device(self) -> str | None:
+        """Of OpenVINO's devices, the one to run on."""
+        return self.options.get("device") if self.backend == "openvino" else None
+
+    @property
+    def name(self) -> str:
+        """The provider, and the device if it has several."""
+        return f"{self.provider} ({self.device})" if self.device else self.provider
+
+    @property
+    def one_row(self) -> bool:
+        """Whether one request runs at a time."""
+        return self.backend == "openvino" and self.device != "CPU"
 
 
 class Int4(StrictModel):
@@ -86,10 +110,10 @@ class Quantization(StrictModel):
 class KVCache(StrictModel):
     """Memory of what was read and written so far."""
 
-    dtype: Literal["float32", "int8"] = Field(
+    dtype: Literal["float32", "float16", "int8"] = Field(
         default="float32",
         description="Type of its numbers. int8 takes a quarter of the memory, decodes long contexts faster, reads"
-        " long prompts slower.",
+        " long prompts slower. float16 is for OpenVINO.",
     )
     budget_mb: Annotated[int, Field(gt=0, description="The most that all requests together may use, in MiB.")]
 
@@ -148,10 +172,27 @@ class Profile(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fits_the_backend(self) -> Profile:
+        execution, dtype = self.execution, self.runtime.kv_cache.dtype
+        if execution.backend == "openvino" and not re.match(OPENVINO_DEVICE, execution.device or ""):
+            raise ValueError(f"execution.options.device: must be CPU, GPU or NPU (got {execution.device})")
+        if execution.backend == "openvino" and (algorithm := self.quantization.int4.algorithm) != "rtn":
+            raise ValueError(f"quantization.int4.algorithm: must be rtn on {execution.name} (got {algorithm})")
+        if execution.one_row and self.runtime.slots != 1:
+            raise ValueError(
+                f"runtime.slots: must be 1, {execution.name} runs one request at a time (got {self.runtime.slots})"
+            )
+        if execution.one_row and dtype != "float16":
+            raise ValueError(f"runtime.kv_cache.dtype: must be float16 on {execution.name} (got {dtype})")
+        if execution.backend == "ort" and dtype == "float16":
+            raise ValueError(f"runtime.kv_cache.dtype: must be float32 or int8 on {execution.name} (got {dtype})")
+        return self
+
     @property
     def kv_itemsize(self) -> int:
         """Bytes of a number in the KV cache."""
-        return {"float32": 4, "int8": 1}[self.runtime.kv_cache.dtype]
+        return {"float32": 4, "float16": 2, "int8": 1}[self.runtime.kv_cache.dtype]
 
     @property
     def digest(self) -> str:

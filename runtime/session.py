@@ -1,6 +1,7 @@
 """The seam between the engine and what computes: a `Session` is a model with a KV cache of some rows.
 
-There is one implementation for each backend: `ort_session` runs the serving graph on ONNX Runtime.
+`ort_session` runs the serving graph on ONNX Runtime, `openvino_paged` many rows on OpenVINO's CPU, and
+`openvino_stateful` one row on any of OpenVINO's devices.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class SessionSpec:
     Args:
         provider: what runs, never something else than was asked for.
         many_logits: whether a chunk may want logits after more than its last token. Without, nothing is guessed.
+        reuses_rows: whether a request can start from what another left in a row.
     """
 
     vocab_size: int
@@ -30,6 +32,7 @@ class SessionSpec:
     kv_bytes_per_token: int
     provider: str
     many_logits: bool = True
+    reuses_rows: bool = True
 
 
 @dataclass(frozen=True)

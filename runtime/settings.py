@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
+from .errors import ConfigError, Fault
 from .localsettings import LocalSettings, LocalSettingsFile
 from .package import Package
+from .profile import Execution
 from .speculation import TOKEN_COST
 
 CONFIGURATION, LOCAL, PROFILE = "configuration", "local settings", "profile"
@@ -19,6 +21,8 @@ class RunSettings:
 
     Args:
         graph: the package's, or one that was packed for this processor.
+        device: of OpenVINO's; None elsewhere.
+        one_row: whether one request runs at a time.
         prefill_threads: of a run that computes many tokens.
         decode_threads: of one that computes the next tokens.
         slots: requests that decode together.
@@ -31,6 +35,8 @@ class RunSettings:
     """
 
     graph: Path
+    device: str | None
+    one_row: bool
     prefill_threads: int
     decode_threads: int
     slots: int
@@ -51,7 +57,7 @@ def decide(
     *,
     adapters: bool = False,
 ) -> RunSettings:
-    """The settings of `package` under `config`.
+    """The settings of `package` under `config`. Raises ConfigError if it asks for what the backend does not have.
 
     Args:
         file: where `local` was read from.
@@ -60,6 +66,7 @@ def decide(
         adapters: whether requests may ask for one: then the graph is the package's that takes them, which is slower.
     """
     build, profile = package.build, package.build.profile.runtime
+    device, one_row = _device(config, build.profile.execution)
     graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
     threads_from = CONFIGURATION
     if config.threads:
@@ -73,17 +80,30 @@ def decide(
     else:
         prefill_threads = decode_threads = min(profile.threads, cores)
         threads_from = PROFILE
-    slots = config.slots or (local.slots if local else profile.slots)
+    slots = 1 if one_row else config.slots or (local.slots if local else profile.slots)
     return RunSettings(
         graph=graph,
+        device=device,
+        one_row=one_row,
         prefill_threads=prefill_threads,
         decode_threads=decode_threads,
         slots=slots,
         # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
-        session_slots=slots if config.share_prefix == "off" else 2 * slots,
+        session_slots=slots if one_row or config.share_prefix == "off" else 2 * slots,
         context_tokens=min(config.context_tokens or profile.context_tokens, build.model.context_tokens),
         kv_budget_bytes=profile.kv_cache.budget_mb << 20,
         token_cost=local.token_cost if local else TOKEN_COST,
         threads_from=threads_from,
         slots_from=CONFIGURATION if config.slots else LOCAL if local else PROFILE,
     )
+
+
+def _device(config: Config, execution: Execution) -> tuple[str | None, bool]:
+    """The device to run on, and whether one request at a time does."""
+    if config.device and execution.device is None:
+        raise ConfigError([Fault("device", f"is for packages of OpenVINO, and this one runs on {execution.name}")])
+    device = config.device or execution.device
+    one_row = execution.one_row or device not in (None, "CPU")
+    if one_row and config.slots not in (None, 1):
+        raise ConfigError([Fault("slots", f"must be 1, {execution.name} runs one at a time (got {config.slots})")])
+    return device, one_row

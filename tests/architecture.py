@@ -22,7 +22,9 @@ LAYERS = {
         "engine grammar",
         "completion",
         "turn_text",
-        "scheduler ort_session sampler tokenizer stop chat",
+        "openvino_session",
+        "openvino_paged openvino_stateful",
+        "scheduler openvino_device ort_session sampler tokenizer stop chat",
         "kvcache",
         "settings",
         "sequence session stats speculation",
@@ -39,7 +41,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "build",
-        "ort_variant",
+        "openvino_variant ort_variant",
         "stages",
         "evaluate",
         "package",
@@ -48,7 +50,7 @@ LAYERS = {
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "sources",
+        "openvino_recipe sources",
         "recipe",
         "presets",
         "cache",
@@ -63,6 +65,7 @@ ACROSS = {
     "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
+    "toolchain.openvino_variant": ("runtime.openvino_session",),
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.stages": ("runtime.session",),
     "toolchain.evaluate": ("runtime.adapters", "runtime.ort_session", "runtime.session"),
@@ -91,13 +94,15 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.ort_session runtime.sampler runtime.session"
+    "numpy": "runtime.adapters runtime.completion runtime.grammar runtime.openvino_device runtime.openvino_paged"
+    " runtime.openvino_stateful runtime.ort_session runtime.sampler runtime.session"
     " runtime.structure"
     " runtime.turn toolchain.adapters"
     " toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.olive_environment",
     "onnx": "toolchain.ort_variant toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.ort_session",
+    "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

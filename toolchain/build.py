@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from runtime.errors import AdapterError
+from runtime.errors import AdapterError, BuildError
 from runtime.package import Build, Memory, Needs, Package, Source, variants_of
 from runtime.presets import Presets
-from runtime.profile import Profile
+from runtime.profile import Backend, Profile
 
-from . import adapters, ort_variant
+from . import adapters, openvino_variant, ort_variant
 from .adapters import PeftAdapter
 from .cache import alone
 from .compile import load_olive
@@ -21,9 +21,14 @@ from .presets import read_presets_file
 from .progress import Reporter
 from .recipe import Precision
 from .sources import resolve
-from .stages import TOOLS, Stages
+from .stages import Stages
 from .surgery import adapter_sites
 from .variant import VariantParts
+
+_MAKERS: dict[Backend, Callable[..., VariantParts]] = {
+    "ort": ort_variant.make_variant,
+    "openvino": openvino_variant.make_variant,
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,10 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:
     precision = options.precision or profile.quantization.precision
-    parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
+    make = _MAKERS.get(profile.execution.backend)
+    if make is None:
+        raise BuildError(f"{profile.name} is for {profile.execution.name}, which this version does not build for")
+    parts = make(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
     return VariantInput(parts, _build_of(stages, profile, precision, parts))
 
 
@@ -97,7 +105,7 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
         source=Source(kind=checkpoint.kind, id=checkpoint.id, revision=checkpoint.revision, digest=checkpoint.digest),
         profile=profile,
         recipe=parts.recipe,
-        tools={name: version(name) for name in TOOLS},
+        tools={name: version(name) for name in parts.tools},
         model=geometry,
         sampling=checkpoint.sampling,
         fidelity=parts.fidelity,
@@ -107,16 +115,23 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
             arch=profile.device.arch,
             isa=profile.device.isa,
             contrib_ops=parts.contrib_ops,
-            onnxruntime_min=".".join(version("onnxruntime").split(".")[:2]),
+            onnxruntime_min=_minor("onnxruntime") if parts.for_onnxruntime else None,
+            openvino_min=_minor("openvino") if profile.execution.backend == "openvino" else None,
         ),
         memory=Memory(
             weights_bytes=parts.weights_bytes,
-            kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
+            kv_bytes_per_token=parts.kv_bytes_per_token
+            or 2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
         ),
         adapter_targets=parts.adapter_targets,
         adapters=parts.adapters,
         files={},
     )
+
+
+def _minor(package: str) -> str:
+    """The version that is here, as far as it says what the package can do."""
+    return ".".join(version(package).split(".")[:2])
 
 
 def summary(builds: Sequence[Build]) -> list[dict[str, object]]:

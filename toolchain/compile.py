@@ -67,7 +67,7 @@ def run_olive(
                 on_progress(bar[1], int(bar[2]), int(bar[3]))
 
         status = _in_child(_run, job, on_line)
-    if status != 0 or not (unfinished / "model.onnx").is_file():
+    if status != 0 or not (unfinished / recipe.makes).is_file():
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
         (unfinished / record).unlink(missing_ok=True)

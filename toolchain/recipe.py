@@ -30,10 +30,11 @@ GPTQ_DAMPING = 0.1
 
 @dataclass(frozen=True)
 class Recipe:
-    """Olive passes in the order they run, as Olive's configuration spells them."""
+    """Olive passes in the order they run, as Olive's configuration spells them, and the file that they make."""
 
     passes: dict[str, Pass]
     provider: str
+    makes: str = "model.onnx"
 
     @property
     def needs_calibration(self) -> bool:

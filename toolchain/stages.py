@@ -25,9 +25,7 @@ from .progress import Reporter
 from .recipe import Recipe, plan_calibration_writer
 from .sources import Checkpoint
 from .surgery import SERVING_GRAPH, make_serving_graph
-
-TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
-"""Packages whose versions decide what comes out."""
+from .variant import TOOLS
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,10 @@ class Stages:
             make_serving_graph(model_dir)
         return model_dir
 
-    def compiled(self, recipe: Recipe, calibration: Path | None) -> Path:
-        """Olive's model folder."""
+    def compiled(self, recipe: Recipe, calibration: Path | None, tools: Sequence[str] = TOOLS) -> Path:
+        """Olive's model folder, made with `tools`."""
         text = file_digest(calibration) if calibration else ""
-        key = key_of(self.checkpoint.digest, recipe.key, text, *(version(name) for name in TOOLS))
+        key = key_of(self.checkpoint.digest, recipe.key, text, *(version(name) for name in tools))
         out, work = self.cache / "compiled" / key, self.cache / "work" / key
         log = self.cache / "logs" / f"{key}.log"
         log.parent.mkdir(exist_ok=True)
