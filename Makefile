@@ -16,6 +16,10 @@ DEMO_ENV := $(firstword $(wildcard $(DEV_ENV)) $(STAMP)-toolchain-$(KEY))
 
 TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 
+# What a checkpoint becomes OpenVINO's with: another quarter of a gigabyte, and nothing that the other tests need.
+OPENVINO_VENV := $(VENV)-openvino
+OPENVINO_ENV := $(OPENVINO_VENV)/.edgeqwen-openvino-dev-$(KEY)
+
 # The peers of `make bench`, in environments of their own; llama.cpp once more without AMX, which boards have not.
 PEERS := $(VENV)-peers
 PEERS_KEY := $(shell cat benchmarks/peers.txt benchmarks/llamacpp_amx.h | sha256sum | cut -c1-16)
@@ -30,11 +34,12 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format stubs bench clean distclean
+.PHONY: help demo test test-openvino lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
+	@echo 'make test-openvino   the tests that need OpenVINO, in an environment of their own'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
@@ -54,6 +59,10 @@ demo: $(DEMO_ENV)
 
 test: lint
 	$(BIN)/pytest
+
+test-openvino:
+	@$(MAKE) --no-print-directory VENV='$(OPENVINO_VENV)' '$(OPENVINO_ENV)'
+	$(OPENVINO_VENV)/bin/pytest -m openvino
 
 lint: $(DEV_ENV)
 	$(BIN)/ruff check
@@ -76,7 +85,7 @@ clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf '$(VENV)' '$(PEERS)' '$(PEERS)-no-amx'
+	rm -rf '$(VENV)' '$(OPENVINO_VENV)' '$(PEERS)' '$(PEERS)-no-amx'
 
 # An environment that a killed run left half made has no working pip: it is made again. uv is done in a quarter of the
 # time that pip takes for gigabytes, but knows none of pip's settings: where it fails, pip may still reach its index.

@@ -60,7 +60,7 @@ def cpu_properties(threads: int, kv_dtype: str, *, int8_activations: bool) -> di
         "NUM_STREAMS": "1",
         "ENABLE_CPU_PINNING": "NO",  # other programs need the cores too
         "INFERENCE_PRECISION_HINT": "f32",
-        "KV_CACHE_PRECISION": {"float32": "f32", "float16": "f16", "int8": "u8"}[kv_dtype],
+        "KV_CACHE_PRECISION": {"float32": "f32", "float16": "f16"}[kv_dtype],
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "32" if int8_activations else "0",
     }
 

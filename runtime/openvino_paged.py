@@ -2,7 +2,8 @@
 
 There tokens of all rows are packed, as in our serving graph, and each layer's keys and values live in blocks of some
 positions. Row i has the blocks `[i * blocks_per_row, (i + 1) * blocks_per_row)` of every layer: memory is committed
-when it is written, so what a row does not use costs nothing, and nobody has to keep a list of free blocks.
+when it is written, so what a row does not use costs nothing, and nobody has to keep a list of free blocks. The block
+after the last row is of a token that is computed for nobody.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from openvino._offline_transformations import paged_attention_transformation
 
 from .errors import SessionError
+from .memory import MappedFile
 from .openvino_device import LOGIT_TOKENS, compile_model, cpu_properties, first_line, infer, pick_logits, read_model
 from .session import Chunk, Logits, SessionSpec
 
@@ -34,7 +36,7 @@ class OpenVinoPagedSession:
         """Loads the IR `model`. Raises SessionError if it cannot be run.
 
         Args:
-            kv_dtype: float32, float16 or int8.
+            kv_dtype: float32 or float16. At 8 bits a token would change those before it in its block.
             int8_activations: whether products with quantized weights round what they multiply with to 8 bits: faster,
                 and a little less faithful.
         """
@@ -48,7 +50,7 @@ class OpenVinoPagedSession:
         self._request = compiled.create_infer_request()
         self._blocks_per_row = -(-context_tokens // _BLOCK_TOKENS)
         self._caches = [
-            _Cache(port, slots * self._blocks_per_row) for port in compiled.inputs if "_cache." in port.any_name
+            _Cache(port, slots * self._blocks_per_row + 1) for port in compiled.inputs if "_cache." in port.any_name
         ]
         for cache in self._caches:
             self._request.set_tensor(cache.name, ov.Tensor(cache.blocks, shared_memory=True))
@@ -59,6 +61,9 @@ class OpenVinoPagedSession:
             kv_bytes_per_token=sum(cache.block_bytes for cache in self._caches) // _BLOCK_TOKENS,
             provider="OpenVINO (CPU)",
         )
+        self._compute([Chunk(0, [0], 0)])  # the first run copies the weights into the layout of the kernels
+        self._weights = MappedFile(model.with_suffix(".bin"))
+        self.clear(0)
 
     @property
     def spec(self) -> SessionSpec:
@@ -67,11 +72,14 @@ class OpenVinoPagedSession:
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
         assert adapter is None, "load_session takes no adapters"
         assert all(0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start for chunk in chunks)
-        if deterministic and len(chunks) > 1:  # kernels round as the number of tokens wants: each by itself, then
-            return np.concatenate([self._compute([chunk]).copy() for chunk in chunks])
-        return self._compute(chunks)
+        if not deterministic:
+            return self._compute(chunks)
+        # One token, or one row of the head, rounds in one way, and several, however many, in another: so it is several.
+        if sum(len(chunk.tokens) for chunk in chunks) == 1:
+            chunks = [*chunks, Chunk(self._spec.slots, [0], 0, logits=0)]
+        return self._compute(chunks, least_logits=2)
 
-    def _compute(self, chunks: Sequence[Chunk]) -> Logits:
+    def _compute(self, chunks: Sequence[Chunk], *, least_logits: int = 0) -> Logits:
         starts = np.array([chunk.start for chunk in chunks])
         counts = np.array([len(chunk.tokens) for chunk in chunks])
         ends = np.cumsum(counts)
@@ -85,10 +93,11 @@ class OpenVinoPagedSession:
         self._set("block_indices_begins", np.append(0, np.cumsum(blocks)), np.int32)
         self._set("max_context_len", (starts + counts).max(), np.int32)
         wanted = np.array([chunk.logits for chunk in chunks])
-        self._set(LOGIT_TOKENS, _ranges(ends - wanted, wanted), np.int64)
+        logit_tokens = _ranges(ends - wanted, wanted)
+        self._set(LOGIT_TOKENS, np.resize(logit_tokens, max(len(logit_tokens), least_logits)), np.int64)
         infer(self._request)
         logits: Logits = self._request.get_tensor("logits").data
-        return logits.reshape(-1, self._spec.vocab_size)
+        return logits.reshape(-1, self._spec.vocab_size)[: len(logit_tokens)]
 
     def _set(self, name: str, value: object, dtype: type[np.integer]) -> None:
         self._request.set_tensor(name, ov.Tensor(np.asarray(value, dtype)))
@@ -103,6 +112,7 @@ class OpenVinoPagedSession:
         kept = -(-keep // _BLOCK_TOKENS)
         for cache in self._caches:
             cache.give_back(slot * self._blocks_per_row + kept, (slot + 1) * self._blocks_per_row)
+        self._weights.forget()  # the embeddings of its tokens
 
 
 class _Cache:

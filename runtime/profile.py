@@ -183,10 +183,9 @@ class Profile(StrictModel):
             raise ValueError(
                 f"runtime.slots: must be 1, {execution.name} runs one request at a time (got {self.runtime.slots})"
             )
-        if execution.one_row and dtype != "float16":
-            raise ValueError(f"runtime.kv_cache.dtype: must be float16 on {execution.name} (got {dtype})")
-        if execution.backend == "ort" and dtype == "float16":
-            raise ValueError(f"runtime.kv_cache.dtype: must be float32 or int8 on {execution.name} (got {dtype})")
+        types = {"ort": ["float32", "int8"], "openvino": ["float16"] if execution.one_row else ["float32", "float16"]}
+        if dtype not in (known := types.get(execution.backend, [dtype])):
+            raise ValueError(f"runtime.kv_cache.dtype: must be {' or '.join(known)} on {execution.name} (got {dtype})")
         return self
 
     @property

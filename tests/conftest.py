@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of OpenVINO need an environment that has it, so they must be asked for."""
+    wanted = "openvino" in config.option.markexpr
+    return True if collection_path.name.startswith("test_openvino") and not wanted else None
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder beside the checkout with real tokenizers, configurations and corpora; a test skips without it."""

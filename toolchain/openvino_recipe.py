@@ -1,8 +1,9 @@
 """What Olive is to do for OpenVINO. Pure, as `recipe` is for ONNX Runtime.
 
-Optimum writes the checkpoint as OpenVINO's IR with the KV cache as state, and NNCF rounds its weights to nearest: to
-calibrate it, Olive 0.13 would have to be given texts where it looks for paths. At INT4 the tied head and embedding keep
-8 bits, and where a block divides no row, a smaller one is taken. Intel recommends symmetric blocks of 128 for the NPU
+Optimum writes the checkpoint as OpenVINO's IR with the KV cache as state, and NNCF rounds its weights to nearest. At
+INT4 it first scales what matters most (AWQ, Lin et al., arXiv:2306.00978), which it tells from the weights alone: to be
+shown text, Olive 0.13 would have to be given it where it looks for paths. The tied head and embedding keep 8 bits, and
+where a block divides no row, a smaller one is taken. Intel recommends symmetric blocks of 128 for the NPU
 (docs.openvino.ai, "OpenVINO GenAI on NPU").
 """
 
@@ -41,5 +42,6 @@ def _int4(knobs: Int4) -> dict[str, object]:
         "group_size_fallback": "adjust",
         "sym": knobs.symmetric,
         "ratio": 1.0,
+        "awq": True,
         "backup_precision": "int8_sym" if knobs.symmetric else "int8_asym",
     }

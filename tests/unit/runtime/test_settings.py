@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unit.runtime.tiny_package import make_package
+from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.config import Config
 from runtime.cpu import Cpu
+from runtime.errors import ConfigError
 from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
 from runtime.package import Package
+from runtime.profile import find_profile
 from runtime.settings import RunSettings, decide
 from runtime.speculation import TOKEN_COST
 from runtime.tuning import Threads
@@ -19,8 +21,10 @@ CPU = Cpu("a", (1, 1, 1, 1))
 
 
 class Board:
-    def __init__(self, folder: Path) -> None:
-        self.package = Package.open(make_package(folder / "p"))  # its profile: 2 threads, 8 slots
+    def __init__(self, folder: Path, profile: str = "generic-x86_64") -> None:
+        make_package(folder / "p")  # its profile: 2 threads, 8 slots
+        edit_build(folder / "p", {"profile": find_profile(profile).model_dump()})
+        self.package = Package.open(folder / "p")
         self.file = LocalSettingsFile(folder, self.package.build_digest, CPU)
 
     def local(self, packed: Threads | None = None) -> LocalSettings:
@@ -78,3 +82,32 @@ def test_rows_for_what_requests_leave(board: Board) -> None:
     """As many again as may run, unless nothing may be shared."""
     assert board.decide(None, slots=3).session_slots == 6
     assert board.decide(None, slots=3, share_prefix="off").session_slots == 3
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_backend_of_one_row_has_one(tmp_path: Path, measured: bool) -> None:
+    """And none for what requests leave, whatever was measured on a board that had more."""
+    board = Board(tmp_path, "intel-core-ultra-npu")
+    found = board.decide(board.local() if measured else None)
+    assert (found.device, found.one_row, found.slots, found.session_slots) == ("NPU", True, 1, 1)
+    assert found.graph.name == "openvino_model.xml"
+    with pytest.raises(ConfigError, match=r"slots: must be 1, OpenVINO \(NPU\) runs one at a time \(got 2\)"):
+        board.decide(None, slots=2)
+
+
+@pytest.mark.parametrize(
+    ("profile", "device", "slots"),
+    [("openvino-x86_64", None, 8), ("openvino-x86_64", "GPU", 1), ("intel-core-ultra-npu", "CPU", 1)],
+)
+def test_another_device_than_the_profiles_has_one_row(
+    tmp_path: Path, profile: str, device: str | None, slots: int
+) -> None:
+    """A package for the NPU runs on the CPU as it does on the NPU, and only its own device has many rows."""
+    found = Board(tmp_path, profile).decide(None, device=device)
+    assert (found.device, found.slots) == (device or "CPU", slots)
+
+
+def test_a_device_is_for_packages_that_have_devices(board: Board) -> None:
+    """It is not ignored where it means nothing."""
+    with pytest.raises(ConfigError, match="device: is for packages of OpenVINO, and this one runs on CPUExecution"):
+        board.decide(None, device="GPU")
