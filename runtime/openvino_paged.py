@@ -23,7 +23,6 @@ from .memory import MappedFile
 from .openvino_device import LOGIT_TOKENS, compile_model, cpu_properties, first_line, infer, pick_logits, read_model
 from .session import Chunk, Logits, SessionSpec
 
-_BLOCK_TOKENS = 32  # of a block: what OpenVINO's CPU has
 _MAP_NORESERVE = 0x4000  # Linux; Python 3.11 does not name it. Pages are committed when written, not before.
 
 
@@ -48,7 +47,8 @@ class OpenVinoPagedSession:
         pick_logits(paged, axis=0)
         compiled = compile_model(paged, "CPU", cpu_properties(threads, kv_dtype, int8_activations=int8_activations))
         self._request = compiled.create_infer_request()
-        self._blocks_per_row = -(-context_tokens // _BLOCK_TOKENS)
+        self._block_tokens: int = compiled.input("value_cache.0").partial_shape[2].get_length()
+        self._blocks_per_row = self._blocks(context_tokens)
         self._caches = [
             _Cache(port, slots * self._blocks_per_row + 1) for port in compiled.inputs if "_cache." in port.any_name
         ]
@@ -58,7 +58,7 @@ class OpenVinoPagedSession:
             vocab_size=compiled.output("logits").partial_shape[2].get_length(),
             context_tokens=context_tokens,
             slots=slots,
-            kv_bytes_per_token=sum(cache.block_bytes for cache in self._caches) // _BLOCK_TOKENS,
+            kv_bytes_per_token=sum(cache.block_bytes for cache in self._caches) // self._block_tokens,
             provider="OpenVINO (CPU)",
         )
         self._compute([Chunk(0, [0], 0)])  # the first run copies the weights into the layout of the kernels
@@ -83,7 +83,7 @@ class OpenVinoPagedSession:
         starts = np.array([chunk.start for chunk in chunks])
         counts = np.array([len(chunk.tokens) for chunk in chunks])
         ends = np.cumsum(counts)
-        blocks = -(-(starts + counts) // _BLOCK_TOKENS)
+        blocks = -(-(starts + counts) // self._block_tokens)
         first_blocks = [chunk.slot * self._blocks_per_row for chunk in chunks]
         self._set("input_ids", np.concatenate([chunk.tokens for chunk in chunks]), np.int64)
         self._set("position_ids", _ranges(starts, counts), np.int64)
@@ -99,17 +99,21 @@ class OpenVinoPagedSession:
         logits: Logits = self._request.get_tensor("logits").data
         return logits.reshape(-1, self._spec.vocab_size)[: len(logit_tokens)]
 
+    def _blocks(self, tokens: int) -> int:
+        """That so many tokens of a row need."""
+        return -(-tokens // self._block_tokens)
+
     def _set(self, name: str, value: object, dtype: type[np.integer]) -> None:
         self._request.set_tensor(name, ov.Tensor(np.asarray(value, dtype)))
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        count = -(-tokens // _BLOCK_TOKENS)
+        count = self._blocks(tokens)
         begin, end = source * self._blocks_per_row, target * self._blocks_per_row
         for cache in self._caches:
             cache.blocks[end : end + count] = cache.blocks[begin : begin + count]
 
     def clear(self, slot: int, keep: int = 0) -> None:
-        kept = -(-keep // _BLOCK_TOKENS)
+        kept = self._blocks(keep)
         for cache in self._caches:
             cache.give_back(slot * self._blocks_per_row + kept, (slot + 1) * self._blocks_per_row)
         self._weights.forget()  # the embeddings of its tokens
