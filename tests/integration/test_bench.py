@@ -15,8 +15,8 @@ from edgeqwen.client import Client, Options
 from runtime.autotune import Measured, local_settings
 from runtime.cpu import read_cpu
 from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
+from runtime.ort_session import pack
 from runtime.package import Package
-from runtime.session import pack
 from runtime.tuning import Threads
 
 pytestmark = pytest.mark.slow
