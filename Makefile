@@ -19,6 +19,10 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url '$(TORCH_INDEX_URL)')
 # Compiler and simulator of Qualcomm's NPUs, beside what is there: 90 MB that no other test needs.
 QNN_ENV := $(VENV)/.qnn-$(KEY)
 
+# What a checkpoint becomes OpenVINO's with: another quarter of a gigabyte, and nothing that the other tests need.
+OPENVINO_VENV := $(VENV)-openvino
+OPENVINO_ENV := $(OPENVINO_VENV)/.edgeqwen-openvino-dev-$(KEY)
+
 # The peers of `make bench`, in environments of their own; llama.cpp once more without AMX, which boards have not.
 PEERS := $(VENV)-peers
 PEERS_KEY := $(shell cat benchmarks/peers.txt benchmarks/llamacpp_amx.h | sha256sum | cut -c1-16)
@@ -33,12 +37,13 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-qnn lint format stubs bench clean distclean
+.PHONY: help demo test test-qnn test-openvino lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
-	@echo 'make test-qnn   packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
+	@echo 'make test-qnn       packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
+	@echo 'make test-openvino  the tests that need OpenVINO, in an environment of their own'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
@@ -62,6 +67,10 @@ test: lint
 test-qnn: $(QNN_ENV)
 	$(BIN)/pytest -m qnn
 
+test-openvino:
+	@$(MAKE) --no-print-directory VENV='$(OPENVINO_VENV)' '$(OPENVINO_ENV)'
+	$(OPENVINO_VENV)/bin/pytest -m openvino
+
 lint: $(DEV_ENV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -83,7 +92,7 @@ clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf '$(VENV)' '$(PEERS)' '$(PEERS)-no-amx'
+	rm -rf '$(VENV)' '$(OPENVINO_VENV)' '$(PEERS)' '$(PEERS)-no-amx'
 
 # An environment that a killed run left half made has no working pip: it is made again. uv is done in a quarter of the
 # time that pip takes for gigabytes, but knows none of pip's settings: where it fails, pip may still reach its index.

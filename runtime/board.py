@@ -12,7 +12,7 @@ from .autotune import CONTEXT_TOKENS, Autotuner, Measured, Report, local_setting
 from .bench import Case, Rates, cases_of, median_rates, resident_bytes, run_case
 from .config import Config, load_config
 from .cpu import Cpu, OtherPrograms, read_cpu
-from .errors import Fault, LocalSettingsError, RequestError, SessionError
+from .errors import Fault, LocalSettingsError, RequestError
 from .loading import load_engine, load_session
 from .localsettings import LocalSettings, LocalSettingsFile
 from .memory import trim_after_load, use_one_heap
@@ -109,11 +109,11 @@ class Board:
     def autotune(self, budget_s: float, report: Report) -> Tuned:
         """Measures for about `budget_s` seconds, and keeps what follows for the daemon.
 
-        Raises LocalSettingsError if it cannot be kept, SessionError if the model does not run.
+        Raises RequestError if there is nothing to choose, LocalSettingsError if what is chosen cannot be kept, and
+        SessionError if the model does not run.
         """
+        self._require_choice()
         build = self.package.build
-        if build.profile.execution.backend != "ort":
-            raise SessionError(f"autotune chooses threads of a CPU, and this package runs on {build.needs.provider}")
         self.file.require_writable()
         tuner = Autotuner(
             self._open_session,
@@ -141,12 +141,21 @@ class Board:
         )
         return load_session(self.package, settings)
 
+    def _require_choice(self) -> None:
+        if self.package.build.profile.execution.backend in ("cuda", "qnn") or self.settings.one_row:
+            message = f"has nothing to choose, it is for CPUs and this package is for {self._runs_on}: leave it out"
+            raise RequestError([Fault("autotune", message)])
+
+    @property
+    def _runs_on(self) -> str:
+        return self.package.build.profile.execution.name
+
     def _settings_for(self, cases: Sequence[Case]) -> RunSettings:
         """As many slots, and as much KV, as the cases want at once."""
         chunk = self.package.build.profile.runtime.prefill_chunk_tokens
         faults = []
-        if self.package.build.profile.execution.one_row and any(case.streams > 1 for case in cases):
-            faults.append(Fault("streams", "must be 1: the NPU runs one request at a time"))
+        if self.settings.one_row and max(case.streams for case in cases) > 1:
+            faults.append(Fault("streams", f"must be 1, {self._runs_on} runs one request at a time"))
         for case in cases:
             least = case.streams * -(-case.prompt // chunk)  # when the last stream begins, the first must still run
             if case.tokens <= least:

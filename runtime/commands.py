@@ -57,6 +57,7 @@ Exit status as of edgeqwend: 0 done, 1 error, 2 usage, 3 configuration, 4 packag
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help=f"edgeqwend's. Default: {_CONFIG_FILE}")
 @click.option("--state-dir", type=click.Path(path_type=Path), help="Where the daemon looks for what was found.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. Default: as edgeqwend has them.")
+@click.option("--device", help="Of OpenVINO: CPU, GPU or NPU. Default: as edgeqwend has it.")
 @click.option("--prompt", "prompts", default="41,656", callback=_counts, help="Tokens of prompts. Default: 41,656")
 @click.option("--tokens", default=64, type=click.IntRange(min=2), help="Tokens of an answer. Default: 64")
 @click.option("--streams", default="1,2,4,8", callback=_counts, help="Requests at once. Default: 1,2,4,8")

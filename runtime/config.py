@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from .errors import ConfigError, Fault
+from .profile import OPENVINO_DEVICE
 from .validation import StrictModel, parse
 
 ENVIRONMENT_PREFIX = "EDGEQWEN_"
@@ -47,6 +48,9 @@ class Config(StrictModel):
     )
     context_tokens: Annotated[int, Field(ge=64, le=131_072)] | None = Field(
         default=None, description="Tokens of a prompt and its answer together; unset: the profile's."
+    )
+    device: Annotated[str, Field(pattern=OPENVINO_DEVICE)] | None = Field(
+        default=None, description="Device of OpenVINO to run on, whatever the package is for: CPU, GPU or NPU."
     )
     share_prefix: SharePrefix = Field(
         default="client",

@@ -64,6 +64,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--threads", type=int, help="Threads of the model. Default: measured here, else the profile's")
 @click.option("--slots", type=int, help="Requests that decode together. Default: likewise")
 @click.option("--context-tokens", type=int, help="Prompt and answer together. Default: the profile's")
+@click.option("--device", help="Of OpenVINO: CPU, GPU or NPU. Default: the profile's")
 @click.option("--share-prefix", help="Start prompts from earlier ones of: client, all or off. Default: client")
 @click.option("--speculate/--no-speculate", default=None, help="Guess tokens from the text. Default: speculate")
 @click.option("--deterministic/--no-deterministic", default=None, help="For requests that do not say. Default: no")
@@ -210,7 +211,7 @@ class Daemon:
             vocab_size,
             engine.context_tokens,
             grammars,
-            share_prefix=config.share_prefix,
+            share_prefix=config.share_prefix if session.spec.reuses_rows else "off",
             presets=presets,
             deterministic=config.deterministic,
             exact=session.spec.deterministic,
@@ -220,7 +221,7 @@ class Daemon:
             name=build.name,
             variant=build.variant,
             precision=build.precision,
-            provider_requested=build.profile.execution.provider,
+            provider_requested=build.profile.execution.name,
             provider=session.spec.provider,
             context_tokens=engine.context_tokens,
             weights_bytes=build.memory.weights_bytes,

@@ -8,9 +8,10 @@ from .adapters import Adapter
 from .config import Config
 from .cuda_session import CudaSession
 from .engine import Engine
-from .errors import AdapterError
+from .errors import AdapterError, SessionError
 from .ort_session import OrtSession
 from .package import Package
+from .profile import Profile
 from .qnn_pipeline import QnnPipeline
 from .session import Session
 from .settings import RunSettings
@@ -23,9 +24,9 @@ def load_session(package: Package, settings: RunSettings, adapters: Sequence[Ada
     build = package.build
     backend, options = build.profile.execution.backend, build.profile.execution.options
     if backend != "ort" and adapters:
-        raise AdapterError(
-            f"adapters work on CPUs only so far, and {build.variant} is none: merge one with --merge-adapter"
-        )
+        raise AdapterError(f"{build.needs.provider} runs no adapters so far: merge one with --merge-adapter")
+    if backend == "openvino":
+        return _load_openvino(build.profile, settings)
     if backend == "cuda":
         return CudaSession(
             settings.graph,
@@ -51,6 +52,22 @@ def load_session(package: Package, settings: RunSettings, adapters: Sequence[Ada
         provider=build.needs.provider,
         provider_options=build.profile.execution.options,
         adapters=adapters,
+    )
+
+
+def _load_openvino(profile: Profile, settings: RunSettings) -> Session:
+    try:
+        from .openvino_session import open_openvino
+    except ImportError as error:
+        raise SessionError("OpenVINO is not installed: pip install 'edgeqwen[openvino]'") from error
+    assert settings.device is not None
+    return open_openvino(
+        settings.graph,
+        profile,
+        device=settings.device,
+        slots=settings.session_slots,
+        context_tokens=settings.context_tokens,
+        threads=settings.decode_threads,
     )
 
 

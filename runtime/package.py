@@ -1,11 +1,13 @@
 """A package as the device sees it: found, checked against its digests, and described.
 
-The layout is ONNX Runtime's model package, as Olive writes it, with `serving.onnx` and `build.json` in each variant:
+The layout is ONNX Runtime's model package, as Olive writes it, with `serving.onnx` and `build.json` in each variant.
+A variant for OpenVINO has OpenVINO's files in their place, and is in no `metadata.json`: ONNX Runtime does not run it.
 
     NAME.ortpackage/manifest.json
     NAME.ortpackage/configs/{tokenizer.json, tokenizer_config.json, chat_template.jinja, ...}
     NAME.ortpackage/models/decoder/metadata.json
     NAME.ortpackage/models/decoder/VARIANT/{model.onnx, model.onnx.data, serving.onnx, build.json, ...}
+    NAME.ortpackage/models/decoder/VARIANT/{openvino_model.xml, openvino_model.bin, build.json, ...}
 
 A package that takes adapters has in each variant, over the same weights, `serving-lora.onnx`, and the adapters that it
 was built with under `adapters/`.
@@ -33,6 +35,7 @@ CONFIGS = PurePosixPath("configs")
 BUILD_FILE = "build.json"
 SERVING_GRAPH = "serving.onnx"
 ADAPTER_GRAPH = "serving-lora.onnx"
+OPENVINO_MODEL = "openvino_model.xml"
 ADAPTERS = PurePosixPath("adapters")
 ADAPTER_SUFFIX = ".onnx_adapter"
 
@@ -138,7 +141,8 @@ class Needs(StrictModel):
     arch: str
     isa: list[str]
     contrib_ops: list[str]
-    onnxruntime_min: str
+    onnxruntime_min: str | None
+    openvino_min: str | None = None
 
 
 class Memory(StrictModel):
@@ -196,7 +200,9 @@ class Package:
 
     @property
     def serving_graph(self) -> Path:
-        return self.variant_dir / SERVING_GRAPH
+        """What the backend loads."""
+        is_openvino = self.build.profile.execution.backend == "openvino"
+        return self.variant_dir / (OPENVINO_MODEL if is_openvino else SERVING_GRAPH)
 
     @property
     def adapter_graph(self) -> Path | None:
@@ -278,8 +284,12 @@ def is_adapter_name(name: str) -> bool:
 
 
 def build_json(build: Build) -> str:
-    """`build.json` as it is written. What only packages with adapters or for NPUs have, the others do not mention."""
-    unused = {name for name in ("npu", "adapter_targets", "adapters") if not getattr(build, name)}
+    """`build.json` as it is written. What only some packages have, the others do not mention."""
+    unused: dict[str, bool | set[str]] = {
+        name: True for name in ("npu", "adapter_targets", "adapters") if not getattr(build, name)
+    }
+    if build.needs.openvino_min is None:
+        unused["needs"] = {"openvino_min"}
     return build.model_dump_json(indent=1, exclude=unused) + "\n"
 
 

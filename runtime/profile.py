@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,12 +26,8 @@ _BACKENDS: dict[str, Backend] = {
     "QNNExecutionProvider": "qnn",
     "OpenVINO": "openvino",
 }
-_KV_DTYPES: dict[Backend, tuple[str, ...]] = {
-    "ort": ("float32", "int8"),
-    "cuda": ("float16", "int8"),
-    "qnn": ("float32",),  # attention runs on the CPU there
-}
-"""Of the KV cache, where there is a choice."""
+OPENVINO_DEVICE = r"^(CPU|GPU|NPU)(\.\d+)?$"
+"""What OpenVINO calls a device. AUTO and the like, which would choose one by themselves, are none."""
 
 
 class Device(StrictModel):
@@ -45,8 +42,14 @@ class Device(StrictModel):
 class Execution(StrictModel):
     """Where the model runs."""
 
-    provider: str = Field(description="ONNX Runtime execution provider; there is no silent fall-back to another.")
-    options: dict[str, str] = Field(default={}, description="Options of the execution provider.")
+    provider: str = Field(
+        description="ONNX Runtime execution provider, or OpenVINO; there is no silent fall-back to another."
+    )
+    options: dict[str, str] = Field(
+        default={},
+        description="Options of the execution provider. OpenVINO needs `device`: CPU, GPU or NPU; others are its"
+        " properties, for a device that is not the CPU.",
+    )
 
     @property
     def backend(self) -> Backend:
@@ -54,9 +57,28 @@ class Execution(StrictModel):
         return _BACKENDS.get(self.provider, "ort")
 
     @property
+    def device(self) -> str | None:
+        """Of OpenVINO's devices, the one to run on."""
+        return self.options.get("device") if self.backend == "openvino" else None
+
+    @property
+    def name(self) -> str:
+        """The provider, and the device if it has several."""
+        return f"{self.provider} ({self.device})" if self.device else self.provider
+
+    @property
     def one_row(self) -> bool:
-        """Whether it runs one request at a time, in graphs of fixed width."""
-        return self.backend == "qnn"
+        """Whether one request runs at a time."""
+        return self.backend == "qnn" or (self.backend == "openvino" and self.device != "CPU")
+
+    @property
+    def kv_dtypes(self) -> tuple[str, ...]:
+        """What the numbers of the KV cache may be."""
+        if self.backend == "openvino":
+            return ("float16",) if self.one_row else ("float32", "float16")
+        if self.backend == "qnn":
+            return ("float32",)  # attention runs on the CPU there
+        return ("float16", "int8") if self.backend == "cuda" else ("float32", "int8")
 
 
 class Int4(StrictModel):
@@ -108,8 +130,8 @@ class KVCache(StrictModel):
 
     dtype: Literal["float32", "float16", "int8"] = Field(
         default="float32",
-        description="Type of its numbers: float32 or int8 on a CPU, float16 or int8 on CUDA. int8 takes the least"
-        " memory, decodes long contexts faster, reads long prompts slower.",
+        description="Type of its numbers: float32 or int8 on a CPU, float16 or int8 on CUDA, float32 or float16 on"
+        " OpenVINO. int8 takes the least memory, decodes long contexts faster, reads long prompts slower.",
     )
     budget_mb: Annotated[int, Field(gt=0, description="The most that all requests together may use, in MiB.")]
 
@@ -169,24 +191,23 @@ class Profile(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _kv_cache_is_of_the_provider(self) -> Profile:
-        dtype, known = self.runtime.kv_cache.dtype, _KV_DTYPES.get(self.execution.backend)
-        if known and dtype not in known:
-            raise ValueError(
-                f"runtime.kv_cache.dtype: must be {' or '.join(known)} for {self.execution.provider} (got {dtype})"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _fits_the_npu(self) -> Profile:
-        if self.execution.backend != "qnn":
-            return self
-        if self.runtime.slots != 1:
-            raise ValueError(f"runtime.slots: must be 1, the NPU runs one request at a time (got {self.runtime.slots})")
-        if self.quantization.precision not in ("int4", "int8"):
+    def _fits_the_backend(self) -> Profile:
+        execution, dtype = self.execution, self.runtime.kv_cache.dtype
+        if execution.backend == "openvino" and not re.match(OPENVINO_DEVICE, execution.device or ""):
+            raise ValueError(f"execution.options.device: must be CPU, GPU or NPU (got {execution.device})")
+        if execution.backend == "openvino" and (algorithm := self.quantization.int4.algorithm) != "rtn":
+            raise ValueError(f"quantization.int4.algorithm: must be rtn on {execution.name} (got {algorithm})")
+        if execution.backend == "qnn" and self.quantization.precision not in ("int4", "int8"):
             raise ValueError("quantization.precision: must be int4 or int8, the NPU computes in integers")
-        if "soc_model" not in self.execution.options:
+        if execution.backend == "qnn" and "soc_model" not in execution.options:
             raise ValueError("execution.options: must have soc_model, the number that Qualcomm's SDK gives the SoC")
+        if execution.one_row and self.runtime.slots != 1:
+            raise ValueError(
+                f"runtime.slots: must be 1, {execution.name} runs one request at a time (got {self.runtime.slots})"
+            )
+        if dtype not in execution.kv_dtypes:
+            known = " or ".join(execution.kv_dtypes)
+            raise ValueError(f"runtime.kv_cache.dtype: must be {known} on {execution.name} (got {dtype})")
         return self
 
     @property

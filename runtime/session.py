@@ -1,6 +1,7 @@
 """The seam between the engine and what computes: a `Session` is a model with a KV cache of some rows.
 
-Each backend has an implementation: `ort_session` for CPUs, `cuda_session` for NVIDIA's GPUs.
+Each backend has an implementation: `ort_session` for CPUs, `cuda_session` for NVIDIA's GPUs, `static_session` for
+Qualcomm's NPUs, and for OpenVINO `openvino_paged`, many rows on a CPU, and `openvino_stateful`, one row on any device.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class SessionSpec:
         provider: what runs, never something else than was asked for.
         many_logits: whether a chunk may want logits after more than its last token. Without, nothing is guessed.
         deterministic: whether a run can be.
+        reuses_rows: whether a request can start from what another left in a row.
     """
 
     vocab_size: int
@@ -32,6 +34,7 @@ class SessionSpec:
     provider: str
     many_logits: bool = True
     deterministic: bool = True
+    reuses_rows: bool = True
 
 
 @dataclass(frozen=True)

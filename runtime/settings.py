@@ -9,6 +9,7 @@ from .config import Config
 from .errors import ConfigError, Fault
 from .localsettings import LocalSettings, LocalSettingsFile
 from .package import Package
+from .profile import Execution
 from .speculation import TOKEN_COST
 
 CONFIGURATION, LOCAL, PROFILE = "configuration", "local settings", "profile"
@@ -20,6 +21,8 @@ class RunSettings:
 
     Args:
         graph: the package's, or one that was packed for this processor.
+        device: of OpenVINO's; None elsewhere.
+        one_row: whether one request runs at a time.
         prefill_threads: of a run that computes many tokens.
         decode_threads: of one that computes the next tokens.
         slots: requests that decode together.
@@ -32,6 +35,8 @@ class RunSettings:
     """
 
     graph: Path
+    device: str | None
+    one_row: bool
     prefill_threads: int
     decode_threads: int
     slots: int
@@ -52,7 +57,7 @@ def decide(
     *,
     adapters: bool = False,
 ) -> RunSettings:
-    """The settings of `package` under `config`.
+    """The settings of `package` under `config`. Raises ConfigError if it asks for what the backend does not have.
 
     Args:
         file: where `local` was read from.
@@ -63,6 +68,7 @@ def decide(
     Raises ConfigError for more slots than the device can have, or if there is no room for one.
     """
     build, profile = package.build, package.build.profile.runtime
+    device, one_row = _device(config, build.profile.execution)
     graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
     threads_from = CONFIGURATION
     if config.threads:
@@ -76,10 +82,7 @@ def decide(
     else:
         prefill_threads = decode_threads = min(profile.threads, cores)
         threads_from = PROFILE
-    slots = config.slots or (local.slots if local else profile.slots)
-    if (one_row := build.profile.execution.one_row) and slots != 1:
-        message = f"must be 1, as {build.needs.provider} runs one request at a time (got {slots})"
-        raise ConfigError([Fault("slots", message)])
+    slots = 1 if one_row else config.slots or (local.slots if local else profile.slots)
     context_tokens = min(config.context_tokens or profile.context_tokens, build.model.context_tokens)
     kv_budget_bytes = profile.kv_cache.budget_mb << 20
     # Where prompts may start from earlier ones, as many rows again hold what those left; memory is the budget's.
@@ -88,6 +91,8 @@ def decide(
         session_slots = min(session_slots, _rows_that_fit(kv_budget_bytes, context_tokens, package))
     return RunSettings(
         graph=graph,
+        device=device,
+        one_row=one_row,
         prefill_threads=prefill_threads,
         decode_threads=decode_threads,
         slots=min(slots, session_slots),
@@ -110,3 +115,14 @@ def _rows_that_fit(budget_bytes: int, context_tokens: int, package: Package) -> 
         f" {budget_bytes >> 20} MiB: choose at most {budget_bytes // package.build.memory.kv_bytes_per_token}"
     )
     raise ConfigError([Fault("context_tokens", message)])
+
+
+def _device(config: Config, execution: Execution) -> tuple[str | None, bool]:
+    """The device to run on, and whether one request at a time does."""
+    if config.device and execution.device is None:
+        raise ConfigError([Fault("device", f"is for packages of OpenVINO, and this one runs on {execution.name}")])
+    device = config.device or execution.device
+    one_row = execution.one_row or device not in (None, "CPU")
+    if one_row and config.slots not in (None, 1):
+        raise ConfigError([Fault("slots", f"must be 1, {execution.name} runs one at a time (got {config.slots})")])
+    return device, one_row

@@ -22,7 +22,9 @@ LAYERS = {
         "engine grammar",
         "completion",
         "turn_text",
-        "scheduler ort_session cuda_session qnn_pipeline sampler tokenizer stop chat",
+        "openvino_session",
+        "openvino_paged openvino_stateful",
+        "scheduler openvino_device ort_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache",
         "settings",
         "sequence session stats speculation",
@@ -39,7 +41,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "build",
-        "ort_variant qnn_variant",
+        "openvino_variant ort_variant qnn_variant",
         "stages",
         "activations evaluate",
         "package",
@@ -48,7 +50,7 @@ LAYERS = {
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "sources recipe_qnn",
+        "openvino_recipe recipe_qnn sources",
         "recipe",
         "fisher_mixed_precision ordered_gptq",
         "presets",
@@ -64,6 +66,7 @@ ACROSS = {
     "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
+    "toolchain.openvino_variant": ("runtime.openvino_session",),
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
@@ -100,14 +103,16 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.ort_session"
-    " runtime.qnn_pipeline runtime.sampler runtime.session runtime.static_session runtime.structure runtime.turn"
+    "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
+    " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
+    " runtime.session runtime.static_session runtime.structure runtime.turn"
     " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq",
     "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.qnn_pipeline"
     " toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
+    "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

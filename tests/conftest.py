@@ -19,15 +19,15 @@ hypothesis.settings.load_profile("ours")
 REPO = Path(__file__).parents[1]
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Tests of NPUs need what other tests do not, and take minutes, so they must be asked for."""
-    wanted = "qnn" in config.option.markexpr
-    return True if collection_path.name == "test_qnn.py" and not wanted else None
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests run after all fast ones, so that a broken unit is reported before a package is built."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of some backends need what the others do not have, so they must be asked for by their marker."""
+    markers = [name for name in ("openvino", "qnn") if collection_path.name.startswith(f"test_{name}")]
+    return True if any(name not in config.option.markexpr for name in markers) else None
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +10,9 @@ from pathlib import Path
 from runtime.errors import AdapterError
 from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants_of
 from runtime.presets import Presets
-from runtime.profile import Profile
+from runtime.profile import Backend, Profile
 
-from . import adapters, ort_variant, qnn_variant
+from . import adapters, openvino_variant, ort_variant, qnn_variant
 from .adapters import PeftAdapter
 from .cache import alone
 from .compile import load_olive
@@ -21,9 +21,14 @@ from .presets import read_presets_file
 from .progress import Reporter
 from .recipe import Precision
 from .sources import resolve
-from .stages import TOOLS, Stages
+from .stages import Stages
 from .surgery import adapter_sites
 from .variant import VariantParts
+
+_MAKERS: dict[Backend, Callable[[Stages, Profile, Precision], VariantParts]] = {
+    "qnn": qnn_variant.make_variant,
+    "openvino": openvino_variant.make_variant,
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Options:
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds one package with a variant per profile; returns where it is and what is in it."""
+    if options.adapters or options.adapter_targets:
+        _require_adapters_run(options.profiles)
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
         qnn_variant.require_tools()
-        if options.adapters or options.adapter_targets:
-            raise AdapterError("an NPU takes no adapters: merge one into the weights with --merge-adapter")
     load_olive()
     with alone(options.cache, "checkpoint", report), report.stage("checkpoint"):
         checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
@@ -74,6 +79,14 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     return package, [variant.build for variant in variants]
 
 
+def _require_adapters_run(profiles: Sequence[Profile]) -> None:
+    if without := [profile.name for profile in profiles if profile.execution.backend != "ort"]:
+        raise AdapterError(
+            f"{', '.join(without)}: requests can choose adapters on CPUs only so far; put one into the weights with"
+            " --merge-adapter"
+        )
+
+
 def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> None:
     """Writes the PEFT adapter in `folder` to `out`, for the package at `root`."""
     package = Package.open(root, variant or next(iter(variants_of(root)), None), verify=False)
@@ -87,8 +100,8 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:
     precision = options.precision or profile.quantization.precision
-    if profile.execution.backend == "qnn":
-        parts = qnn_variant.make_variant(stages, profile, precision)
+    if make := _MAKERS.get(profile.execution.backend):
+        parts = make(stages, profile, precision)
     else:
         parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
     return VariantInput(parts, _build_of(stages, profile, precision, parts))
@@ -104,7 +117,7 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
         source=Source(kind=checkpoint.kind, id=checkpoint.id, revision=checkpoint.revision, digest=checkpoint.digest),
         profile=profile,
         recipe=parts.recipe,
-        tools={name: version(name) for name in (qnn_variant.QNN_TOOLS if parts.npu else TOOLS)},
+        tools={name: version(name) for name in parts.tools},
         model=geometry,
         sampling=checkpoint.sampling,
         fidelity=parts.fidelity,
@@ -114,17 +127,24 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
             arch=profile.device.arch,
             isa=profile.device.isa,
             contrib_ops=parts.contrib_ops,
-            onnxruntime_min=".".join(version("onnxruntime").split(".")[:2]),
+            onnxruntime_min=_minor("onnxruntime") if parts.for_onnxruntime else None,
+            openvino_min=_minor("openvino") if profile.execution.backend == "openvino" else None,
         ),
         memory=Memory(
             weights_bytes=parts.weights_bytes,
-            kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
+            kv_bytes_per_token=parts.kv_bytes_per_token
+            or 2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
         ),
         npu=parts.npu,
         adapter_targets=parts.adapter_targets,
         adapters=parts.adapters,
         files={},
     )
+
+
+def _minor(package: str) -> str:
+    """The version that is here, as far as it says what the package can do."""
+    return ".".join(version(package).split(".")[:2])
 
 
 def summary(builds: Sequence[Build]) -> list[dict[str, object]]:

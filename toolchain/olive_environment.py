@@ -14,6 +14,7 @@ os.environ |= {
     "CI": "1",  # without it, Olive 0.13 waits ten seconds for a heartbeat it queued although told not to
     "OLIVE_DISABLE_TELEMETRY": "1",
     "ORT_DISABLE_TELEMETRY": "1",
+    "NNCF_CI": "1",  # what keeps NNCF from sending its own
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.pop("TQDM_DISABLE", None)  # the bars are read

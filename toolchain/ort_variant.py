@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx
 
 from runtime.adapters import read_adapter
-from runtime.errors import AdapterError
 from runtime.package import ADAPTER_GRAPH, ADAPTER_SUFFIX, ADAPTERS, PROJECTIONS, AdapterBuild, file_digest
 from runtime.package import SERVING_GRAPH as PACKAGED_GRAPH
 from runtime.profile import Profile
@@ -37,8 +36,6 @@ def make_variant(
 ) -> VariantParts:
     """Compiles the checkpoint of `stages` for `profile`, a CPU's or CUDA's, and measures what that cost."""
     packed = profile.execution.backend == "ort"
-    if not packed and (peft or adapter_targets):
-        raise AdapterError(f"{profile.name}: adapters work on CPUs only so far; merge one with --merge-adapter")
     recipe = plan(profile, precision, stages.checkpoint.geometry.hidden_size)
     int8_kv = profile.runtime.kv_cache.dtype == "int8"
     calibration = stages.calibration() if recipe.needs_calibration or int8_kv else None

@@ -1,5 +1,7 @@
 """Writes packages: Olive's model package layout, our serving graph and `build.json`, published whole or not at all.
 
+Olive lays out the variants for ONNX Runtime. Others have their folder beside those, in the same layout.
+
 The same inputs give the same bytes: nothing in a package depends on a clock, a path, or the order of a set.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -62,9 +65,16 @@ def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInpu
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}{SUFFIX}"
     with scratch_folder(folder, f".{name}-") as scratch:
-        sources = [_olive_source(scratch / "sources", checkpoint, variant) for variant in variants]
         package = scratch / target.name
-        olive_model_package(sources, package, name)
+        onnx = [variant for variant in variants if variant.parts.for_onnxruntime]
+        if onnx:
+            sources = [_olive_source(scratch / "sources", checkpoint, variant) for variant in onnx]
+            olive_model_package(sources, package, name)
+        else:
+            _model_package(package, checkpoint, name)
+        for variant in variants:
+            if not variant.parts.for_onnxruntime:
+                _add_stock(package / VARIANTS / variant.build.variant, variant)
         (package / PRESETS_FILE).write_text(presets_json(presets), encoding="utf-8")
         for variant in variants:
             _add_ours(package, variant)
@@ -105,13 +115,43 @@ def _handle(path: Path) -> Iterator[int]:
 def _olive_source(folder: Path, checkpoint: Path, variant: VariantInput) -> Path:
     """What Olive takes a variant from: a folder of its name with the stock model and the checkpoint's configs."""
     source = folder / variant.build.variant
-    source.mkdir(parents=True)
+    _add_stock(source, variant)
+    _add_configs(source, checkpoint)
+    return source
+
+
+def _model_package(package: Path, checkpoint: Path, name: str) -> None:
+    """The layout without a variant for ONNX Runtime."""
+    (package / VARIANTS).mkdir(parents=True)
+    (package / CONFIGS).mkdir()
+    _add_configs(package / CONFIGS, checkpoint)
+    manifest = {
+        "schema_version": 1,
+        "package_name": name,
+        "package_version": "1.0",
+        "components": [VARIANTS.name],
+        "configs_dir": CONFIGS.name,
+        "producer": {"tool": "edgeqwen", "model_name": name, "model_version": "1.0", "task": "text_generation"},
+    }
+    _write_json(package / "manifest.json", manifest)
+    metadata = {"schema_version": 1, "component_name": VARIANTS.name, "variants": {}}
+    _write_json(package / VARIANTS / "metadata.json", metadata)
+
+
+def _write_json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _add_stock(folder: Path, variant: VariantInput) -> None:
+    folder.mkdir(parents=True)
     for path in variant.parts.stock:
-        _link(path, source / path.name)
+        _link(path, folder / path.name)
+
+
+def _add_configs(folder: Path, checkpoint: Path) -> None:
     for name in _CONFIG_FILES:
         if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, source / name)
-    return source
+            shutil.copyfile(checkpoint / name, folder / name)
 
 
 def _add_ours(package: Path, variant: VariantInput) -> None:

@@ -27,8 +27,8 @@ from .cache import alone, keep, key_of
 from .kvscales import calibration_tokens
 from .recipe import Precision
 from .recipe_qnn import PIPELINE, plan_binaries, plan_pipeline
-from .stages import TOOLS, Stages, cores
-from .variant import VariantParts
+from .stages import Stages, cores
+from .variant import TOOLS, VariantParts
 
 QNN_TOOLS = (*TOOLS, "onnxruntime-qnn")
 """Packages whose versions decide what comes out."""
@@ -65,6 +65,7 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
         # Olive's package takes genai_config.json apart; the session reads it whole.
         ours={SINK_FILE: pipeline / SINK_FILE, PIPELINE: compiled / PIPELINE},
         recipe=recipe.passes | binaries.passes,
+        tools=QNN_TOOLS,
         weights_bytes=sum(path.stat().st_size for path in (*graphs, *compiled.glob("*.bin"))),
         contrib_ops=sorted(name for name, domain in operators if domain == "com.microsoft" and name != _NPU_OPERATOR),
         fidelity=fidelity,

@@ -25,9 +25,7 @@ from .progress import Reporter
 from .recipe import Recipe, plan_calibration_writer
 from .sources import Checkpoint
 from .surgery import SERVING_GRAPH, make_serving_graph
-
-TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
-"""Packages whose versions decide what comes out."""
+from .variant import TOOLS
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,21 @@ from pathlib import Path
 
 from runtime.package import AdapterBuild, Fidelity, Golden, Npu
 
+TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
+"""Packages whose versions decide what comes out, whatever the backend."""
+
 
 @dataclass(frozen=True)
 class VariantParts:
     """A compiled model, ready to be packaged.
 
     Args:
-        stock: the model as Olive wrote it, genai_config.json included: what other programs can run.
+        stock: the model as Olive wrote it, for ONNX Runtime with genai_config.json: what other programs can run.
         ours: the files that `runtime` needs beside it, by path in the variant's folder.
         recipe: what was done to the checkpoint.
+        tools: the packages whose versions decided what came out.
         weights_bytes: resident once it is loaded.
+        kv_bytes_per_token: None for what follows from the model's shape and the type that the profile says.
         contrib_ops: operators of ONNX Runtime's own that it needs.
     """
 
@@ -29,5 +34,11 @@ class VariantParts:
     fidelity: Fidelity | None
     golden: Golden
     npu: Npu | None = None
+    tools: tuple[str, ...] = TOOLS
+    kv_bytes_per_token: int | None = None
     adapter_targets: list[str] = field(default_factory=list)
     adapters: dict[str, AdapterBuild] = field(default_factory=dict)
+
+    @property
+    def for_onnxruntime(self) -> bool:
+        return any(path.suffix == ".onnx" for path in self.stock)

@@ -279,7 +279,10 @@ def status(target: str, as_json: bool) -> None:
     model, engine, process, machine = snapshot.model, snapshot.engine, snapshot.process, snapshot.machine
     table = Table(show_header=False, box=None)
     table.add_row("health", health + (", draining" if engine.draining else ""))
-    table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {model.provider})")
+    runs = model.provider
+    if model.provider_requested != runs:
+        runs += f" instead of {model.provider_requested}, as configured"
+    table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {runs})")
     if model.prefill_threads:
         counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
         threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")

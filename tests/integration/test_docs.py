@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 
 REPO = Path(__file__).parents[2]
 GUIDES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md")), REPO / "docs" / "benchmarks" / "README.md"]
+OPENVINO_GUIDE = REPO / "docs" / "openvino.md"
+"""Its commands need an environment of their own: test_openvino runs them."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("edgeqwen", "edgeqwen-compile", "edgeqwend")
 
@@ -42,7 +44,10 @@ def run(command: list[str], where: Path, **environment: str) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("guide", [g for g in GUIDES if blocks(g, console=True)], ids=lambda guide: guide.name)
+RUNNABLE = [guide for guide in GUIDES if guide != OPENVINO_GUIDE and blocks(guide, console=True)]
+
+
+@pytest.mark.parametrize("guide", RUNNABLE, ids=lambda guide: guide.name)
 def test_commands_of_a_guide_work(
     guide: Path, int4_daemon: Daemon, int4_package: Path, build_cache: Path, tmp_path: Path
 ) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from unit.runtime.tiny_package import make_package
+from unit.runtime.tiny_package import edit_build, make_package
 
 from edgeqwen.cli import main
 from runtime.cpu import read_cpu
 from runtime.localsettings import LocalSettingsFile
 from runtime.package import Package
+from runtime.profile import find_profile
 
 
 def run(*arguments: str, target: str = "unix:/nowhere/s", **environment: str) -> Result:
@@ -101,3 +102,16 @@ def test_local_settings_that_cannot_be_used_are_mentioned(tmp_path: Path) -> Non
     file.require_writable()
     file.path.write_text("{")
     assert f"local settings ignored: {file.path} cannot be used" in run(*arguments).stderr
+
+
+def test_a_backend_of_one_row_has_nothing_to_share_or_to_choose(tmp_path: Path) -> None:
+    """Several streams would wait for each other, and threads are not what an NPU runs on."""
+    package = make_package(tmp_path / "p")
+    edit_build(package, {"profile": find_profile("intel-core-ultra-npu").model_dump()})
+    arguments = [str(package), "--state-dir", str(tmp_path), "--prompt", "2", "--tokens", "4"]
+    done = run(*arguments, "--streams", "1,2")
+    assert done.exit_code == 3
+    assert "streams: must be 1, OpenVINO (NPU) runs one request at a time" in done.stderr
+    done = run(*arguments, "--autotune")
+    assert done.exit_code == 3
+    assert "autotune: has nothing to choose, OpenVINO (NPU) runs one row" in done.stderr

@@ -57,6 +57,7 @@ SPELLED = {
     "slots": ("2", 2),
     "context_tokens": ("128", 128),
     "max_message_bytes": ("2048", 2048),
+    "device": ("NPU", "NPU"),
     "share_prefix": ("off", "off"),
     "speculate": ("0", False),
     "simulate": ("1", True),

@@ -42,6 +42,7 @@ BAD_FLAGS = {
     "slots": "0",
     "context_tokens": "0",
     "max_message_bytes": "0",
+    "device": "AUTO",
     "share_prefix": "everybody",
     "log_format": "xml",
     "log_level": "loud",

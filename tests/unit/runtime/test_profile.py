@@ -46,7 +46,7 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
         (
             "runtime",
             {"kv_cache": {"budget_mb": 64, "dtype": "float16"}},
-            "runtime.kv_cache.dtype: must be float32 or int8 for CPUExecutionProvider (got float16)",
+            "runtime.kv_cache.dtype: must be float32 or int8 on CPUExecutionProvider (got float16)",
         ),
     ],
 )
@@ -60,7 +60,7 @@ def test_what_does_not_fit_the_board_is_refused(section: str, change: dict[str, 
 @pytest.mark.parametrize(
     ("section", "change", "words"),
     [
-        ("runtime", {"slots": 2}, "runtime.slots: must be 1, the NPU runs one request at a time (got 2)"),
+        ("runtime", {"slots": 2}, "runtime.slots: must be 1, QNNExecutionProvider runs one request at a time (got 2)"),
         ("runtime", {"kv_cache": {"budget_mb": 1, "dtype": "int8"}}, "runtime.kv_cache.dtype: must be float32"),
         ("quantization", {"precision": "float32"}, "quantization.precision: must be int4 or int8"),
         ("execution", {"options": {}}, "execution.options: must have soc_model"),
@@ -71,6 +71,56 @@ def test_what_an_npu_cannot_do_is_refused(section: str, change: dict[str, object
     data[section] |= change
     with pytest.raises(ProfileError, match=re.escape(words)):
         parse_profile(data, "board.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"execution": {"options": {}}}, "execution.options.device: must be CPU, GPU or NPU (got None)"),
+        (
+            {"execution": {"options": {"device": "AUTO"}}},
+            "options.device: must be CPU, GPU or NPU (got AUTO)",
+        ),
+        ({"runtime": {"slots": 2}}, "runtime.slots: must be 1, OpenVINO (NPU) runs one request at a time (got 2)"),
+        (
+            {"runtime": {"kv_cache": {"dtype": "int8", "budget_mb": 1}}},
+            "runtime.kv_cache.dtype: must be float16 on OpenVINO (NPU) (got int8)",
+        ),
+        (
+            {"quantization": {"int4": {"algorithm": "gptq"}}},
+            "quantization.int4.algorithm: must be rtn on OpenVINO (NPU) (got gptq)",
+        ),
+        (
+            {"execution": {"provider": "CPUExecutionProvider"}},
+            "runtime.kv_cache.dtype: must be float32 or int8 on CPUExecutionProvider (got float16)",
+        ),
+        (
+            {"execution": {"options": {"device": "CPU"}}, "runtime": {"kv_cache": {"dtype": "int8", "budget_mb": 1}}},
+            "runtime.kv_cache.dtype: must be float32 or float16 on OpenVINO (CPU) (got int8)",
+        ),
+    ],
+)
+def test_what_the_backend_does_not_have_is_refused(changes: dict[str, dict[str, object]], words: str) -> None:
+    data = find_profile("intel-core-ultra-npu").model_dump()
+    for section, change in changes.items():
+        data[section] |= change
+    with pytest.raises(ProfileError, match=re.escape(words)):
+        parse_profile(data, "board.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "one_row"),
+    [
+        ("generic-x86_64", "CPUExecutionProvider", False),
+        ("openvino-x86_64", "OpenVINO (CPU)", False),
+        ("intel-core-ultra-gpu", "OpenVINO (GPU)", True),
+        ("intel-core-ultra-npu", "OpenVINO (NPU)", True),
+    ],
+)
+def test_what_runs_a_model_has_a_name(name: str, provider: str, one_row: bool) -> None:
+    """With the device, where there are several; and all but OpenVINO's CPU runs one request at a time."""
+    execution = find_profile(name).execution
+    assert (execution.name, execution.one_row) == (provider, one_row)
 
 
 def test_the_digest_is_of_the_content_not_of_its_spelling(tmp_path: Path) -> None:

@@ -22,11 +22,10 @@ CPU = Cpu("a", (1, 1, 1, 1))
 
 
 class Board:
-    def __init__(self, folder: Path, profile: str | None = None) -> None:
-        root = make_package(folder / "p")  # its profile: 2 threads, 8 slots
-        if profile:
-            edit_build(root, {"profile": find_profile(profile).model_dump()})
-        self.package = Package.open(root)
+    def __init__(self, folder: Path, profile: str = "generic-x86_64") -> None:
+        make_package(folder / "p")  # its profile: 2 threads, 8 slots
+        edit_build(folder / "p", {"profile": find_profile(profile).model_dump()})
+        self.package = Package.open(folder / "p")
         self.file = LocalSettingsFile(folder, self.package.build_digest, CPU)
 
     def local(self, packed: Threads | None = None) -> LocalSettings:
@@ -121,5 +120,34 @@ def test_an_npu_has_one_row_whatever_may_be_shared(tmp_path: Path) -> None:
     board = Board(tmp_path, "qualcomm-qcs6490")
     found = board.decide(None, share_prefix="all")
     assert (found.slots, found.session_slots) == (1, 1)
-    with pytest.raises(ConfigError, match=r"slots: must be 1, as .* runs one request at a time \(got 2\)"):
+    with pytest.raises(ConfigError, match=r"slots: must be 1, QNN.* runs one at a time \(got 2\)"):
         board.decide(None, slots=2)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_backend_of_one_row_has_one(tmp_path: Path, measured: bool) -> None:
+    """And none for what requests leave, whatever was measured on a board that had more."""
+    board = Board(tmp_path, "intel-core-ultra-npu")
+    found = board.decide(board.local() if measured else None)
+    assert (found.device, found.one_row, found.slots, found.session_slots) == ("NPU", True, 1, 1)
+    assert found.graph.name == "openvino_model.xml"
+    with pytest.raises(ConfigError, match=r"slots: must be 1, OpenVINO \(NPU\) runs one at a time \(got 2\)"):
+        board.decide(None, slots=2)
+
+
+@pytest.mark.parametrize(
+    ("profile", "device", "slots"),
+    [("openvino-x86_64", None, 8), ("openvino-x86_64", "GPU", 1), ("intel-core-ultra-npu", "CPU", 1)],
+)
+def test_another_device_than_the_profiles_has_one_row(
+    tmp_path: Path, profile: str, device: str | None, slots: int
+) -> None:
+    """A package for the NPU runs on the CPU as it does on the NPU, and only its own device has many rows."""
+    found = Board(tmp_path, profile).decide(None, device=device)
+    assert (found.device, found.slots) == (device or "CPU", slots)
+
+
+def test_a_device_is_for_packages_that_have_devices(board: Board) -> None:
+    """It is not ignored where it means nothing."""
+    with pytest.raises(ConfigError, match="device: is for packages of OpenVINO, and this one runs on CPUExecution"):
+        board.decide(None, device="GPU")

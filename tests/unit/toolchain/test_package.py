@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from unit.runtime.tiny_package import make_package
 
 from runtime.errors import BuildError
-from toolchain.package import publish, scratch_folder
+from runtime.package import Package
+from runtime.profile import find_profile
+from toolchain.package import VariantInput, publish, scratch_folder, write_package
+from toolchain.variant import VariantParts
 
 
 def test_a_package_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -53,3 +58,32 @@ def stopped_build(folder: Path, other: str) -> None:
     with suppress(RuntimeError), scratch_folder(folder, ".name-") as scratch:
         assert {path.name for path in folder.iterdir()} == {other, scratch.name}
         raise RuntimeError("stopped")
+
+
+def test_a_package_without_a_variant_for_onnx_runtime_has_the_same_layout(tmp_path: Path) -> None:
+    """Every file is in its place and listed with its digest, and ONNX Runtime is told of no variant."""
+    checkpoint, compiled = tmp_path / "checkpoint", tmp_path / "compiled"
+    for folder, files in ((checkpoint, ("tokenizer.json", "config.json", "model.safetensors")), (compiled, ())):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text("{}")
+    stock = tuple(compiled / f"openvino_model{suffix}" for suffix in (".xml", ".bin"))
+    for path in stock:
+        path.write_text(path.name)
+    build = Package.open(make_package(tmp_path / "other", "board")).build
+    build = build.model_copy(update={"profile": find_profile("openvino-x86_64")})
+    parts = VariantParts(
+        stock=stock, ours={}, recipe={}, weights_bytes=5, contrib_ops=[], fidelity=None, golden=build.golden
+    )
+    root = write_package(tmp_path / "out", checkpoint, [VariantInput(parts, build)], {})
+    package = Package.open(root)
+    assert package.serving_graph.read_text() == "openvino_model.xml"
+    assert sorted(package.build.files) == [
+        "configs/config.json",
+        "configs/presets.json",
+        "configs/tokenizer.json",
+        "models/decoder/board/openvino_model.bin",
+        "models/decoder/board/openvino_model.xml",
+    ]
+    assert json.loads((root / "models/decoder/metadata.json").read_text())["variants"] == {}
+    assert json.loads((root / "manifest.json").read_text())["components"] == ["decoder"]
