@@ -114,4 +114,4 @@ def test_a_backend_of_one_row_has_nothing_to_share_or_to_choose(tmp_path: Path) 
     assert "streams: must be 1, OpenVINO (NPU) runs one request at a time" in done.stderr
     done = run(*arguments, "--autotune")
     assert done.exit_code == 3
-    assert "autotune: has nothing to choose, OpenVINO (NPU) runs one row" in done.stderr
+    assert "autotune: has nothing to choose, it is for CPUs and this package is for OpenVINO (NPU)" in done.stderr
