@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,6 +44,12 @@ class Execution(StrictModel):
 
     provider: str = Field(description="ONNX Runtime execution provider; there is no silent fall-back to another.")
     options: dict[str, str] = Field(default={}, description="Options of the execution provider.")
+    unsupported: Annotated[
+        str | None, Field(min_length=1, description="Why no package can be built for this profile; unset: one can.")
+    ] = None
+    instead: Annotated[
+        str | None, Field(min_length=1, description="The profile to use meanwhile, where `unsupported` says why.")
+    ] = None
 
     @property
     def backend(self) -> Backend:
@@ -134,6 +141,17 @@ class Sensors(StrictModel):
     )
 
 
+class Detect(StrictModel):
+    """How `edgeqwen detect` knows the board: a pattern of each list that is not empty must fit; * fits all."""
+
+    device_tree: list[Annotated[str, Field(pattern=r"^[^,\s]+,\S+$")]] = Field(
+        default=[], description="Patterns of names in /proc/device-tree/compatible."
+    )
+    pci: list[Annotated[str, Field(pattern=r"^[0-9a-f*?]{1,4}:[0-9a-f*?]{1,4}(:[0-9a-f*?]{1,4})?$")]] = Field(
+        default=[], description="Patterns VENDOR:DEVICE or VENDOR:DEVICE:CLASS of PCI devices, as `lspci -nn` has them."
+    )
+
+
 class Profile(StrictModel):
     """A device profile."""
 
@@ -145,6 +163,7 @@ class Profile(StrictModel):
     runtime: Runtime
     limits: Limits
     sensors: Sensors = Sensors()
+    detect: Detect = Detect()
 
     @model_validator(mode="after")
     def _fits_the_board(self) -> Profile:
@@ -166,6 +185,12 @@ class Profile(StrictModel):
             raise ValueError(
                 f"runtime.kv_cache.dtype: must be {' or '.join(known)} for {self.execution.provider} (got {dtype})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_what_to_use_instead(self) -> Profile:
+        if (self.execution.unsupported is None) != (self.execution.instead is None):
+            raise ValueError("execution.instead: goes with execution.unsupported, which says why")
         return self
 
     @property
@@ -196,6 +221,16 @@ class Profile(StrictModel):
 def parse_profile(data: object, subject: str) -> Profile:
     """A profile from parsed YAML or JSON. Raises ProfileError with every fault; `subject` says where it came from."""
     return parse(Profile, data, subject=subject, error=ProfileError)
+
+
+def require_buildable(profiles: Iterable[Profile]) -> None:
+    """Raises ProfileError with the reason of every profile that no package can be built for."""
+    refused = [(profile.name, profile.execution) for profile in profiles if profile.execution.unsupported]
+    if refused:
+        raise ProfileError(
+            Fault(name, f"no package can be built for it: {execution.unsupported}; use {execution.instead} meanwhile")
+            for name, execution in refused
+        )
 
 
 def builtin_profiles() -> dict[str, Path]:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, is_adapter_name
-from runtime.profile import Profile, builtin_profiles, find_profile
+from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
 from .presets import OURS, read_presets_file
 
@@ -137,6 +137,7 @@ def build(
 ) -> None:
     """Build one package of SOURCE with a variant for each profile."""
     chosen = tuple(find_profile(profile) for profile in profiles)  # before the seconds that torch takes to load
+    require_buildable(chosen)
     prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
@@ -204,7 +205,7 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([profile.model_dump() for profile in found]))
         return
-    table = Table("name", "arch", "memory", "provider", "precision", "context", "slots", "what it is")
+    table = Table("name", "arch", "memory", "provider", "precision", "context", "slots", "can be built", "what it is")
     for profile in found:
         table.add_row(
             profile.name,
@@ -214,9 +215,13 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
             profile.quantization.precision,
             str(profile.runtime.context_tokens),
             str(profile.runtime.slots),
+            f"no, use {profile.execution.instead}" if profile.execution.unsupported else "yes",
             profile.description,
         )
     _show(table)
+    for profile in found:
+        if profile.execution.unsupported:
+            click.echo(f"{profile.name} cannot be built: {profile.execution.unsupported}")
 
 
 @profiles.command()
