@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 # Each row may import the rows below it, in the same package; modules of one row do not know each other.
 LAYERS = {
     "runtime": (
-        "daemon commands",
+        "daemon commands detect_command",
         "service health telemetry",
         "replies",
         "requests board",
@@ -30,10 +30,10 @@ LAYERS = {
         "structure",
         "adapters inference config localsettings presets",
         "tuning",
-        "package",
+        "package detect",
         "profile",
         "validation",
-        "logs memory notify sensors cpu",
+        "logs machine memory notify sensors cpu",
         "errors",
     ),
     "toolchain": (
@@ -86,7 +86,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon toolchain.cli"
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli"
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
