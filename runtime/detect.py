@@ -59,10 +59,10 @@ def detect(machine: Machine, profiles: Iterable[Profile]) -> Detected:
             rank = (-len(specific), len(doubts), specific, -len(profile.device.isa), memory_off_mb, place)
             ranked.append((rank, Match(profile, reasons, doubts)))
     matches = [match for _, match in sorted(ranked, key=lambda each: each[0])]
-    best, *rest = [match for match in matches if not match.profile.execution.unsupported] or [None]
+    buildable = [match for match in matches if not match.profile.execution.unsupported]
     return Detected(
-        best=best,
-        alternatives=tuple(match for match in rest if match),
+        best=buildable[0] if buildable else None,
+        alternatives=tuple(buildable[1:]),
         unsupported=tuple(match for match in matches if match.profile.execution.unsupported),
     )
 
