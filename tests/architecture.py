@@ -38,7 +38,7 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build",
+        "build doctor",
         "ort_variant",
         "stages",
         "evaluate",
@@ -54,7 +54,7 @@ LAYERS = {
         "presets",
         "cache",
         "progress",
-        "olive_environment",
+        "olive_environment requirements",
     ),
     "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
 }
@@ -104,6 +104,7 @@ DOORS = {
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq",
     "onnx": "toolchain.ort_variant toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session",
+    "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

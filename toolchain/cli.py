@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
+from .cache import default_cache
 from .presets import OURS, read_presets_file
+from .requirements import CPU
 
 _WIDE = 240
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -277,6 +280,41 @@ def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, st
             default = "required" if field.is_required() else json.dumps(field.default)
             rows.append((prefix + name, default, field.description or ""))
     return rows
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  edgeqwen-compile doctor
+  edgeqwen-compile doctor --json | jq '.targets[] | select(.problems == [])'
+
+\b
+Exit status: 0 if every target that runs on the CPU can be built, 1 if not, 2 usage."""
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def doctor(cache: Path | None, as_json: bool) -> None:
+    """Say which targets this host can build, and what is missing for the others."""
+    from .doctor import examine, read_host
+
+    host = read_host(cache or default_cache())
+    targets = examine(host, [find_profile(name) for name in builtin_profiles()])
+    if as_json:
+        rows = [
+            {"profile": target.profile.name, "provider": target.provider, "problems": target.problems}
+            for target in targets
+        ]
+        said = {"arch": host.arch, "memory_bytes": host.memory_bytes, "disk_bytes": host.disk_bytes}
+        click.echo(json.dumps({"targets": rows, "host": said}))
+    else:
+        for (provider, problems), alike in groupby(targets, key=lambda each: (each.provider, each.problems)):
+            names = ", ".join(target.profile.name for target in alike)
+            click.echo(f"{provider}: {'cannot' if problems else 'can'} build {names}")
+            for problem in problems:
+                click.echo(f"  {problem}")
+        click.echo(f"{host.memory_bytes / 1e9:.1f} GB of memory available, {host.disk_bytes / 1e9:.1f} GB of disk free")
+    if any(target.problems for target in targets if target.provider == CPU):
+        sys.exit(EdgeQwenError.exit_code)
 
 
 @main.command()
