@@ -30,11 +30,12 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format stubs bench clean distclean
+.PHONY: help demo test test-arm64 lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
+	@echo 'make test-arm64 the daemon as an ARM board runs it, emulated; needs apt-get and a network once'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
@@ -54,6 +55,10 @@ demo: $(DEMO_ENV)
 
 test: lint
 	$(BIN)/pytest
+
+# Minutes, most of them for packages that no other test builds. It ends after half an hour, whatever it waits for.
+test-arm64: $(DEV_ENV)
+	timeout --kill-after=30 30m $(BIN)/pytest -m arm64 tests/arm64
 
 lint: $(DEV_ENV)
 	$(BIN)/ruff check

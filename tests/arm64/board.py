@@ -57,9 +57,9 @@ class Board:
     libraries: tuple[Path, ...]
 
     def python(self, cpu: str, *arguments: str) -> list[str]:
-        """Python's command line on a `cpu` that qemu knows, such as cortex-a76."""
+        """Python on a `cpu` that qemu knows, such as cortex-a76; it sees the wheel, whatever folder it is in."""
         python = self.root / "usr" / "bin" / f"python{PYTHON}"
-        return [str(self.emulator), "-cpu", cpu, "-L", str(self.root), str(python), *arguments]
+        return [str(self.emulator), "-cpu", cpu, "-L", str(self.root), str(python), "-P", *arguments]
 
     @property
     def environment(self) -> Mapping[str, str]:
