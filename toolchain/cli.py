@@ -144,7 +144,6 @@ def build(
     prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
-    from .cache import default_cache
     from .progress import Reporter
 
     options = builder.Options(

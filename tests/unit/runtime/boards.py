@@ -107,6 +107,17 @@ def jetson_agx_orin(root: Path) -> Path:
     )
 
 
+def jetson_agx_thor(root: Path) -> Path:
+    return make_root(
+        root,
+        model="NVIDIA Jetson AGX Thor Developer Kit",
+        compatible=("nvidia,p4071-0000+p3834-0008", "nvidia,p3834-0008", "nvidia,tegra264"),
+        features=f"{CORTEX_A78} i8mm",
+        cores=14,
+        memory_mb=125800,
+    )
+
+
 def qcs6490(root: Path) -> Path:
     return make_root(
         root,
@@ -139,6 +150,12 @@ def ryzen_ai(root: Path) -> Path:
 
 def plain_x86(root: Path) -> Path:
     return make_root(root, features=X86, cores=2, memory_mb=7800, pci=(("1AF4:1000", "20000", "virtio-pci"),))
+
+
+def x86_with_nvidia_card(root: Path) -> Path:
+    """With the card's sound device, which has the same vendor."""
+    pci = (("10DE:2684", "30000", "nvidia"), ("10DE:22BA", "40300", "snd_hda_intel"))
+    return make_root(root, features=X86, cores=8, memory_mb=31900, pci=pci)
 
 
 def unknown_arm64(root: Path) -> Path:

@@ -40,7 +40,11 @@ def names(found: Detected) -> list[str]:
         (boards.raspberry_pi_5, ARM, ["raspberry-pi-5", "generic-arm64"], []),
         (boards.raspberry_pi_4, ARM, ["raspberry-pi-4", "generic-arm64"], []),
         (boards.rk3588, ARM, ["rk3588-cpu", "generic-arm64"], ["rockchip-rk3588-npu"]),
+        (boards.jetson_orin_nano, ARM, ["jetson-orin-nano", "generic-arm64"], []),
+        (boards.jetson_agx_orin, ARM, ["jetson-agx-orin", "generic-arm64"], []),
+        (boards.jetson_agx_thor, ARM, ["jetson-agx-thor", "generic-arm64"], []),
         (boards.unknown_arm64, ARM, ["generic-arm64"], []),
+        (boards.x86_with_nvidia_card, X86, ["generic-x86_64-cuda", "generic-x86_64"], []),
         (boards.plain_x86, X86, ["generic-x86_64"], []),
         (boards.ryzen_ai, X86, ["generic-x86_64"], ["amd-ryzen-ai"]),
     ],
@@ -59,7 +63,6 @@ AGX_ORIN = profile_for("agx-orin", "generic-arm64", {"device_tree": ["nvidia,*p3
 ANY_ORIN = profile_for("any-orin", "generic-arm64", {"device_tree": ["nvidia,tegra234"]})
 QCS6490 = profile_for("qcs6490", "generic-arm64", {"device_tree": ["qcom,qcm6490", "qcom,qcs6490"]})
 CORE_ULTRA = profile_for("core-ultra", "generic-x86_64", {"pci": ["8086:*:1200"]})
-NVIDIA_CARD = profile_for("nvidia", "generic-x86_64", {"pci": ["10de:*:03*"]})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_what_names_a_board_more_specifically_comes_first(
     """A module before the chip on it, which is before any machine; the order in which profiles are given is none."""
     machine = read_machine(board(tmp_path), arch)
     profiles = [find_profile("generic-arm64"), find_profile("generic-x86_64"), ANY_ORIN, AGX_ORIN, ORIN_NANO, QCS6490]
-    profiles += [CORE_ULTRA, NVIDIA_CARD]
+    profiles += [CORE_ULTRA, find_profile("generic-x86_64-cuda")]
     assert names(detect(machine, profiles)) == fits
     assert names(detect(machine, reversed(profiles))) == fits
 
