@@ -56,7 +56,7 @@ demo: $(DEMO_ENV)
 test: lint
 	$(BIN)/pytest
 
-# Minutes, most of them for packages that no other test builds. It ends after half an hour, whatever it waits for.
+# Some minutes. It ends after half an hour, whatever it waits for.
 test-arm64: $(DEV_ENV)
 	timeout --kill-after=30 30m $(BIN)/pytest -m arm64 tests/arm64
 
