@@ -37,11 +37,12 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-qnn test-openvino lint format stubs bench clean distclean
+.PHONY: help demo test test-arm64 test-qnn test-openvino lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
+	@echo 'make test-arm64     the daemon as an ARM board runs it, emulated; needs apt-get and a network once'
 	@echo 'make test-qnn       packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
 	@echo 'make test-openvino  the tests that need OpenVINO, in an environment of their own'
 	@echo 'make lint       ruff and mypy only'
@@ -70,6 +71,10 @@ test-qnn: $(QNN_ENV)
 test-openvino:
 	@$(MAKE) --no-print-directory VENV='$(OPENVINO_VENV)' '$(OPENVINO_ENV)'
 	$(OPENVINO_VENV)/bin/pytest -m openvino
+
+# Some minutes. It ends after half an hour, whatever it waits for.
+test-arm64: $(DEV_ENV)
+	timeout --kill-after=30 30m $(BIN)/pytest -m arm64 tests/arm64
 
 lint: $(DEV_ENV)
 	$(BIN)/ruff check

@@ -17,6 +17,7 @@ _MADV_COLLAPSE = 25  # linux/mman.h; Python does not name it
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _FILLED = 0.95
 _MAPS, _SMAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
+_FIELDS = frozenset({"Rss", "Anonymous", "Swap"})
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)$")
 
 
@@ -95,27 +96,31 @@ def _mappings_of(path: str) -> Iterator[_Mapping]:
 
 
 def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[_Mapping]:
-    """Mappings that `wanted` says yes to, given path and access such as `r-xp`; none with a page that was written to,
-    which would be lost."""
-    for mapping, kb in _sizes("Private_Dirty", wanted):
-        if kb == 0:
+    """Resident mappings that `wanted` says yes to, given path and access such as `r-xp`; none with a page of its own,
+    in memory or swapped out, which would be lost."""
+    for mapping, kb in _sizes(wanted):
+        if kb["Rss"] > 0 and kb["Anonymous"] == kb["Swap"] == 0:
             yield mapping
 
 
 def _filled_mappings() -> Iterator[_Mapping]:
     """Anonymous memory, the heap included, of which nearly all is resident."""
-    for (start, end), kb in _sizes("Rss", lambda path, access: access == "rw-p" and path in ("", "[heap]")):
-        if kb << 10 > _FILLED * (end - start):
+    for (start, end), kb in _sizes(lambda path, access: access == "rw-p" and path in ("", "[heap]")):
+        if kb["Rss"] << 10 > _FILLED * (end - start):
             yield start, end
 
 
-def _sizes(field: str, wanted: Callable[[str, str], bool]) -> Iterator[tuple[_Mapping, int]]:
-    """A field of smaps, in kB, of each mapping that `wanted` says yes to, given path and access."""
+def _sizes(wanted: Callable[[str, str], bool]) -> Iterator[tuple[_Mapping, dict[str, int]]]:
+    """Each mapping that `wanted` says yes to, given path and access, and the fields of smaps that are used, in kB."""
     if not _SMAPS.exists():
         return
     current: _Mapping | None = None
+    sizes: dict[str, int] = {}
     for line in _SMAPS.read_text().splitlines():
         if found := _MAPPING.match(line):
             current = (int(found[1], 16), int(found[2], 16)) if wanted(found[4], found[3]) else None
-        elif current and line.startswith(f"{field}:"):
-            yield current, int(line.split()[1])
+            sizes = {}
+        elif current and line.partition(":")[0] in _FIELDS:
+            sizes[line.partition(":")[0]] = int(line.split()[1])
+            if len(sizes) == len(_FIELDS):
+                yield current, sizes

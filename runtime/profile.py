@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,6 +51,12 @@ class Execution(StrictModel):
         description="Options of the execution provider. OpenVINO needs `device`: CPU, GPU or NPU; others are its"
         " properties, for a device that is not the CPU.",
     )
+    unsupported: Annotated[
+        str | None, Field(min_length=1, description="Why no package can be built for this profile; unset: one can.")
+    ] = None
+    instead: Annotated[
+        str | None, Field(min_length=1, description="The profile to use meanwhile, where `unsupported` says why.")
+    ] = None
 
     @property
     def backend(self) -> Backend:
@@ -165,6 +172,17 @@ class Sensors(StrictModel):
     )
 
 
+class Detect(StrictModel):
+    """How `edgeqwen detect` knows the board: a pattern of each list that is not empty must fit; * fits all."""
+
+    device_tree: list[Annotated[str, Field(pattern=r"^[^,\s]+,\S+$")]] = Field(
+        default=[], description="Patterns of names in /proc/device-tree/compatible."
+    )
+    pci: list[Annotated[str, Field(pattern=r"^[0-9a-f*?]{1,4}:[0-9a-f*?]{1,4}(:[0-9a-f*?]{1,4})?$")]] = Field(
+        default=[], description="Patterns VENDOR:DEVICE or VENDOR:DEVICE:CLASS of PCI devices, as `lspci -nn` has them."
+    )
+
+
 class Profile(StrictModel):
     """A device profile."""
 
@@ -176,6 +194,7 @@ class Profile(StrictModel):
     runtime: Runtime
     limits: Limits
     sensors: Sensors = Sensors()
+    detect: Detect = Detect()
 
     @model_validator(mode="after")
     def _fits_the_board(self) -> Profile:
@@ -210,6 +229,12 @@ class Profile(StrictModel):
             raise ValueError(f"runtime.kv_cache.dtype: must be {known} on {execution.name} (got {dtype})")
         return self
 
+    @model_validator(mode="after")
+    def _names_what_to_use_instead(self) -> Profile:
+        if (self.execution.unsupported is None) != (self.execution.instead is None):
+            raise ValueError("execution.instead: goes with execution.unsupported, which says why")
+        return self
+
     @property
     def kv_itemsize(self) -> int:
         """Bytes of a number in the KV cache."""
@@ -238,6 +263,16 @@ class Profile(StrictModel):
 def parse_profile(data: object, subject: str) -> Profile:
     """A profile from parsed YAML or JSON. Raises ProfileError with every fault; `subject` says where it came from."""
     return parse(Profile, data, subject=subject, error=ProfileError)
+
+
+def require_buildable(profiles: Iterable[Profile]) -> None:
+    """Raises ProfileError with the reason of every profile that no package can be built for."""
+    refused = [(profile.name, profile.execution) for profile in profiles if profile.execution.unsupported]
+    if refused:
+        raise ProfileError(
+            Fault(name, f"no package can be built for it: {execution.unsupported}; use {execution.instead} meanwhile")
+            for name, execution in refused
+        )
 
 
 def builtin_profiles() -> dict[str, Path]:

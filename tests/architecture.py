@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 # Each row may import the rows below it, in the same package; modules of one row do not know each other.
 LAYERS = {
     "runtime": (
-        "daemon commands",
+        "daemon commands detect_command",
         "service health telemetry",
         "replies",
         "requests board",
@@ -32,15 +32,15 @@ LAYERS = {
         "structure",
         "adapters inference config localsettings presets",
         "tuning",
-        "package",
+        "package detect",
         "profile",
         "validation",
-        "logs memory notify sensors cpu",
+        "logs machine memory notify sensors cpu",
         "errors",
     ),
     "toolchain": (
         "cli",
-        "build",
+        "build doctor",
         "openvino_variant ort_variant qnn_variant",
         "stages",
         "activations evaluate",
@@ -56,7 +56,7 @@ LAYERS = {
         "presets",
         "cache",
         "progress",
-        "olive_environment",
+        "olive_environment requirements",
     ),
     "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
 }
@@ -91,7 +91,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon toolchain.cli"
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli"
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
@@ -113,6 +113,7 @@ DOORS = {
     " toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
+    "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.evaluate",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from rich.table import Table
 
 from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
-from runtime.profile import Profile, builtin_profiles, find_profile
+from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
+from .cache import default_cache
 from .presets import OURS, read_presets_file
+from .requirements import CPU
 
 _WIDE = 240
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -137,10 +140,10 @@ def build(
 ) -> None:
     """Build one package of SOURCE with a variant for each profile."""
     chosen = tuple(find_profile(profile) for profile in profiles)  # before the seconds that torch takes to load
+    require_buildable(chosen)
     prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
-    from .cache import default_cache
     from .progress import Reporter
 
     options = builder.Options(
@@ -216,7 +219,7 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([profile.model_dump() for profile in found]))
         return
-    table = Table("name", "arch", "memory", "provider", "precision", "context", "slots", "what it is")
+    table = Table("name", "arch", "memory", "provider", "precision", "context", "slots", "can be built", "what it is")
     for profile in found:
         table.add_row(
             profile.name,
@@ -226,9 +229,13 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
             profile.quantization.precision,
             str(profile.runtime.context_tokens),
             str(profile.runtime.slots),
+            f"no, use {profile.execution.instead}" if profile.execution.unsupported else "yes",
             profile.description,
         )
     _show(table)
+    for profile in found:
+        if profile.execution.unsupported:
+            click.echo(f"{profile.name} cannot be built: {profile.execution.unsupported}")
 
 
 @profiles.command()
@@ -284,6 +291,41 @@ def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, st
             default = "required" if field.is_required() else json.dumps(field.default)
             rows.append((prefix + name, default, field.description or ""))
     return rows
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  edgeqwen-compile doctor
+  edgeqwen-compile doctor --json | jq '.targets[] | select(.problems == [])'
+
+\b
+Exit status: 0 if every target that runs on the CPU can be built, 1 if not, 2 usage."""
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def doctor(cache: Path | None, as_json: bool) -> None:
+    """Say which targets this host can build, and what is missing for the others."""
+    from .doctor import examine, read_host
+
+    host = read_host(cache or default_cache())
+    targets = examine(host, [find_profile(name) for name in builtin_profiles()])
+    if as_json:
+        rows = [
+            {"profile": target.profile.name, "provider": target.provider, "problems": target.problems}
+            for target in targets
+        ]
+        said = {"arch": host.arch, "memory_bytes": host.memory_bytes, "disk_bytes": host.disk_bytes}
+        click.echo(json.dumps({"targets": rows, "host": said}))
+    else:
+        for (provider, problems), alike in groupby(targets, key=lambda each: (each.provider, each.problems)):
+            names = ", ".join(target.profile.name for target in alike)
+            click.echo(f"{provider}: {'cannot' if problems else 'can'} build {names}")
+            for problem in problems:
+                click.echo(f"  {problem}")
+        click.echo(f"{host.memory_bytes / 1e9:.1f} GB of memory available, {host.disk_bytes / 1e9:.1f} GB of disk free")
+    if any(target.problems for target in targets if target.provider == CPU):
+        sys.exit(EdgeQwenError.exit_code)
 
 
 @main.command()

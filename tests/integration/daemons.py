@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeqwen.client import Client
+from edgeqwen.client import Client, ServerUnavailable
 
 READY_TIMEOUT_S = 60
+_THIS_PYTHON = (sys.executable, "-m", "runtime.daemon")
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,24 @@ class Daemon:
 
 
 @contextmanager
-def start(package: Path, *flags: str, wait: bool = True) -> Iterator[Daemon]:
+def start(
+    package: Path,
+    *flags: str,
+    wait: bool = True,
+    program: Sequence[str] = _THIS_PYTHON,
+    environment: Mapping[str, str] | None = None,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> Iterator[Daemon]:
     """Runs the daemon on a socket of its own; ends it, with its second SIGTERM if it still drains."""
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:  # a socket's path must be short
         target, log = f"unix:{folder}/d.sock", Path(folder) / "log"
-        command = [sys.executable, "-m", "runtime.daemon", "--package", str(package), "--listen", target, *flags]
+        command = [*program, "--package", str(package), "--listen", target, *flags]
         with log.open("w") as stderr:
-            process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         try:
             if wait:
-                with Client(target) as client:
-                    client.wait_until_serving(timeout_s=READY_TIMEOUT_S)
+                _wait(target, process, log, ready_timeout_s)
             yield Daemon(target, process, log)
         finally:
             process.stdout.close()
@@ -48,3 +56,15 @@ def start(package: Path, *flags: str, wait: bool = True) -> Iterator[Daemon]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _wait(target: str, process: subprocess.Popen[str], log: Path, timeout_s: float) -> None:
+    """Until it serves; not longer than it lives."""
+    deadline_s = time.monotonic() + timeout_s
+    with Client(target) as client:
+        while True:
+            try:
+                return client.wait_until_serving(timeout_s=2)
+            except ServerUnavailable:
+                assert process.poll() is None, f"the daemon left with {process.returncode}:\n{log.read_text()}"
+                assert time.monotonic() < deadline_s, f"nothing serves after {timeout_s:g} s:\n{log.read_text()}"

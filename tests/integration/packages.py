@@ -14,7 +14,7 @@ REPO = Path(__file__).parents[2]
 
 
 def build_package(precision: str, *profiles: str, cache: Path, source: str = "reference") -> Path:
-    """The package of `source` for `profiles`, from `cache` unless what it is made from has changed."""
+    """The package of `source` for `profiles`, names or files, from `cache` unless what it is made from has changed."""
     out = cache / "packages" / f"{precision}-{_key(source, profiles)}"
     if build := begin_build(precision, *profiles, cache=cache, source=source):
         assert build.wait() == 0
@@ -62,7 +62,7 @@ def _key(source: str, profiles: tuple[str, ...]) -> str:
         REPO / "runtime" / "package.py",
         REPO / "runtime" / "presets.py",
         REPO / "runtime" / "profile.py",
-        *(REPO / "device_profiles" / f"{name}.yaml" for name in profiles),
+        *(Path(name) if "/" in name else REPO / "device_profiles" / f"{name}.yaml" for name in profiles),
         REPO / "pyproject.toml",
     ]
     digest = hashlib.sha256(source.encode())

@@ -1,4 +1,4 @@
-"""`edgeqwen bench` as far as it goes without a model. tests/integration has it with one."""
+"""`edgeqwen bench` as far as it goes without a model (see tests/integration), and what all commands share."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ def run(*arguments: str, target: str = "unix:/nowhere/s", **environment: str) ->
     )
 
 
-def test_it_is_a_command_of_edgeqwen_and_loads_no_runtime_for_its_help() -> None:
+@pytest.mark.parametrize(("command", "flag"), [("bench", "--autotune"), ("detect", "--profile")])
+def test_it_is_a_command_of_edgeqwen_and_loads_no_runtime_for_its_help(command: str, flag: str) -> None:
     """Where only the client is installed, help works too."""
-    assert "bench" in CliRunner().invoke(main, ["--help"]).stdout
+    assert command in CliRunner().invoke(main, ["--help"]).stdout
     code = (
-        "import sys\nfrom edgeqwen.cli import main\nmain(['bench', '--help'], standalone_mode=False)\n"
+        f"import sys\nfrom edgeqwen.cli import main\nmain(['{command}', '--help'], standalone_mode=False)\n"
         "print(*sorted({'numpy', 'onnxruntime', 'pydantic', 'yaml'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--autotune" in done.stdout
+    assert flag in done.stdout
     assert done.stderr == "\n"
 
 
-def test_without_the_runtime_it_says_what_to_install() -> None:
+@pytest.mark.parametrize("arguments", [["bench", "x"], ["detect"]])
+def test_without_the_runtime_it_says_what_to_install(arguments: list[str]) -> None:
     """One line, exit status 1."""
-    code = "import sys\nsys.modules['pydantic'] = None\nfrom edgeqwen.cli import main\nmain(['bench', 'x'])"
+    code = f"import sys\nsys.modules['pydantic'] = None\nfrom edgeqwen.cli import main\nmain({arguments})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "pip install 'edgeqwen[runtime]'" in done.stderr

@@ -11,16 +11,72 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import ProfileError
-from runtime.profile import Profile, builtin_profiles, find_profile, parse_profile
+from runtime.profile import Profile, builtin_profiles, find_profile, parse_profile, require_buildable
 
 
 def valid() -> dict[str, object]:
     return find_profile("generic-x86_64").model_dump()
 
 
-@pytest.mark.parametrize("name", sorted(builtin_profiles()))
+@pytest.mark.parametrize("name", builtin_profiles())
 def test_profiles_that_come_along_are_valid(name: str) -> None:
-    assert find_profile(name).name == name
+    """All but those for any machine of an architecture say how theirs is recognized."""
+    profile = find_profile(name)
+    assert profile.name == name
+    any_machine = ("generic-arm64", "generic-x86_64", "openvino-x86_64")
+    assert any(profile.detect.model_dump().values()) != (name in any_machine)
+
+
+def test_the_boards_that_are_promised_have_profiles() -> None:
+    promised = {"raspberry-pi-5", "raspberry-pi-4", "rk3588-cpu", "generic-arm64", "generic-x86_64"}
+    promised |= {"qualcomm-qcs6490", "qualcomm-qcs8550", "snapdragon-x-elite", "intel-core-ultra-npu"}
+    promised |= {"jetson-orin-nano", "jetson-agx-orin", "jetson-agx-thor", "amd-ryzen-ai", "rockchip-rk3588-npu"}
+    assert promised <= set(builtin_profiles())
+
+
+@pytest.mark.parametrize("name", builtin_profiles())
+def test_arm_cores_with_dot_product_get_the_blocks_that_kleidiai_takes(name: str) -> None:
+    """Symmetric blocks of 32 on a processor that has the instructions; elsewhere they would only cost fidelity."""
+    profile = find_profile(name)
+    if profile.device.arch == "aarch64" and profile.execution.provider == "CPUExecutionProvider":
+        int4 = profile.quantization.int4
+        assert ("asimddp" in profile.device.isa) == (int4.symmetric and int4.block_size == 32)
+
+
+def test_what_cannot_be_built_names_a_profile_that_can() -> None:
+    """The reason is one line, and all reasons are given at once."""
+    profiles = [find_profile(name) for name in builtin_profiles()]
+    refused = [profile for profile in profiles if profile.execution.unsupported]
+    with pytest.raises(ProfileError) as refusal:
+        require_buildable(profiles)
+    assert [fault.path for fault in refusal.value.faults] == [profile.name for profile in refused]
+    for profile in refused:
+        assert profile.execution.unsupported is not None
+        assert "\n" not in profile.execution.unsupported
+        assert profile.execution.instead in builtin_profiles()
+        require_buildable([find_profile(profile.execution.instead or "")])
+
+
+def test_a_refusal_says_what_to_use_instead() -> None:
+    """A reason without that, and that without a reason, are faults."""
+    for execution in ({"unsupported": "it is not out yet"}, {"instead": "generic-x86_64"}):
+        data = valid() | {"execution": {"provider": "CPUExecutionProvider", **execution}}
+        with pytest.raises(ProfileError, match=r"execution\.instead: goes with execution\.unsupported"):
+            parse_profile(data, "board.yaml")
+
+
+@pytest.mark.parametrize(
+    ("detect", "words"),
+    [
+        ({"device_tree": ["bcm2712"]}, r"detect\.device_tree\[0\]: must match"),
+        ({"pci": ["8086:7D1D"]}, r"detect\.pci\[0\]: must match"),
+        ({"pci": ["0x8086:0x7d1d"]}, r"detect\.pci\[0\]: must match"),
+        ({"usb": []}, r"detect\.usb: is not a known key"),
+    ],
+)
+def test_patterns_that_can_fit_no_device_are_refused(detect: dict[str, object], words: str) -> None:
+    with pytest.raises(ProfileError, match=words):
+        parse_profile(valid() | {"detect": detect}, "board.yaml")
 
 
 def test_every_fault_is_reported_at_once_with_its_path() -> None:
@@ -134,7 +190,7 @@ def test_the_digest_is_of_the_content_not_of_its_spelling(tmp_path: Path) -> Non
 
 
 def test_an_unknown_name_lists_the_near_and_the_known() -> None:
-    with pytest.raises(ProfileError, match=r"did you mean raspberry-pi-5\? known profiles: generic-arm64,"):
+    with pytest.raises(ProfileError, match=r"did you mean raspberry-pi-5\? known profiles: amd-ryzen-ai,"):
         find_profile("raspberry-pi5")
 
 
@@ -194,5 +250,5 @@ def test_a_profile_survives_its_own_dump() -> None:
 
 def test_an_unknown_name_that_is_near_to_none_lists_the_known() -> None:
     """No guess is better than a bad one, and a name is never taken for a file."""
-    with pytest.raises(ProfileError, match="no profile 'mainframe': known profiles: generic-arm64,"):
+    with pytest.raises(ProfileError, match="no profile 'mainframe': known profiles: amd-ryzen-ai,"):
         find_profile("mainframe")

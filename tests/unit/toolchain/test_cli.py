@@ -89,6 +89,19 @@ def test_an_unknown_profile_is_one_line_and_3(arguments: list[str]) -> None:
     assert done.stdout == ""
 
 
+def test_a_profile_that_cannot_be_built_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """One line that says what to use meanwhile, exit status 3, no model looked for; `profiles` says the same."""
+    out = tmp_path / "out"
+    done = run("build", "reference", "--profile", "rockchip-rk3588-npu", "--profile", "generic-x86_64", "-o", str(out))
+    assert (done.exit_code, done.stderr.count("\n"), done.stdout) == (3, 1, "")
+    assert "RKLLM's toolkit is not on PyPI" in done.stderr
+    assert "use rk3588-cpu meanwhile" in done.stderr
+    assert not out.exists()
+    listed = run("profiles").stdout
+    assert "no, use rk3588-cpu" in listed
+    assert "rockchip-rk3588-npu cannot be built: RKLLM's toolkit is not on PyPI" in listed
+
+
 def test_a_missing_checkpoint_is_one_line_and_7(tmp_path: Path) -> None:
     """The stage is reported, then the reason; no package appears."""
     out = tmp_path / "out"

@@ -1,0 +1,36 @@
+"""What a build host needs to build for each execution provider. The one table of it: a backend adds its row here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BuildRequirement:
+    """What building for an execution provider takes.
+
+    Args:
+        extra: of edgeqwen, whose requirements must be installed in the versions that pyproject.toml has.
+        hosts: architectures of build hosts that it works on, as `uname -m` says them; empty: any.
+    """
+
+    extra: str
+    hosts: tuple[str, ...] = ()
+
+
+CPU = "CPUExecutionProvider"
+
+REQUIREMENTS: Mapping[str, BuildRequirement] = {
+    CPU: BuildRequirement("toolchain"),
+    "CUDAExecutionProvider": BuildRequirement("toolchain"),
+    "QNNExecutionProvider": BuildRequirement("qnn", hosts=("x86_64",)),
+    "OpenVINO": BuildRequirement("openvino-toolchain"),
+}
+"""By execution provider. Where a provider has no row, no package can be built for it."""
+
+MEMORY_BYTES = 2 << 30
+"""What a build of the reference checkpoint took at most, 1.9 GB, with torch and Olive loaded. Larger ones need more."""
+
+DISK_BYTES = 3 << 30
+"""What it left in the cache and its scratch folder, 1.3 GB for each precision, and a package. Larger ones need more."""
