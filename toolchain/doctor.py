@@ -115,7 +115,7 @@ def _unmet(host: Host, needed: BuildRequirement, declared: Sequence[str]) -> Ite
         elif not requirement.specifier.contains(version, prereleases=True):
             found.append(f"{requirement.name} is {version} and must be {requirement.specifier}")
     if found:
-        yield f"{', '.join(found)}: pip install 'edgeqwen[{needed.extra}]'"
+        yield f"{', '.join(dict.fromkeys(found))}: pip install 'edgeqwen[{needed.extra}]'"
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

@@ -138,7 +138,7 @@ def test_the_machine_is_what_the_kernel_says(tmp_path: Path) -> None:
         arch="x86_64",
         model="",
         compatible=(),
-        features=frozenset(boards.X86.split()),
+        features=frozenset((*boards.X86.split(), "avx_vnni")),
         cores=16,
         memory_mb=31500,
         pci=(
