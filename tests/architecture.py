@@ -52,7 +52,7 @@ LAYERS = {
         "calibrate kvscales",
         "openvino_recipe recipe_qnn sources",
         "recipe",
-        "fisher_mixed_precision ordered_gptq",
+        "fisher_mixed_precision ordered_gptq rotary_tables",
         "presets",
         "cache",
         "progress",
@@ -106,9 +106,11 @@ DOORS = {
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
     " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
-    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales",
-    "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq",
-    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.surgery",
+    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables",
+    "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
+    " toolchain.rotary_tables",
+    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
+    " toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.qnn_pipeline"
     " toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
@@ -123,7 +125,7 @@ DOORS = {
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"
-    " toolchain.sources",
+    " toolchain.rotary_tables toolchain.sources",
     "tqdm": "toolchain.fisher_mixed_precision",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",

@@ -128,6 +128,8 @@ def _run(job: dict[str, object]) -> None:
     from olive import run
     from olive.package_config import OlivePackageConfig
 
+    from . import rotary_tables  # noqa: F401  Olive knows its surgeons once they are imported
+
     _teach_qnn()
     known = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
     known["passes"] |= {path.rpartition(".")[2]: {"module_path": path} for path in OUR_PASSES}

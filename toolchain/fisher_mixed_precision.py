@@ -63,7 +63,8 @@ class FisherMixedPrecision(Pass):
         units = _units(wrapper, layers)
         weights = {name: module.weight.numel() for name, module in layers.items()}
         chosen = choose(units, damage, weights, config.share)
-        kept = {name: {"bits": 8} for name in [*chosen, head, *wrapper.get_embeds()[1]]}
+        # At 8 bits zero points cost more than they help.
+        kept = {name: {"bits": 8, "symmetric": True} for name in [*chosen, head, wrapper.get_embeds()[1][0]]}
         output = deepcopy(model)  # without the model itself, which is not cached
         output.model_attributes = (output.model_attributes or {}) | {
             "mixed_precision_info": {"default": {"bits": 4}, "overrides": sort_layers_by_name(kept)}

@@ -40,7 +40,7 @@ CALIBRATION_DATA = {CALIBRATION: Samples(512, 128), ACTIVATIONS: Samples(256, 2)
 OUR_PASSES = ("toolchain.fisher_mixed_precision.FisherMixedPrecision", "toolchain.ordered_gptq.OrderedGptq")
 """Olive passes beside Olive's own, by where they are."""
 
-GPTQ_DAMPING = 0.1
+GPTQ_DAMPING = 0.3
 """Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less."""
 
 
@@ -113,10 +113,11 @@ _MODEL_BUILDER_FLOATS = {"float16": "fp16", "float32": "fp32"}
 
 
 def _tied(passes: dict[str, Pass], provider: str) -> Recipe:
-    """With head and embedding stored once."""
+    """With head and embedding stored once. Where tables can be computed when the model is loaded, they are."""
+    surgeons = ["TieWordEmbeddings"] if provider == CUDA else ["TieWordEmbeddings", "ComputeRotaryTables"]
     tie: Pass = {
         "type": "GraphSurgeries",
-        "surgeries": [{"surgeon": "TieWordEmbeddings"}],
+        "surgeries": [{"surgeon": surgeon} for surgeon in surgeons],
         "save_as_external_data": True,
     }
     return Recipe(passes | {"tie": tie}, provider, device="gpu" if provider == CUDA else "cpu")
@@ -136,7 +137,7 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     return {
         "mixed_precision": mixed,
         "layers": layers,
-        "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric),
+        "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8),
         "model_builder": _model_builder(block, knobs.accuracy_level),
     }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from olive.common.quant.utils import WeightQuantizer
 
-from toolchain.ordered_gptq import OrderedGptq, find_scales
+from toolchain.ordered_gptq import Columns, OrderedGptq, find_scales
 
 ROWS, COLUMNS, BLOCK = 24, 128, 32
 
@@ -43,13 +43,40 @@ def test_every_weight_is_one_that_its_block_can_say(bits: int, symmetric: bool) 
 
 
 def test_inputs_that_do_not_vary_together_leave_rounding_to_the_nearest() -> None:
-    """There is nothing that another column could make up for."""
+    """There is nothing that another column could make up for: of its block's numbers, each weight gets the nearest."""
     quantizer = WeightQuantizer(bits=4, symmetric=False, group_size=BLOCK)
     module = layer(quantizer, torch.eye(COLUMNS))
     weight = module.weight.data.clone()
     OrderedGptq.process_module(module, percdamp=0.1)
-    scales, zero_points = find_scales(weight, torch.ones(COLUMNS), quantizer)
-    torch.testing.assert_close(module.weight.data, quantizer.fake_quantize(weight, scales, zero_points))
+    info = module.quant_info
+    torch.testing.assert_close(
+        module.weight.data, quantizer.fake_quantize(weight, info.scales, info.zero_points), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_no_sweep_makes_the_error_larger(bits: int) -> None:
+    """Neither new scales nor new numbers, whatever they begin with."""
+    quantizer = WeightQuantizer(bits=bits, symmetric=False, group_size=BLOCK)
+    given = inputs()
+    hessian = given.T @ given / len(given)
+    hessian.diagonal().add_(0.1 * hessian.diagonal().mean())
+    weight = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(2))
+    scales, zero_points = quantizer.find_qparams(weight)
+    block = torch.arange(COLUMNS) // BLOCK
+    columns = Columns(weight, hessian, block, zero_points, quantizer.maxq)
+
+    def error() -> float:
+        off = weight - steps * scales[:, block]
+        return float((off @ hessian * off).sum())
+
+    steps = quantizer.quantize(weight, scales, zero_points).float() - zero_points[:, block]
+    before = error()
+    for _ in range(4):
+        scales = columns.refit(steps, scales)
+        assert (after := error()) <= before * (1 + 1e-5)
+        steps = columns.descend(steps, scales)
+        assert (before := error()) <= after * (1 + 1e-5)
 
 
 def test_outputs_are_closer_than_with_rounding_to_the_nearest() -> None:
