@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SessionError
+from .inference import first_line, run
 from .session import Logits, SessionSpec
 from .static_session import States
 
@@ -124,10 +125,7 @@ class _Decoder:
         self._embedded[:] = embedded
         self._total[()] = start + self.width
         self._last[:] = start + self.width - 1
-        try:
-            self._session.run_with_iobinding(self._io)
-        except Exception as error:  # onnxruntime's errors have no common base
-            raise SessionError(f"the NPU failed: {_first_line(error)}") from error
+        run(self._session, self._io)
         return self._states
 
 
@@ -172,7 +170,7 @@ def _opened(path: Path, settings: ort.SessionOptions, **where: list[str]) -> ort
     try:
         return ort.InferenceSession(str(path), settings, **where)
     except Exception as error:  # onnxruntime's errors have no common base
-        raise SessionError(f"{path.name} cannot be loaded: {_first_line(error)}") from error
+        raise SessionError(f"{path.name} cannot be loaded: {first_line(error)}") from error
 
 
 def _library() -> ModuleType:
@@ -212,7 +210,3 @@ def _stdout_to_stderr() -> Iterator[None]:
         flush(None)
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", default="reference", help="hub id, local folder, GGUF file, or reference")
     parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder for the package")
     parser.add_argument("--cache", type=Path, default=Path("build/cache"), help="what a second run need not make")
-    parser.add_argument("--question", default="Why is the sky blue?")
+    parser.add_argument("--question", default="How many days are in a week?")
     arguments = parser.parse_args()
     package = compile_package(arguments.model, arguments.output, arguments.cache)
     with serve(package, log=arguments.output / "edgeqwend.log") as client:

@@ -26,7 +26,7 @@ def test_the_demo_answers_and_says_what_it_took(int4_daemon: Daemon, build_cache
     """What any daemon with this package answers, and the figures: generation, prompt, time to first token, memory. The
     daemon is gone afterwards."""
     with Client(int4_daemon.target) as client:
-        expected = client.chat([("user", "Why is the sky blue?")], options=GREEDY).text
+        expected = client.chat([("user", "How many days are in a week?")], options=GREEDY).text
     done = demo("--output", str(tmp_path), "--cache", str(build_cache / "cache"))
     assert done.returncode == 0, done.stderr
     _, _, answer, figures = re.split(r"^== .*\n", done.stdout, flags=re.MULTILINE)[1:]

@@ -13,7 +13,7 @@ import torch
 from runtime.ort_session import OrtSession
 from runtime.package import Fidelity, Package
 from runtime.session import Chunk
-from toolchain.evaluate import FloatReference, measure, open_session, windows_of
+from toolchain.evaluate import FloatReference, SessionModel, measure, open_session, windows_of
 from toolchain.sources import resolve
 
 pytestmark = pytest.mark.slow
@@ -40,8 +40,8 @@ def reference(build_cache: Path) -> FloatReference:
 def on_wikitext(package: Package, reference: FloatReference, shared: Path) -> Fidelity:
     text = (shared / "corpora" / "wikitext2-raw-test.txt").read_text(encoding="utf-8")[:40_000]
     windows = windows_of(text, package.tokenizer_file)
-    session = open_session(package.serving_graph, threads=2)
-    return measure(reference, session, windows, text="wikitext2 test")
+    model = SessionModel(open_session(package.serving_graph, threads=2))
+    return measure(reference, model, windows, text="wikitext2 test")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_an_int8_cache_takes_a_quarter_of_the_memory(int8_package: Path) -> None
 
 
 def test_int4_stays_close_within_its_bytes(int4_package: Path, reference: FloatReference, shared: Path) -> None:
-    """Mean KLD at most 0.20 on text that is nothing like its calibration text, at no more than 105 MB of weights."""
+    """Mean KLD at most 0.07 on text that is nothing like its calibration text, at no more than 106 MB of weights."""
     package = Package.open(int4_package)
-    assert package.build.memory.weights_bytes <= 105e6
-    assert on_wikitext(package, reference, shared).mean_kld <= 0.20
+    assert package.build.memory.weights_bytes <= 106e6
+    assert on_wikitext(package, reference, shared).mean_kld <= 0.07
