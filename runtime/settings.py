@@ -57,7 +57,7 @@ def decide(
     *,
     adapters: bool = False,
 ) -> RunSettings:
-    """The settings of `package` under `config`. Raises ConfigError if it asks for what the backend does not have.
+    """The settings of `package` under `config`.
 
     Args:
         file: where `local` was read from.
@@ -65,7 +65,8 @@ def decide(
         cores: that this process may use; the profile's threads are at most as many.
         adapters: whether requests may ask for one: then the graph is the package's that takes them, which is slower.
 
-    Raises ConfigError for more slots than the device can have, or if there is no room for one.
+    Raises ConfigError if `config` asks for what the backend does not have, such as more slots, or if there is no room
+    for one.
     """
     build, profile = package.build, package.build.profile.runtime
     device, one_row = _device(config, build.profile.execution)

@@ -1,7 +1,8 @@
 """What Olive is to do for a profile at a precision. Pure: the same input gives the same recipe.
 
 INT4 quantizes the decoder layers with GPTQ (Frantar et al., arXiv:2210.17323) on calibration text and keeps what
-hurts most at 8 bits: the tied head and embedding always, and the layers that Olive's SelectiveMixedPrecision names.
+hurts most at 8 bits: the tied head and embedding always, and the layers that `fisher_mixed_precision` measures or that
+Olive's SelectiveMixedPrecision names by their place.
 INT8 rounds to nearest. ModelBuilder then writes the graph; given quantized weights it keeps their bits, whatever
 precision it is asked for, and asking for `int8` fails in this version.
 """
@@ -41,7 +42,8 @@ OUR_PASSES = ("toolchain.fisher_mixed_precision.FisherMixedPrecision", "toolchai
 """Olive passes beside Olive's own, by where they are."""
 
 GPTQ_DAMPING = 0.3
-"""Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less."""
+"""Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less. For
+Qualcomm's INT4 too, which was measured with 0.1 (docs/adr/0015-qnn.md)."""
 
 
 @dataclass(frozen=True)
