@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from integration.packages import build_package, small_checkpoint
-from transformers import AutoModelForCausalLM
+from integration.reference import expected_logits
 
 from runtime.cuda_session import CudaSession
 from runtime.errors import SessionError
@@ -35,13 +34,6 @@ def made(request: pytest.FixtureRequest, build_cache: Path) -> tuple[Path, Path]
 
 def open_session(graph: Path, slots: int = 1) -> CudaSession:
     return CudaSession(graph, slots=slots, context_tokens=128, provider=CPU)
-
-
-def expected_logits(checkpoint: Path, tokens: list[int]) -> Logits:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    with torch.no_grad():
-        logits: Logits = model(torch.tensor([tokens])).logits[0].numpy()
-    return logits
 
 
 def difference(one: Logits, other: Logits) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from integration.packages import build_package, small_checkpoint
+from integration.reference import assert_rows_share_a_run, expected_logits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runtime.chat import ChatMessage, ChatTemplate
@@ -86,12 +87,6 @@ def small_graph(request: pytest.FixtureRequest, build_cache: Path) -> tuple[Path
     return checkpoint, Package.open(package).serving_graph
 
 
-def expected_logits(checkpoint: Path, tokens: list[int]) -> np.ndarray:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].numpy()
-
-
 def test_bias_and_norm_survive_the_way_to_the_serving_graph(small_graph: tuple[Path, Path]) -> None:
     """Logits of every position within 1e-3 of transformers', in one chunk, in ragged chunks, and decoding."""
     checkpoint, graph = small_graph
@@ -113,24 +108,7 @@ def test_rows_share_a_run_whatever_each_computes(small_graph: tuple[Path, Path],
     """A next token, several at once, and parts of prompts whose logits nobody wants, with an idle slot between and
     after other tokens had been computed in their place: the logits of each are those it has alone."""
     checkpoint, graph = small_graph
-    rng = np.random.default_rng(1)
-    rows = {slot: rng.integers(3, 300, length).tolist() for slot, length in ((0, 9), (1, 24), (3, 31), (4, 17))}
-    session = open_session(graph, slots=5)
-    for slot, tokens in rows.items():
-        session.run([Chunk(slot, tokens[:8], 0, logits=0)])
-        session.run([Chunk(slot, [7, 7, 7], 8, logits=3)])
-    session.run([Chunk(1, rows[1][8:20], 8, logits=0), Chunk(3, rows[3][8:25], 8, logits=0)])
-    chunks = [
-        Chunk(0, rows[0][8:], 8),
-        Chunk(1, rows[1][20:], 20, logits=4),
-        Chunk(3, rows[3][25:30], 25, logits=0),
-        Chunk(4, rows[4][8:], 8, logits=2),
-    ]
-    got = session.run(chunks, deterministic=deterministic)
-    expected = [expected_logits(checkpoint, rows[chunk.slot])[-chunk.logits :] for chunk in chunks if chunk.logits]
-    np.testing.assert_allclose(got, np.concatenate(expected), atol=1e-3)
-    last = session.run([Chunk(3, rows[3][30:], 30)], deterministic=deterministic)
-    np.testing.assert_allclose(last[0], expected_logits(checkpoint, rows[3])[-1], atol=1e-3)
+    assert_rows_share_a_run(open_session(graph, slots=5), checkpoint, deterministic=deterministic)
 
 
 def test_a_prompt_of_one_token_is_computed_exactly(small_graph: tuple[Path, Path]) -> None:

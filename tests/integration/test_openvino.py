@@ -14,11 +14,10 @@ import numpy as np
 import openvino as ov
 import openvino_genai
 import pytest
-import torch
 from integration.daemons import start
 from integration.packages import build_package, small_checkpoint
+from integration.reference import assert_rows_share_a_run, expected_logits
 from integration.test_docs import OPENVINO_GUIDE, blocks, run
-from transformers import AutoModelForCausalLM
 
 from edgeqwen.client import Client
 from edgeqwen.messages import Options
@@ -68,13 +67,6 @@ def some_tokens(count: int, seed: int = 0) -> list[int]:
     return tokens
 
 
-def expected_logits(checkpoint: Path, tokens: list[int]) -> np.ndarray:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    with torch.no_grad():
-        logits: np.ndarray = model(torch.tensor([tokens])).logits[0].numpy()
-    return logits
-
-
 def resident_kb() -> int:
     return int(re.search(r"^RssAnon:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1])  # type: ignore[index]
 
@@ -102,23 +94,7 @@ def test_rows_share_a_run_whatever_each_computes(small: tuple[Path, Path], deter
     """A next token, several at once, and parts of prompts whose logits nobody wants, with an idle slot between and
     after other tokens had been computed in their place: the logits of each are those it has alone."""
     checkpoint, model = small
-    rows = {slot: some_tokens(length, slot) for slot, length in ((0, 9), (1, 74), (3, 81), (4, 17))}
-    session = paged(model, slots=5)
-    for slot, tokens in rows.items():
-        session.run([Chunk(slot, tokens[:8], 0, logits=0)])
-        session.run([Chunk(slot, [7, 7, 7], 8, logits=3)])
-    session.run([Chunk(1, rows[1][8:70], 8, logits=0), Chunk(3, rows[3][8:75], 8, logits=0)])
-    chunks = [
-        Chunk(0, rows[0][8:], 8),
-        Chunk(1, rows[1][70:], 70, logits=4),
-        Chunk(3, rows[3][75:80], 75, logits=0),
-        Chunk(4, rows[4][8:], 8, logits=2),
-    ]
-    got = session.run(chunks, deterministic=deterministic)
-    expected = [expected_logits(checkpoint, rows[chunk.slot])[-chunk.logits :] for chunk in chunks if chunk.logits]
-    np.testing.assert_allclose(got, np.concatenate(expected), atol=1e-3)
-    last = session.run([Chunk(3, rows[3][80:], 80)], deterministic=deterministic)
-    np.testing.assert_allclose(last[0], expected_logits(checkpoint, rows[3])[-1], atol=1e-3)
+    assert_rows_share_a_run(paged(model, slots=5), checkpoint, longer=50, deterministic=deterministic)
 
 
 @pytest.mark.parametrize("variant", [CPU, NPU])
