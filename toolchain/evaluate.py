@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 WINDOW_TOKENS = 512
 CHUNK_TOKENS = 128
 MAX_WINDOWS = 8
-GOLDEN_QUESTION = "What is the capital of France?"
+GOLDEN_QUESTION = "How many days are in a week?"
+"""Small models know the answer, and no two tokens of it are near a tie: rounding does not change it."""
 
 OnWindow = Callable[[int, int], None]
 """Called with the number of windows done and how many there are."""

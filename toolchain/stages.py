@@ -111,7 +111,7 @@ class Stages:
             adapter: the name of the one that the session computes with, whose PEFT folder is `peft`.
         """
         text = evaluate.held_out_text()
-        kept = kept_in / f"evaluation-{key_of(*map(file_digest, made_from), text)}.json"
+        kept = kept_in / f"evaluation-{key_of(*map(file_digest, made_from), text, evaluate.GOLDEN_QUESTION)}.json"
         if not kept.exists():
             with self.report.stage(f"fidelity of {adapter}" if adapter else "fidelity") as stage:
                 measured = self._evaluate(open_session(), text, adapter, peft, stage.update)
