@@ -41,16 +41,16 @@ class Adapter:
     model_version: int
 
 
-def model_version(checkpoint_digest: str) -> int:
-    """The first 31 bits of a checkpoint's digest: what the format has room for."""
-    return int(checkpoint_digest[:8], 16) >> (32 - _MODEL_VERSION_BITS)
+def model_version(base: str) -> int:
+    """The first 31 bits of `Package.adapter_base`: what the format has room for."""
+    return int(base[:8], 16) >> (32 - _MODEL_VERSION_BITS)
 
 
-def write_adapter(path: Path, tensors: Mapping[str, NDArray[np.float32]], checkpoint_digest: str) -> None:
+def write_adapter(path: Path, tensors: Mapping[str, NDArray[np.float32]], base: str) -> None:
     """Writes a file; the same tensors give the same bytes."""
     file = ort.AdapterFormat()
     file.set_adapter_version(_FORMAT)
-    file.set_model_version(model_version(checkpoint_digest))
+    file.set_model_version(model_version(base))
     file.set_parameters({name: ort.OrtValue.ortvalue_from_numpy(tensors[name]) for name in sorted(tensors)})
     file.export_adapter(str(path))
 
@@ -83,7 +83,7 @@ def _require_pairs(path: Path, tensors: Mapping[str, ort.OrtValue]) -> None:
 
 
 def find_adapters(package: Package, folder: Path | None) -> list[Adapter]:
-    """The package's adapters and those in `folder`, sorted by name, each made for the package's checkpoint.
+    """The package's adapters and those in `folder`, sorted by name, each made for the package's model.
 
     Raises AdapterError for one that is not, that cannot be read, or whose name is taken.
     """
@@ -101,11 +101,11 @@ def find_adapters(package: Package, folder: Path | None) -> list[Adapter]:
             f" (found {', '.join(sorted(paths))})"
         )
     adapters = [read_adapter(name, paths[name]) for name in sorted(paths)]
-    wanted = model_version(package.build.source.digest)
+    wanted = model_version(package.adapter_base)
     for adapter in adapters:
         if adapter.model_version != wanted:
             raise AdapterError(
-                f"the adapter {adapter.path} was made for another checkpoint than {package.build.source.id}:"
+                f"the adapter {adapter.path} was made for another model than this one of {package.build.source.id}:"
                 " convert it with `edgeqwen-compile adapter --package` of this package"
             )
     return adapters

@@ -38,6 +38,8 @@ ADAPTER_GRAPH = "serving-lora.onnx"
 OPENVINO_MODEL = "openvino_model.xml"
 ADAPTERS = PurePosixPath("adapters")
 ADAPTER_SUFFIX = ".onnx_adapter"
+SMOOTHING_FILE = "smoothing.npz"
+"""What the channels of the model were divided by, for adapters that come later; one that was not smoothed has none."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear maps of a layer, which adapters may change."""
@@ -209,6 +211,12 @@ class Package:
         """The serving graph that takes adapters, if the package has one."""
         return self.variant_dir / ADAPTER_GRAPH if self.build.adapter_targets else None
 
+    @property
+    def adapter_base(self) -> str:
+        """A digest of what adapters must be converted for."""
+        smoothing = self.build.files.get((VARIANTS / self.build.variant / SMOOTHING_FILE).as_posix())
+        return adapter_base(self.build.source.digest, smoothing.sha256 if smoothing else None)
+
     def adapter_file(self, name: str) -> Path:
         """Where the package has its adapter `name`."""
         return self.variant_dir / ADAPTERS / f"{name}{ADAPTER_SUFFIX}"
@@ -276,6 +284,11 @@ class Package:
                     f"{name} is corrupt: its SHA-256 is {got[:12]}..., not {expected.sha256[:12]}...;"
                     " copy the package again"
                 )
+
+
+def adapter_base(checkpoint: str, smoothing: str | None) -> str:
+    """A digest of what an adapter is converted for: the checkpoint's, and that of what its channels were divided by."""
+    return hashlib.sha256(f"{checkpoint}+{smoothing}".encode()).hexdigest() if smoothing else checkpoint
 
 
 def is_adapter_name(name: str) -> bool:

@@ -107,6 +107,7 @@ class Int4(StrictModel):
     )
     head_bits: Literal[4, 8] = Field(default=8, description="Bits of the tied head and embedding.")
     head_block_size: Block = Field(default=128, description="Weights that share a scale in the head.")
+    smooth: bool = Field(default=True, description="Even out channels first, as int8 activations need it.")
     accuracy_level: AccuracyLevel = Field(
         default=4, description="Activations in matrix products: 4 is int8 (fast), 1 is float32."
     )
@@ -115,8 +116,10 @@ class Int4(StrictModel):
 class Int8(StrictModel):
     """The INT8 recipe: round to nearest."""
 
-    block_size: Block = Field(default=32, description="Weights that share a scale.")
-    symmetric: bool = Field(default=False, description="No zero points: smaller, a little less faithful.")
+    block_size: Block = Field(default=64, description="Weights that share a scale in a decoder layer.")
+    symmetric: bool = Field(default=True, description="No zero points: smaller, a little less faithful.")
+    head_block_size: Block = Field(default=32, description="Weights that share a scale in the head.")
+    smooth: bool = Field(default=True, description="Even out channels first, as int8 activations need it.")
     accuracy_level: AccuracyLevel = Field(
         default=4, description="Activations in matrix products: 4 is int8 (fast), 1 is float32."
     )

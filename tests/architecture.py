@@ -52,7 +52,8 @@ LAYERS = {
         "calibrate kvscales",
         "openvino_recipe recipe_qnn sources",
         "recipe",
-        "fisher_mixed_precision ordered_gptq rotary_tables",
+        "fisher_mixed_precision ordered_gptq rotary_tables smooth_activations",
+        "smoothing",
         "presets",
         "cache",
         "progress",
@@ -106,9 +107,10 @@ DOORS = {
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
     " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
-    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables",
+    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables"
+    " toolchain.smooth_activations toolchain.smoothing",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
-    " toolchain.rotary_tables",
+    " toolchain.rotary_tables toolchain.smooth_activations",
     "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
     " toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.qnn_pipeline"
@@ -125,8 +127,8 @@ DOORS = {
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"
-    " toolchain.rotary_tables toolchain.sources",
-    "tqdm": "toolchain.fisher_mixed_precision",
+    " toolchain.rotary_tables toolchain.smooth_activations toolchain.sources",
+    "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
 }

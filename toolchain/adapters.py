@@ -22,6 +22,7 @@ from runtime.adapters import LORA_A, LORA_B, write_adapter
 from runtime.errors import AdapterError
 from runtime.package import PROJECTIONS, Geometry, file_digest
 
+from .smoothing import Smoothing
 from .sources import Checkpoint, package_name, resolve, scratch_in
 from .surgery import Site
 
@@ -117,15 +118,27 @@ def require_same_shape(adapter: PeftAdapter, geometry: Geometry) -> None:
             )
 
 
-def convert(adapter: PeftAdapter, sites: Sequence[Site], geometry: Geometry, checkpoint_digest: str, out: Path) -> None:
-    """Writes `adapter` to `out` for a graph of `sites`. Raises AdapterError if one of its pairs has no place there."""
+def convert(
+    adapter: PeftAdapter,
+    sites: Sequence[Site],
+    smoothing: Smoothing,
+    geometry: Geometry,
+    checkpoint_digest: str,
+    out: Path,
+) -> None:
+    """Writes `adapter` to `out` for a graph of `sites` over a model with this `smoothing`.
+
+    Raises AdapterError if one of its pairs has no place there.
+    """
     tensors: dict[str, Matrix] = {}
     left = set(adapter.pairs)
     for site in sites:
         layer = int(site.name.split(".")[2])
         taken = [(layer, name) for name in site.projections if (layer, name) in adapter.pairs]
         if taken:
-            tensors[site.name + LORA_A], tensors[site.name + LORA_B] = _side_by_side(adapter, site, taken, geometry)
+            tensors[site.name + LORA_A], tensors[site.name + LORA_B] = _side_by_side(
+                adapter, site, taken, smoothing, geometry
+            )
             left.difference_update(taken)
     if left:
         allowed = sorted({name for site in sites for name in site.projections}, key=PROJECTIONS.index)
@@ -135,7 +148,7 @@ def convert(adapter: PeftAdapter, sites: Sequence[Site], geometry: Geometry, che
             f" {', '.join(allowed)}: build it with --adapter-targets {','.join(adapter.targets)}"
         )
     unfinished = out.with_suffix(".tmp")
-    write_adapter(unfinished, tensors, checkpoint_digest)
+    write_adapter(unfinished, tensors, smoothing.base(checkpoint_digest))
     unfinished.replace(out)
 
 
@@ -186,7 +199,7 @@ def _merge(checkpoint: Path, folder: Path, target: Path) -> None:
 
 
 def _side_by_side(
-    adapter: PeftAdapter, site: Site, taken: Sequence[tuple[int, str]], geometry: Geometry
+    adapter: PeftAdapter, site: Site, taken: Sequence[tuple[int, str]], smoothing: Smoothing, geometry: Geometry
 ) -> tuple[Matrix, Matrix]:
     """A `[in, rank]` and B `[rank, out]` of a site: ranks add up, and each projection's B stands in its own columns."""
     kv_size = geometry.kv_heads * geometry.head_dim
@@ -206,8 +219,8 @@ def _side_by_side(
                     f"the adapter {adapter.folder} was trained on another model: {name} is {site.inputs} to"
                     f" {sizes[name]} here, and {its_down.shape[1]} to {its_up.shape[0]} there"
                 )
-            down[:, first_rank:end] = its_down.T
-            up[first_rank:end, first_column : first_column + sizes[name]] = its_up.T
+            down[:, first_rank:end] = (its_down * smoothing.of_input(*key)).T
+            up[first_rank:end, first_column : first_column + sizes[name]] = its_up.T / smoothing.of_output(*key)
             first_rank = end
         first_column += sizes[name]
     return down, up

@@ -20,6 +20,7 @@ from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter
 from .recipe import Precision
+from .smoothing import Smoothing
 from .sources import resolve
 from .stages import Stages
 from .surgery import adapter_sites
@@ -95,7 +96,8 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
     build, peft = package.build, adapters.read_peft(folder)
     adapters.require_same_shape(peft, build.model)
     out.parent.mkdir(parents=True, exist_ok=True)
-    adapters.convert(peft, adapter_sites(package.adapter_graph), build.model, build.source.digest, out)
+    sites, smoothing = adapter_sites(package.adapter_graph), Smoothing.beside(package.adapter_graph)
+    adapters.convert(peft, sites, smoothing, build.model, build.source.digest, out)
 
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:

@@ -10,7 +10,15 @@ from pathlib import Path
 import onnx
 
 from runtime.adapters import read_adapter
-from runtime.package import ADAPTER_GRAPH, ADAPTER_SUFFIX, ADAPTERS, PROJECTIONS, AdapterBuild, file_digest
+from runtime.package import (
+    ADAPTER_GRAPH,
+    ADAPTER_SUFFIX,
+    ADAPTERS,
+    PROJECTIONS,
+    SMOOTHING_FILE,
+    AdapterBuild,
+    file_digest,
+)
 from runtime.package import SERVING_GRAPH as PACKAGED_GRAPH
 from runtime.profile import Profile
 
@@ -19,6 +27,7 @@ from .adapters import PeftAdapter
 from .cache import alone, keep
 from .kvscales import MAX_TEXT_TOKENS, Scales, calibration_tokens, measure_scales
 from .recipe import Precision, plan
+from .smoothing import Smoothing
 from .stages import Stages, cores
 from .surgery import SERVING_GRAPH, STOCK_GRAPH, adapter_sites, make_adapter_graph, make_serving_graph
 from .variant import VariantParts
@@ -80,11 +89,11 @@ def _taking_adapters(
     checkpoint = stages.checkpoint
     in_order = [name for name in PROJECTIONS if name in wanted]
     graph = make_adapter_graph(serving_graph, in_order)
-    taking = _Taking(in_order, {ADAPTER_GRAPH: graph})
-    sites = adapter_sites(graph)
+    sites, smoothing = adapter_sites(graph), Smoothing.beside(graph)
+    taking = _Taking(in_order, {ADAPTER_GRAPH: graph} | ({SMOOTHING_FILE: smoothing.file} if smoothing.file else {}))
     for name, adapter in peft.items():
         file = graph.parent / f"adapter-{adapter.digest[:16]}{ADAPTER_SUFFIX}"
-        adapters.convert(adapter, sites, checkpoint.geometry, checkpoint.digest, file)
+        adapters.convert(adapter, sites, smoothing, checkpoint.geometry, checkpoint.digest, file)
         loaded = read_adapter(name, file)
         fidelity, golden = stages.evaluated(
             graph.parent,

@@ -3,8 +3,9 @@
 INT4 quantizes the decoder layers with GPTQ (Frantar et al., arXiv:2210.17323) on calibration text and keeps what
 hurts most at 8 bits: the tied head and embedding always, and the layers that `fisher_mixed_precision` measures or that
 Olive's SelectiveMixedPrecision names by their place.
-INT8 rounds to nearest. ModelBuilder then writes the graph; given quantized weights it keeps their bits, whatever
-precision it is asked for, and asking for `int8` fails in this version.
+INT8 rounds to nearest. Where CPUs round activations to int8, both even out their channels first. ModelBuilder then
+writes the graph; given quantized weights it keeps their bits, whatever precision it is asked for, and asking for `int8`
+fails in this version.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ class Samples:
 # Ranges of activations are measured again later (see toolchain.activations).
 CALIBRATION_DATA = {CALIBRATION: Samples(512, 128), ACTIVATIONS: Samples(256, 2)}
 
-OUR_PASSES = ("toolchain.fisher_mixed_precision.FisherMixedPrecision", "toolchain.ordered_gptq.OrderedGptq")
+OUR_PASSES = (
+    "toolchain.fisher_mixed_precision.FisherMixedPrecision",
+    "toolchain.ordered_gptq.OrderedGptq",
+    "toolchain.smooth_activations.SmoothActivations",
+)
 """Olive passes beside Olive's own, by where they are."""
 
 GPTQ_DAMPING = 0.3
@@ -90,7 +95,7 @@ def plan(profile: Profile, precision: Precision, hidden_size: int) -> Recipe:
     elif precision == "int8":
         passes = _int8(quantization.int8, hidden_size)
     else:
-        passes = {"model_builder": {"type": "ModelBuilder", "precision": _MODEL_BUILDER_FLOATS[precision]}}
+        passes = _as_float(precision)
     return _tied(passes, CUDA if execution.backend == "cuda" else execution.provider)
 
 
@@ -103,12 +108,9 @@ def _require_runnable(precision: Precision, execution: Execution) -> None:
         raise ProfileError([fault], execution.provider)
 
 
-def plan_calibration_writer(hidden_size: int) -> Recipe:
-    """The recipe of the model that writes calibration text.
-
-    INT8 keeps the float checkpoint's distribution (a mean KLD of 0.004) and writes several times as fast.
-    """
-    return _tied(_int8(Int8(), hidden_size), "CPUExecutionProvider")
+def plan_calibration_writer() -> Recipe:
+    """The recipe of the model that writes calibration text: the float checkpoint's."""
+    return _tied(_as_float("float32"), "CPUExecutionProvider")
 
 
 _MODEL_BUILDER_FLOATS = {"float16": "fp16", "float32": "fp32"}
@@ -125,6 +127,10 @@ def _tied(passes: dict[str, Pass], provider: str) -> Recipe:
     return Recipe(passes | {"tie": tie}, provider, device="gpu" if provider == CUDA else "cpu")
 
 
+def _as_float(precision: str) -> dict[str, Pass]:
+    return {"model_builder": {"type": "ModelBuilder", "precision": _MODEL_BUILDER_FLOATS[precision]}}
+
+
 def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
     layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
@@ -136,7 +142,7 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     if knobs.mixed_precision == "fisher":
         mixed = {"type": "FisherMixedPrecision", "group_size": block, "sym": knobs.symmetric}
         mixed |= {"share": knobs.high_share, "data_config": CALIBRATION}
-    return {
+    return _smoothing(knobs.smooth) | {
         "mixed_precision": mixed,
         "layers": layers,
         "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8),
@@ -145,11 +151,16 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
 
 
 def _int8(knobs: Int8, hidden_size: int) -> dict[str, Pass]:
-    block = _fitting(knobs.block_size, hidden_size)
-    return {
-        "layers": _round_to_nearest(8, block, knobs.symmetric),
+    block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
+    return _smoothing(knobs.smooth) | {
+        "layers": {"type": "Rtn", "bits": 8, "group_size": block, "sym": knobs.symmetric},
+        "head": _round_to_nearest(8, head_block, knobs.symmetric),
         "model_builder": _model_builder(block, knobs.accuracy_level),
     }
+
+
+def _smoothing(wanted: bool) -> dict[str, Pass]:
+    return {"smoothing": {"type": "SmoothActivations", "data_config": CALIBRATION}} if wanted else {}
 
 
 def _fitting(block_size: int, row: int) -> int:

@@ -51,7 +51,7 @@ class Stages:
                 calibrate.read_calibration(self.user_calibration, out)
             return out
         checkpoint = self.checkpoint
-        recipe = plan_calibration_writer(checkpoint.geometry.hidden_size)
+        recipe = plan_calibration_writer()
         out = self.cache / "calibration" / f"{key_of(checkpoint.digest, recipe.key, calibrate.calibration_key())}.jsonl"
         with alone(self.cache, out.stem, self.report):
             if not out.exists():

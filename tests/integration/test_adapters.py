@@ -179,7 +179,7 @@ def test_an_adapter_that_the_graph_cannot_take_is_refused(made: Made, tmp_path: 
     down, up = np.ones((32, 2), np.float32), np.ones((2, 64), np.float32)
     for site, words in (("model.layers.0.attn.o_proj", "does not fit"), ("model.layers.7.attn.o_proj", "does not let")):
         file = tmp_path / "wrong.onnx_adapter"
-        write_adapter(file, {site + LORA_A: down, site + LORA_B: up}, package.build.source.digest)
+        write_adapter(file, {site + LORA_A: down, site + LORA_B: up}, package.adapter_base)
         assert package.adapter_graph is not None
         with pytest.raises(AdapterError, match=words):
             OrtSession(

@@ -81,7 +81,7 @@ def test_each_that_cannot_be_used_is_refused_with_its_name(tmp_path: Path) -> No
     assert "has a name that requests cannot have" in refusal(package, folder)
     path = path.rename(folder / "pumps.onnx_adapter")
     write_adapter(path, tensors(), OTHER_DIGEST)
-    assert f"{path} was made for another checkpoint than tiny" in refusal(package, folder)
+    assert f"{path} was made for another model than this one of tiny" in refusal(package, folder)
     for content in (b"", b"no adapter", path.read_bytes()[:100]):
         path.write_bytes(content)
         assert f"{path} cannot be read: it is damaged" in refusal(package, folder)

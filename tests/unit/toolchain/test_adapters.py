@@ -14,6 +14,7 @@ from runtime.adapters import read_adapter
 from runtime.errors import AdapterError
 from runtime.package import Geometry
 from toolchain.adapters import convert, read_peft, require_same_shape
+from toolchain.smoothing import Smoothing
 from toolchain.surgery import Site
 
 GEOMETRY = Geometry(
@@ -28,6 +29,7 @@ GEOMETRY = Geometry(
     bos_token_id=None,
 )
 SITES = [Site(f"model.layers.{layer}.attn.qkv_proj", 8, 16) for layer in (0, 1)]
+NOT_SMOOTHED = Smoothing({})
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "bias": "none"}
 PREFIX = "base_model.model.model.layers"
 
@@ -62,7 +64,7 @@ def test_projections_whose_outputs_lie_side_by_side_keep_to_their_columns(
     """A times B of a fused site is each projection's own product, scaled, with zeros for the one that is not there."""
     adapter = read_peft(make(tmp_path / "a", use_rslora=rslora))
     assert (adapter.rank, adapter.alpha, adapter.targets) == (3, 8.0, ("q_proj", "v_proj"))
-    convert(adapter, SITES, GEOMETRY, "0" * 64, tmp_path / "a.onnx_adapter")
+    convert(adapter, SITES, NOT_SMOOTHED, GEOMETRY, "0" * 64, tmp_path / "a.onnx_adapter")
     file = read_adapter("a", tmp_path / "a.onnx_adapter")
     names = [f"model.layers.1.attn.qkv_proj.lora_{part}.weight" for part in "AB"]
     assert sorted(file.tensors) == names
@@ -119,5 +121,5 @@ def test_an_adapter_of_another_model_is_refused_before_anything_is_built(
 def test_a_projection_that_the_package_does_not_let_change_is_named(tmp_path: Path) -> None:
     adapter = read_peft(make(tmp_path / "a", pair("0.self_attn.o_proj", 8, 8)))
     with pytest.raises(AdapterError, match=r"changes o_proj of layer 0.*build it with --adapter-targets o_proj"):
-        convert(adapter, SITES, GEOMETRY, "0" * 64, tmp_path / "a.onnx_adapter")
+        convert(adapter, SITES, NOT_SMOOTHED, GEOMETRY, "0" * 64, tmp_path / "a.onnx_adapter")
     assert not (tmp_path / "a.onnx_adapter").exists()

@@ -46,8 +46,8 @@ def test_a_plan_is_pure(precision: Precision) -> None:
 @pytest.mark.parametrize(
     ("precision", "steps"),
     [
-        ("int4", ["mixed_precision", "layers", "head", "model_builder", "tie"]),
-        ("int8", ["layers", "model_builder", "tie"]),
+        ("int4", ["smoothing", "mixed_precision", "layers", "head", "model_builder", "tie"]),
+        ("int8", ["smoothing", "layers", "head", "model_builder", "tie"]),
         ("float32", ["model_builder", "tie"]),
     ],
 )
@@ -68,34 +68,38 @@ def test_passes_come_in_the_order_they_run(precision: Precision, steps: list[str
 )
 def test_block_sizes_fit_the_hidden_size(hidden: int, block: int, head_block: int, fitted: list[int]) -> None:
     """A block that does not divide a row is halved until it does; ModelBuilder gets the layers' own."""
-    board = profile(int4={"block_size": block, "head_block_size": head_block}, int8={"block_size": block})
+    sizes = {"block_size": block, "head_block_size": head_block}
+    board = profile(int4=sizes, int8=sizes)
     assert block_sizes(plan(board, "int4", hidden)) == fitted
-    assert block_sizes(plan(board, "int8", hidden)) == [fitted[0], fitted[2]]
+    assert block_sizes(plan(board, "int8", hidden)) == fitted
 
 
 @given(st.sampled_from([16, 32, 64, 128, 256]), st.integers(1, 512).map(lambda n: n * 16))
 def test_a_fitted_block_divides_and_is_the_largest(block: int, hidden: int) -> None:
     """Of the asked size's halves, the largest that divides the row is taken."""
-    [fitted, told] = block_sizes(plan(profile(int8={"block_size": block}), "int8", hidden))
-    assert fitted == told == max(size for size in (16, 32, 64, 128, 256) if size <= block and hidden % size == 0)
+    sizes = {"block_size": block, "head_block_size": block}
+    fitted, head, told = block_sizes(plan(profile(int8=sizes), "int8", hidden))
+    assert (
+        fitted == head == told == max(size for size in (16, 32, 64, 128, 256) if size <= block and hidden % size == 0)
+    )
 
 
 @pytest.mark.parametrize(
-    ("precision", "algorithm", "mixed_precision", "needed"),
+    ("precision", "knobs", "needed"),
     [
-        ("int4", "gptq", "k_quant_mixed", True),
-        ("int4", "rtn", "fisher", True),
-        ("int4", "rtn", "k_quant_mixed", False),
-        ("int8", "gptq", "fisher", False),
-        ("float32", "gptq", "fisher", False),
+        ("int4", {"algorithm": "gptq", "mixed_precision": "k_quant_mixed", "smooth": False}, True),
+        ("int4", {"algorithm": "rtn", "mixed_precision": "fisher", "smooth": False}, True),
+        ("int4", {"algorithm": "rtn", "mixed_precision": "k_quant_mixed", "smooth": True}, True),
+        ("int4", {"algorithm": "rtn", "mixed_precision": "k_quant_mixed", "smooth": False}, False),
+        ("int8", {"smooth": True}, True),
+        ("int8", {"smooth": False}, False),
+        ("float32", {}, False),
     ],
 )
-def test_text_is_made_only_for_what_reads_it(
-    precision: Precision, algorithm: str, mixed_precision: str, needed: bool
-) -> None:
-    """INT4, by GPTQ or with layers chosen by measurement."""
-    knobs = {"algorithm": algorithm, "mixed_precision": mixed_precision}
-    assert plan(profile(int4=knobs), precision, QWEN25_05B).needs_calibration is needed
+def test_text_is_made_only_for_what_reads_it(precision: Precision, knobs: dict[str, object], needed: bool) -> None:
+    """GPTQ, layers chosen by measurement, and channels evened out."""
+    board = profile(**({precision: knobs} if knobs else {}))
+    assert plan(board, precision, QWEN25_05B).needs_calibration is needed
 
 
 def test_the_head_keeps_its_own_bits() -> None:
@@ -114,10 +118,13 @@ KNOBS: list[tuple[Precision, dict[str, Any]]] = [
     ("int4", {"int4": {"high_share": 0.5}}),
     ("int4", {"int4": {"head_bits": 4}}),
     ("int4", {"int4": {"head_block_size": 64}}),
+    ("int4", {"int4": {"smooth": False}}),
     ("int4", {"int4": {"accuracy_level": 1}}),
     ("int4", {"provider": CUDA}),
     ("int8", {"int8": {"block_size": 128}}),
-    ("int8", {"int8": {"symmetric": True}}),
+    ("int8", {"int8": {"symmetric": False}}),
+    ("int8", {"int8": {"head_block_size": 128}}),
+    ("int8", {"int8": {"smooth": False}}),
     ("int8", {"int8": {"accuracy_level": 1}}),
     ("int8", {"provider": CUDA}),
 ]
