@@ -19,6 +19,7 @@ from .validation import StrictModel, parse
 
 Block = Literal[16, 32, 64, 128, 256]
 AccuracyLevel = Literal[0, 1, 4]
+MixedPrecision = Literal["fisher", "k_quant_last", "k_quant_down", "k_quant_mixed", "snr_relative", "iqe_relative"]
 Backend = Literal["ort", "cuda", "qnn", "openvino"]
 
 _BACKENDS: dict[str, Backend] = {
@@ -91,20 +92,23 @@ class Execution(StrictModel):
 class Int4(StrictModel):
     """The INT4 recipe."""
 
-    algorithm: Literal["gptq", "rtn"] = Field(
+    algorithm: Literal["gptq", "kquant", "rtn"] = Field(
         default="gptq",
-        description="How layers are rounded: gptq needs calibration text, rtn is fast and coarse.",
+        description="How layers are rounded: gptq by calibration text, kquant with each block's best scale, rtn to the"
+        " nearest, which is fast and coarse.",
     )
     block_size: Block = Field(default=32, description="Weights that share a scale in a decoder layer.")
     symmetric: bool = Field(default=False, description="No zero points: smaller, and what some kernels want.")
-    mixed_precision: Literal["fisher", "k_quant_last", "k_quant_down", "k_quant_mixed"] = Field(
+    mixed_precision: MixedPrecision = Field(
         default="fisher",
-        description="Which layers keep 8 bits: those that rounding is measured to hurt most; only the head; also some"
-        " down projections by their place; also some QKV.",
+        description="Which layers keep 8 bits: those whose rounding is measured to change predictions most (fisher);"
+        " only the head (k_quant_last), some down projections by place (k_quant_down), some QKV too (k_quant_mixed);"
+        " those whose weights gain most, by signal-to-noise ratio (snr_relative) or largest error (iqe_relative).",
     )
     high_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.25, description="With fisher: the share of layer weights that keep 8 bits."
+        default=0.25, description="The share of layer weights that keep 8 bits, where it is not given by their place."
     )
+    rotate: bool = Field(default=False, description="Rotate hidden channels first (QuaRot); head and embedding part.")
     head_bits: Literal[4, 8] = Field(default=8, description="Bits of the tied head and embedding.")
     head_block_size: Block = Field(default=128, description="Weights that share a scale in the head.")
     smooth: bool = Field(default=True, description="Even out channels first, as int8 activations need it.")

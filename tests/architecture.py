@@ -40,11 +40,14 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build doctor",
+        "build doctor sweep_command",
+        "sweep_report",
+        "sweep",
         "openvino_variant ort_variant qnn_variant",
         "stages",
         "activations evaluate",
         "package",
+        "host",
         "variant",
         "compile",
         "adapters",
@@ -54,7 +57,7 @@ LAYERS = {
         "recipe",
         "fisher_mixed_precision ordered_gptq rotary_tables smooth_activations",
         "smoothing",
-        "presets",
+        "candidates presets tables",
         "cache",
         "progress",
         "olive_environment requirements",
@@ -72,6 +75,7 @@ ACROSS = {
     "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
     "toolchain.stages": ("runtime.session",),
+    "toolchain.sweep": ("runtime.session",),
     "toolchain.evaluate": (
         "runtime.adapters",
         "runtime.cuda_session",
@@ -92,7 +96,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli"
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli toolchain.sweep_command"
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
@@ -104,6 +108,7 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
+    "matplotlib": "toolchain.sweep_report",
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
     " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
@@ -122,7 +127,7 @@ DOORS = {
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
+    "rich": "runtime.commands toolchain.cli toolchain.progress toolchain.sweep_report toolchain.tables edgeqwen.cli",
     "safetensors": "toolchain.adapters",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",

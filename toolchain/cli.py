@@ -11,7 +11,6 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 from pydantic import BaseModel
-from rich.console import Console
 from rich.table import Table
 
 from runtime.errors import EdgeQwenError, ProfileError
@@ -21,8 +20,9 @@ from runtime.profile import Profile, builtin_profiles, find_profile, require_bui
 from .cache import default_cache
 from .presets import OURS, read_presets_file
 from .requirements import CPU
+from .sweep_command import sweep
+from .tables import show
 
-_WIDE = 240
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -169,7 +169,7 @@ def build(
         weights = f"{int(str(row['weights_bytes'])) / 1e6:.1f} MB"
         cells = (row["variant"], row["precision"], weights, row["mean_kld"], row["top1_agreement"])
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
-    _show(table)
+    show(table)
     for built in builds:
         if built.npu:
             click.echo(_npu_line(built.variant, built.npu))
@@ -232,15 +232,15 @@ def profiles(ctx: click.Context, as_json: bool) -> None:
             f"no, use {profile.execution.instead}" if profile.execution.unsupported else "yes",
             profile.description,
         )
-    _show(table)
+    show(table)
     for profile in found:
         if profile.execution.unsupported:
             click.echo(f"{profile.name} cannot be built: {profile.execution.unsupported}")
 
 
-@profiles.command()
+@profiles.command("show")
 @click.argument("name", shell_complete=_complete_profile)
-def show(name: str) -> None:
+def show_profile(name: str) -> None:
     """Print a profile with every default filled in."""
     import yaml
 
@@ -271,14 +271,7 @@ def explain() -> None:
     table = Table("field", "default", "what it means")
     for path, default, description in _fields(Profile):
         table.add_row(path, default, description)
-    _show(table)
-
-
-def _show(table: Table) -> None:
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no edge to cut names at
-        console = Console(width=_WIDE)
-    console.print(table)
+    show(table)
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
@@ -326,6 +319,9 @@ def doctor(cache: Path | None, as_json: bool) -> None:
         click.echo(f"{host.memory_bytes / 1e9:.1f} GB of memory available, {host.disk_bytes / 1e9:.1f} GB of disk free")
     if any(target.problems for target in targets if target.provider == CPU):
         sys.exit(EdgeQwenError.exit_code)
+
+
+main.add_command(sweep)
 
 
 @main.command()

@@ -137,17 +137,28 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     if knobs.algorithm == "gptq":
         layers |= {"type": "OrderedGptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
     else:
-        layers |= {"type": "Rtn"}
-    mixed: Pass = {"type": "SelectiveMixedPrecision", "algorithm": knobs.mixed_precision}
+        layers |= {"type": {"kquant": "KQuant", "rtn": "Rtn"}[knobs.algorithm]}
+    rotation: dict[str, Pass] = {"rotation": {"type": "QuaRot"}} if knobs.rotate else {}
+    return (
+        rotation
+        | _smoothing(knobs.smooth)
+        | {
+            "mixed_precision": _mixed_precision(knobs, block),
+            "layers": layers,
+            "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8),
+            "model_builder": _model_builder(block, knobs.accuracy_level),
+        }
+    )
+
+
+def _mixed_precision(knobs: Int4, block: int) -> Pass:
     if knobs.mixed_precision == "fisher":
-        mixed = {"type": "FisherMixedPrecision", "group_size": block, "sym": knobs.symmetric}
-        mixed |= {"share": knobs.high_share, "data_config": CALIBRATION}
-    return _smoothing(knobs.smooth) | {
-        "mixed_precision": mixed,
-        "layers": layers,
-        "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8),
-        "model_builder": _model_builder(block, knobs.accuracy_level),
-    }
+        step: Pass = {"type": "FisherMixedPrecision", "share": knobs.high_share, "data_config": CALIBRATION}
+        return step | {"group_size": block, "sym": knobs.symmetric}
+    step = {"type": "SelectiveMixedPrecision", "algorithm": knobs.mixed_precision}
+    if knobs.mixed_precision in ("snr_relative", "iqe_relative"):
+        step |= {"ratio": 1 - knobs.high_share, "group_size": block, "sym": knobs.symmetric, "high_sym": True}
+    return step
 
 
 def _int8(knobs: Int8, hidden_size: int) -> dict[str, Pass]:
