@@ -55,7 +55,7 @@ LAYERS = {
         "fisher_mixed_precision ordered_gptq rotary_tables",
         "presets",
         "cache",
-        "progress",
+        "progress exhaustion weights context",
         "olive_environment requirements",
     ),
     "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
@@ -106,7 +106,8 @@ DOORS = {
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
     " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
-    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables",
+    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables"
+    " toolchain.weights",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
     " toolchain.rotary_tables",
     "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
@@ -121,7 +122,7 @@ DOORS = {
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
-    "safetensors": "toolchain.adapters",
+    "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"

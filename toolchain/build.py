@@ -16,6 +16,8 @@ from . import adapters, openvino_variant, ort_variant, qnn_variant
 from .adapters import PeftAdapter
 from .cache import alone
 from .compile import load_olive
+from .context import fitted_contexts
+from .exhaustion import said
 from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter
@@ -60,6 +62,11 @@ class Options:
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds one package with a variant per profile; returns where it is and what is in it."""
+    with said([options.cache, options.out]):
+        return _build(options, report)
+
+
+def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     if options.adapters or options.adapter_targets:
         _require_adapters_run(options.profiles)
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
@@ -72,10 +79,13 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
         peft = {name: adapters.read_peft(path) for name, path in sorted(options.adapters.items())}
         for adapter in peft.values():
             adapters.require_same_shape(adapter, checkpoint.geometry)
+    for sentence in fitted_contexts(options.profiles, checkpoint.geometry.context_tokens):
+        report.note(sentence)
     stages = Stages(checkpoint, options.cache, options.calibration, report)
-    variants = [_variant(stages, profile, peft, options) for profile in options.profiles]
-    with report.stage("package"):
-        package = write_package(options.out, checkpoint.folder, variants, options.presets)
+    with said([options.cache, options.out], stages.disk_bytes):
+        variants = [_variant(stages, profile, peft, options) for profile in options.profiles]
+        with report.stage("package"):
+            package = write_package(options.out, checkpoint.folder, variants, options.presets)
     return package, [variant.build for variant in variants]
 
 

@@ -33,7 +33,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeQwenError as error:
-            click.echo(f"{ctx.find_root().info_name}: {error}", err=True)
+            click.echo(f"{ctx.find_root().info_name}: {' '.join(str(error).splitlines())}", err=True)
             sys.exit(error.exit_code)
 
 

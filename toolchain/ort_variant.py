@@ -36,7 +36,7 @@ def make_variant(
 ) -> VariantParts:
     """Compiles the checkpoint of `stages` for `profile`, a CPU's or CUDA's, and measures what that cost."""
     packed = profile.execution.backend == "ort"
-    recipe = plan(profile, precision, stages.checkpoint.geometry.hidden_size)
+    recipe = plan(profile, precision, stages.checkpoint.row_divisor)
     int8_kv = profile.runtime.kv_cache.dtype == "int8"
     calibration = stages.calibration() if recipe.needs_calibration or int8_kv else None
     model_dir = stages.serving_model(recipe, calibration if recipe.needs_calibration else None, packed=packed)
