@@ -24,7 +24,7 @@ LAYERS = {
         "turn_text",
         "openvino_session",
         "openvino_paged openvino_stateful",
-        "scheduler openvino_device ort_session cuda_session qnn_pipeline sampler tokenizer stop chat",
+        "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache",
         "settings",
         "sequence session stats speculation",
@@ -41,7 +41,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "build doctor",
-        "openvino_variant ort_variant qnn_variant",
+        "openvino_variant optimum_variant ort_variant qnn_variant",
         "stages",
         "activations evaluate",
         "package",
@@ -50,7 +50,7 @@ LAYERS = {
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "openvino_recipe recipe_qnn sources",
+        "openvino_recipe optimum_recipe recipe_qnn sources",
         "recipe",
         "fisher_mixed_precision ordered_gptq rotary_tables",
         "presets",
@@ -67,6 +67,7 @@ ACROSS = {
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.openvino_variant": ("runtime.openvino_session",),
+    "toolchain.optimum_variant": ("runtime.plain_session",),
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
@@ -104,15 +105,16 @@ DOORS = {
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
-    " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
+    " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.plain_session"
+    " runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
     " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables"
     " toolchain.weights",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
     " toolchain.rotary_tables",
-    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
-    " toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.qnn_pipeline"
+    "onnx": "toolchain.activations toolchain.qnn_variant toolchain.rotary_tables toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.plain_session"
+    " runtime.qnn_pipeline"
     " toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",

@@ -12,7 +12,7 @@ from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants
 from runtime.presets import Presets
 from runtime.profile import Backend, Profile
 
-from . import adapters, openvino_variant, ort_variant, qnn_variant
+from . import adapters, openvino_variant, optimum_variant, ort_variant, qnn_variant
 from .adapters import PeftAdapter
 from .cache import alone
 from .compile import load_olive
@@ -25,7 +25,7 @@ from .recipe import Precision
 from .sources import resolve
 from .stages import Stages
 from .surgery import adapter_sites
-from .variant import VariantParts
+from .variant import Exporter, VariantParts
 
 _MAKERS: dict[Backend, Callable[[Stages, Profile, Precision], VariantParts]] = {
     "qnn": qnn_variant.make_variant,
@@ -45,6 +45,7 @@ class Options:
         merge_adapter: a PEFT adapter to put into the weights before all else.
         adapters: PEFT adapters to put into the package, by the name that requests give.
         adapter_targets: projections that adapters may change, beside those that `adapters` do.
+        exporter: what writes the graph, for ONNX Runtime on a CPU.
     """
 
     source: str
@@ -58,6 +59,7 @@ class Options:
     merge_adapter: Path | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
     adapter_targets: tuple[str, ...] = ()
+    exporter: Exporter = "model_builder"
 
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
@@ -69,6 +71,7 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
 def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     if options.adapters or options.adapter_targets:
         _require_adapters_run(options.profiles)
+        optimum_variant.require_no_adapters(options.exporter == "optimum")
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
         qnn_variant.require_tools()
     load_olive()
@@ -79,6 +82,8 @@ def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
         peft = {name: adapters.read_peft(path) for name, path in sorted(options.adapters.items())}
         for adapter in peft.values():
             adapters.require_same_shape(adapter, checkpoint.geometry)
+    if options.exporter == "model_builder":
+        optimum_variant.require_model_builder(checkpoint)
     for sentence in fitted_contexts(options.profiles, checkpoint.geometry.context_tokens):
         report.note(sentence)
     stages = Stages(checkpoint, options.cache, options.calibration, report)
@@ -110,7 +115,9 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:
     precision = options.precision or profile.quantization.precision
-    if make := _MAKERS.get(profile.execution.backend):
+    if options.exporter == "optimum":
+        parts = optimum_variant.make_variant(stages, profile, precision)
+    elif make := _MAKERS.get(profile.execution.backend):
         parts = make(stages, profile, precision)
     else:
         parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
@@ -145,6 +152,7 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
             kv_bytes_per_token=parts.kv_bytes_per_token
             or 2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
         ),
+        exporter=parts.exporter,
         npu=parts.npu,
         adapter_targets=parts.adapter_targets,
         adapters=parts.adapters,
@@ -169,6 +177,7 @@ def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
             "perplexity": build.fidelity and round(build.fidelity.perplexity, 2),
             "perplexity_float": build.fidelity and round(build.fidelity.perplexity_float, 2),
         }
+        | ({"exporter": build.exporter} if build.exporter != "model_builder" else {})
         | ({"adapters": _adapter_summary(build)} if build.adapters else {})
         | ({"npu": _npu_summary(build.npu)} if build.npu else {})
         for build in builds

@@ -24,6 +24,8 @@ from runtime.package import Geometry, SamplingDefaults, file_digest
 from .weights import require_sound
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+OPTIMUM_ARCHITECTURES = ("Qwen3MoeForCausalLM",)
+"""What Optimum exports and ModelBuilder does not."""
 _CONVERSION = 2  # a new number where `_convert` writes other files than before
 _GGUF_ARCHITECTURES = ("qwen2", "qwen3")
 _MLP_SIZES = ("intermediate_size", "moe_intermediate_size")
@@ -44,6 +46,7 @@ class Checkpoint:
 
     Args:
         row_divisor: what divides every row of its weights.
+        only_optimum: why ModelBuilder cannot export it, in words that follow its name; None if it can.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Checkpoint:
     digest: str
     geometry: Geometry
     row_divisor: int
+    only_optimum: str | None
     sampling: SamplingDefaults
 
 
@@ -102,6 +106,7 @@ def _describe(folder: Path, name: str, kind: Kind, identity: str, revision: str 
         revision=revision,
         digest=_digest(folder),
         geometry=geometry,
+        only_optimum=_only_optimum(config),
         row_divisor=_row_divisor(config, geometry),
         sampling=_sampling(defaults),
     )
@@ -110,14 +115,20 @@ def _describe(folder: Path, name: str, kind: Kind, identity: str, revision: str 
 def _require_supported(config: dict[str, object], folder: Path) -> None:
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
-    if architecture not in ARCHITECTURES:
+    if architecture not in (*ARCHITECTURES, *OPTIMUM_ARCHITECTURES):
         raise UnsupportedArchitecture(
-            f"{folder.name} is of architecture {architecture}; edgeqwen compiles {' and '.join(ARCHITECTURES)}"
+            f"{folder.name} is of architecture {architecture}; edgeqwen compiles {' and '.join(ARCHITECTURES)}, and"
+            f" {' and '.join(OPTIMUM_ARCHITECTURES)} with --exporter optimum"
         )
     if config.get("quantization_config"):
         raise SourceError(f"{folder.name} is quantized already: start from the original float checkpoint")
-    if config.get("use_sliding_window"):
-        raise UnsupportedArchitecture(f"{folder.name} uses sliding-window attention, which edgeqwen does not compile")
+
+
+def _only_optimum(config: dict[str, object]) -> str | None:
+    architecture = config["architectures"][0]  # type: ignore[index]
+    if architecture in OPTIMUM_ARCHITECTURES:
+        return f"is of architecture {architecture}"
+    return "uses sliding-window attention" if config.get("use_sliding_window") else None
 
 
 def _number(config: dict[str, object], key: str) -> int:

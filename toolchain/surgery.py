@@ -116,6 +116,12 @@ def make_adapter_graph(serving_graph: Path, targets: Sequence[str]) -> Path:
     return target
 
 
+def contrib_ops(graph: Path) -> list[str]:
+    """The operators of ONNX Runtime's own that it needs, by name."""
+    nodes = onnx.load(str(graph), load_external_data=False).graph.node
+    return sorted({node.op_type for node in nodes if node.domain == "com.microsoft"})
+
+
 def adapter_sites(adapter_graph: Path) -> list[Site]:
     """Those of a graph that `make_adapter_graph` wrote."""
     graph = onnx.load(str(adapter_graph), load_external_data=False).graph
