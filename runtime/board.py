@@ -148,7 +148,7 @@ class Board:
 
     @property
     def _runs_on(self) -> str:
-        return self.package.build.profile.execution.name
+        return self.package.build.runs_on
 
     def _settings_for(self, cases: Sequence[Case]) -> RunSettings:
         """As many slots, and as much KV, as the cases want at once."""

@@ -221,7 +221,7 @@ class Daemon:
             name=build.name,
             variant=build.variant,
             precision=build.precision,
-            provider_requested=build.profile.execution.name,
+            provider_requested=build.runs_on,
             provider=session.spec.provider,
             context_tokens=engine.context_tokens,
             weights_bytes=build.memory.weights_bytes,

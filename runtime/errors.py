@@ -101,6 +101,14 @@ class BuildError(EdgeQwenError):
     exit_code = 8
 
 
+class OutOfDisk(BuildError):
+    """There is no room for what the build writes."""
+
+
+class OutOfMemory(BuildError):
+    """There is not enough memory for a step of the build."""
+
+
 class Unavailable(EdgeQwenError):
     """The daemon cannot take the request now; another time it may: gRPC UNAVAILABLE."""
 

@@ -11,6 +11,7 @@ from .engine import Engine
 from .errors import AdapterError, SessionError
 from .ort_session import OrtSession
 from .package import Package
+from .plain_session import PlainSession
 from .profile import Profile
 from .qnn_pipeline import QnnPipeline
 from .session import Session
@@ -23,8 +24,11 @@ def load_session(package: Package, settings: RunSettings, adapters: Sequence[Ada
     """Loads the model with the backend that it was built for. Raises SessionError or AdapterError."""
     build = package.build
     backend, options = build.profile.execution.backend, build.profile.execution.options
-    if backend != "ort" and adapters:
-        raise AdapterError(f"{build.needs.provider} runs no adapters so far: merge one with --merge-adapter")
+    plain = build.exporter == "optimum"
+    if (backend != "ort" or plain) and adapters:
+        raise AdapterError(f"{build.runs_on} runs no adapters so far: merge one with --merge-adapter")
+    if plain:
+        return PlainSession(settings.graph, context_tokens=settings.context_tokens, threads=settings.decode_threads)
     if backend == "openvino":
         return _load_openvino(build.profile, settings)
     if backend == "cuda":

@@ -1,6 +1,7 @@
 """A package as the device sees it: found, checked against its digests, and described.
 
 The layout is ONNX Runtime's model package, as Olive writes it, with `serving.onnx` and `build.json` in each variant.
+A variant that Optimum exported has no `serving.onnx`: its `model.onnx` is what runs.
 A variant for OpenVINO has OpenVINO's files in their place, and is in no `metadata.json`: ONNX Runtime does not run it.
 
     NAME.ortpackage/manifest.json
@@ -36,6 +37,9 @@ BUILD_FILE = "build.json"
 SERVING_GRAPH = "serving.onnx"
 ADAPTER_GRAPH = "serving-lora.onnx"
 OPENVINO_MODEL = "openvino_model.xml"
+PLAIN_GRAPH = "model.onnx"
+OPTIMUM = "Optimum's graph, slower"
+"""What is said of a variant that Optimum exported wherever its execution provider is."""
 ADAPTERS = PurePosixPath("adapters")
 ADAPTER_SUFFIX = ".onnx_adapter"
 SMOOTHING_FILE = "smoothing.npz"
@@ -171,12 +175,26 @@ class Build(StrictModel):
     golden: Golden
     needs: Needs
     memory: Memory
+    exporter: Literal["model_builder", "optimum"] = Field(
+        default="model_builder", description="What wrote the graph: Optimum's is run as it is, one request at a time."
+    )
     npu: Npu | None = Field(default=None, description="Of a package for an NPU.")
     adapter_targets: list[str] = Field(default=[], description="The projections that adapters may change.")
     adapters: dict[Annotated[str, Field(pattern=_ADAPTER_NAME)], AdapterBuild] = Field(
         default={}, description="By the name that requests give."
     )
     files: dict[str, File] = Field(description="By path from the package's root, with forward slashes.")
+
+    @property
+    def one_row(self) -> bool:
+        """Whether one request runs at a time."""
+        return self.exporter == "optimum" or self.profile.execution.one_row
+
+    @property
+    def runs_on(self) -> str:
+        """The execution provider, and what is special about the graph."""
+        name = self.profile.execution.name
+        return f"{name} ({OPTIMUM})" if self.exporter == "optimum" else name
 
 
 @dataclass(frozen=True)
@@ -203,6 +221,8 @@ class Package:
     @property
     def serving_graph(self) -> Path:
         """What the backend loads."""
+        if self.build.exporter == "optimum":
+            return self.variant_dir / PLAIN_GRAPH
         is_openvino = self.build.profile.execution.backend == "openvino"
         return self.variant_dir / (OPENVINO_MODEL if is_openvino else SERVING_GRAPH)
 
@@ -301,6 +321,8 @@ def build_json(build: Build) -> str:
     unused: dict[str, bool | set[str]] = {
         name: True for name in ("npu", "adapter_targets", "adapters") if not getattr(build, name)
     }
+    if build.exporter == "model_builder":
+        unused["exporter"] = True
     if build.needs.openvino_min is None:
         unused["needs"] = {"openvino_min"}
     return build.model_dump_json(indent=1, exclude=unused) + "\n"

@@ -1,7 +1,8 @@
 """The seam between the engine and what computes: a `Session` is a model with a KV cache of some rows.
 
-Each backend has an implementation: `ort_session` for CPUs, `cuda_session` for NVIDIA's GPUs, `static_session` for
-Qualcomm's NPUs, and for OpenVINO `openvino_paged`, many rows on a CPU, and `openvino_stateful`, one row on any device.
+Each backend has an implementation: `ort_session` for CPUs, `plain_session` for one row there of a graph as Optimum
+exports it, `cuda_session` for NVIDIA's GPUs, `static_session` for Qualcomm's NPUs, and for OpenVINO `openvino_paged`,
+many rows on a CPU, and `openvino_stateful`, one row on any device.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from pathlib import Path
 from .config import Config
 from .errors import ConfigError, Fault
 from .localsettings import LocalSettings, LocalSettingsFile
-from .package import Package
-from .profile import Execution
+from .package import Build, Package
 from .speculation import TOKEN_COST
 
 CONFIGURATION, LOCAL, PROFILE = "configuration", "local settings", "profile"
@@ -69,7 +68,7 @@ def decide(
     for one.
     """
     build, profile = package.build, package.build.profile.runtime
-    device, one_row = _device(config, build.profile.execution)
+    device, one_row = _device(config, build)
     graph = package.adapter_graph if adapters and package.adapter_graph else package.serving_graph
     threads_from = CONFIGURATION
     if config.threads:
@@ -118,12 +117,13 @@ def _rows_that_fit(budget_bytes: int, context_tokens: int, package: Package) -> 
     raise ConfigError([Fault("context_tokens", message)])
 
 
-def _device(config: Config, execution: Execution) -> tuple[str | None, bool]:
+def _device(config: Config, build: Build) -> tuple[str | None, bool]:
     """The device to run on, and whether one request at a time does."""
+    execution = build.profile.execution
     if config.device and execution.device is None:
         raise ConfigError([Fault("device", f"is for packages of OpenVINO, and this one runs on {execution.name}")])
     device = config.device or execution.device
-    one_row = execution.one_row or device not in (None, "CPU")
+    one_row = build.one_row or device not in (None, "CPU")
     if one_row and config.slots not in (None, 1):
-        raise ConfigError([Fault("slots", f"must be 1, {execution.name} runs one at a time (got {config.slots})")])
+        raise ConfigError([Fault("slots", f"must be 1, {build.runs_on} runs one at a time (got {config.slots})")])
     return device, one_row

@@ -24,7 +24,7 @@ LAYERS = {
         "turn_text",
         "openvino_session",
         "openvino_paged openvino_stateful",
-        "scheduler openvino_device ort_session cuda_session qnn_pipeline sampler tokenizer stop chat",
+        "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache",
         "settings",
         "sequence session stats speculation",
@@ -43,7 +43,7 @@ LAYERS = {
         "build doctor sweep_command",
         "sweep_report",
         "sweep",
-        "openvino_variant ort_variant qnn_variant",
+        "openvino_variant optimum_variant ort_variant qnn_variant",
         "stages",
         "activations evaluate",
         "package",
@@ -53,13 +53,13 @@ LAYERS = {
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "openvino_recipe recipe_qnn sources",
+        "openvino_recipe optimum_recipe recipe_qnn sources",
         "recipe",
         "fisher_mixed_precision ordered_gptq rotary_tables smooth_activations",
         "smoothing",
         "candidates presets tables",
         "cache",
-        "progress",
+        "progress exhaustion weights context",
         "olive_environment requirements",
     ),
     "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
@@ -71,6 +71,7 @@ ACROSS = {
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.openvino_variant": ("runtime.openvino_session",),
+    "toolchain.optimum_variant": ("runtime.plain_session",),
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
@@ -110,15 +111,16 @@ DOORS = {
     "llguidance": "runtime.grammar",
     "matplotlib": "toolchain.sweep_report",
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
-    " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
+    " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.plain_session"
+    " runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
     " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables"
-    " toolchain.smooth_activations toolchain.smoothing",
+    " toolchain.smooth_activations toolchain.smoothing toolchain.weights",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
     " toolchain.rotary_tables toolchain.smooth_activations",
-    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
-    " toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.qnn_pipeline"
+    "onnx": "toolchain.activations toolchain.qnn_variant toolchain.rotary_tables toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.plain_session"
+    " runtime.qnn_pipeline"
     " toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
@@ -128,7 +130,7 @@ DOORS = {
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.progress toolchain.sweep_report toolchain.tables edgeqwen.cli",
-    "safetensors": "toolchain.adapters",
+    "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"

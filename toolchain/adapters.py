@@ -22,6 +22,7 @@ from runtime.adapters import LORA_A, LORA_B, write_adapter
 from runtime.errors import AdapterError
 from runtime.package import PROJECTIONS, Geometry, file_digest
 
+from .cache import whole
 from .smoothing import Smoothing
 from .sources import Checkpoint, package_name, resolve, scratch_in
 from .surgery import Site
@@ -147,9 +148,8 @@ def convert(
             f"the adapter {adapter.folder} changes {name} of layer {layer}, and the package takes only"
             f" {', '.join(allowed)}: build it with --adapter-targets {','.join(adapter.targets)}"
         )
-    unfinished = out.with_suffix(".tmp")
-    write_adapter(unfinished, tensors, smoothing.base(checkpoint_digest))
-    unfinished.replace(out)
+    with whole(out) as unfinished:
+        write_adapter(unfinished, tensors, smoothing.base(checkpoint_digest))
 
 
 def merge(checkpoint: Checkpoint, folder: Path, cache: Path) -> Checkpoint:

@@ -12,10 +12,12 @@ from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants
 from runtime.presets import Presets
 from runtime.profile import Backend, Profile
 
-from . import adapters, openvino_variant, ort_variant, qnn_variant
+from . import adapters, openvino_variant, optimum_variant, ort_variant, qnn_variant
 from .adapters import PeftAdapter
 from .cache import alone
 from .compile import load_olive
+from .context import fitted_contexts
+from .exhaustion import said
 from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter
@@ -24,7 +26,7 @@ from .smoothing import Smoothing
 from .sources import resolve
 from .stages import Stages
 from .surgery import adapter_sites
-from .variant import VariantParts
+from .variant import Exporter, VariantParts
 
 _MAKERS: dict[Backend, Callable[[Stages, Profile, Precision], VariantParts]] = {
     "qnn": qnn_variant.make_variant,
@@ -44,6 +46,7 @@ class Options:
         merge_adapter: a PEFT adapter to put into the weights before all else.
         adapters: PEFT adapters to put into the package, by the name that requests give.
         adapter_targets: projections that adapters may change, beside those that `adapters` do.
+        exporter: what writes the graph, for ONNX Runtime on a CPU.
     """
 
     source: str
@@ -57,12 +60,19 @@ class Options:
     merge_adapter: Path | None = None
     adapters: Mapping[str, Path] = field(default_factory=dict)
     adapter_targets: tuple[str, ...] = ()
+    exporter: Exporter = "model_builder"
 
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds one package with a variant per profile; returns where it is and what is in it."""
+    with said([options.cache, options.out]):
+        return _build(options, report)
+
+
+def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     if options.adapters or options.adapter_targets:
         _require_adapters_run(options.profiles)
+        optimum_variant.require_no_adapters(options.exporter == "optimum")
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
         qnn_variant.require_tools()
     load_olive()
@@ -73,10 +83,15 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
         peft = {name: adapters.read_peft(path) for name, path in sorted(options.adapters.items())}
         for adapter in peft.values():
             adapters.require_same_shape(adapter, checkpoint.geometry)
+    if options.exporter == "model_builder":
+        optimum_variant.require_model_builder(checkpoint)
+    for sentence in fitted_contexts(options.profiles, checkpoint.geometry.context_tokens):
+        report.note(sentence)
     stages = Stages(checkpoint, options.cache, options.calibration, report)
-    variants = [_variant(stages, profile, peft, options) for profile in options.profiles]
-    with report.stage("package"):
-        package = write_package(options.out, checkpoint.folder, variants, options.presets)
+    with said([options.cache, options.out], stages.disk_bytes):
+        variants = [_variant(stages, profile, peft, options) for profile in options.profiles]
+        with report.stage("package"):
+            package = write_package(options.out, checkpoint.folder, variants, options.presets)
     return package, [variant.build for variant in variants]
 
 
@@ -102,7 +117,9 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:
     precision = options.precision or profile.quantization.precision
-    if make := _MAKERS.get(profile.execution.backend):
+    if options.exporter == "optimum":
+        parts = optimum_variant.make_variant(stages, profile, precision)
+    elif make := _MAKERS.get(profile.execution.backend):
         parts = make(stages, profile, precision)
     else:
         parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
@@ -137,6 +154,7 @@ def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: Var
             kv_bytes_per_token=parts.kv_bytes_per_token
             or 2 * geometry.layers * geometry.kv_heads * geometry.head_dim * profile.kv_itemsize,
         ),
+        exporter=parts.exporter,
         npu=parts.npu,
         adapter_targets=parts.adapter_targets,
         adapters=parts.adapters,
@@ -161,6 +179,7 @@ def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
             "perplexity": build.fidelity and round(build.fidelity.perplexity, 2),
             "perplexity_float": build.fidelity and round(build.fidelity.perplexity_float, 2),
         }
+        | ({"exporter": build.exporter} if build.exporter != "model_builder" else {})
         | ({"adapters": _adapter_summary(build)} if build.adapters else {})
         | ({"npu": _npu_summary(build.npu)} if build.npu else {})
         for build in builds

@@ -39,8 +39,18 @@ def alone(cache: Path, entry: str, report: Reporter) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A path to write to, which is `target` once the block has ended, and nowhere if it failed."""
+    unfinished = target.with_suffix(".tmp")
+    try:
+        yield unfinished
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def keep(path: Path, data: object) -> None:
     """Writes JSON, whole or not at all."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(data))
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        unfinished.write_text(json.dumps(data))

@@ -24,6 +24,8 @@ from runtime.sampler import Sampler
 from runtime.sequence import SamplingParams
 from runtime.session import Chunk, Session
 
+from .cache import whole
+
 if TYPE_CHECKING:
     from transformers import AutoTokenizer
 
@@ -128,7 +130,6 @@ def _chat(tokenizer: AutoTokenizer, question: str) -> str:
 
 def _write(out: Path, texts: Sequence[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_suffix(".tmp")
     lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
-    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    unfinished.replace(out)
+    with whole(out) as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")

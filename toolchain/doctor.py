@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from packaging.utils import canonicalize_name
 
 from runtime.profile import Profile
 
+from .exhaustion import available_memory, existing, sized
 from .requirements import DISK_BYTES, MEMORY_BYTES, REQUIREMENTS, BuildRequirement
 
 _SHARED_MODULE = "onnxruntime"  # onnxruntime-gpu, -openvino and others install their files over those of onnxruntime
@@ -54,13 +53,12 @@ class Target:
 
 def read_host(cache: Path) -> Host:
     """This one; `cache` need not exist yet."""
-    there = next(folder for folder in (cache.absolute(), *cache.absolute().parents) if folder.is_dir())
     return Host(
         arch=platform.machine(),
         installed={canonicalize_name(each.name): each.version for each in metadata.distributions() if each.name},
         onnxruntimes=tuple(sorted(set(metadata.packages_distributions().get(_SHARED_MODULE, [])))),
-        memory_bytes=_available_memory(),
-        disk_bytes=shutil.disk_usage(there).free,
+        memory_bytes=available_memory(),
+        disk_bytes=shutil.disk_usage(existing(cache)).free,
     )
 
 
@@ -96,10 +94,10 @@ def _problems(host: Host, profile: Profile, declared: Sequence[str]) -> Iterator
     if len(host.onnxruntimes) > 1:
         yield f"{' and '.join(host.onnxruntimes)} overwrite each other's files: keep one of them in this environment"
     if host.memory_bytes < MEMORY_BYTES:
-        yield f"{_gb(host.memory_bytes)} of memory are available, and the smallest build takes {_gb(MEMORY_BYTES)}"
+        yield f"{sized(host.memory_bytes)} of memory are available, and the smallest build takes {sized(MEMORY_BYTES)}"
     if host.disk_bytes < DISK_BYTES:
         yield (
-            f"{_gb(host.disk_bytes)} are free where the cache is, and the smallest build takes {_gb(DISK_BYTES)}:"
+            f"{sized(host.disk_bytes)} are free where the cache is, and the smallest build takes {sized(DISK_BYTES)}:"
             " make room, or set EDGEQWEN_CACHE to another disk"
         )
 
@@ -120,16 +118,3 @@ def _unmet(host: Host, needed: BuildRequirement, declared: Sequence[str]) -> Ite
 
 def _applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-
-
-def _available_memory() -> int:
-    """MemAvailable of /proc/meminfo; elsewhere, what the machine has."""
-    try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return int(found[1]) << 10 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

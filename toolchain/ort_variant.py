@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnx
-
 from runtime.adapters import read_adapter
 from runtime.package import (
     ADAPTER_GRAPH,
@@ -29,7 +27,7 @@ from .kvscales import MAX_TEXT_TOKENS, Scales, calibration_tokens, measure_scale
 from .recipe import Precision, plan
 from .smoothing import Smoothing
 from .stages import Stages, cores
-from .surgery import SERVING_GRAPH, STOCK_GRAPH, adapter_sites, make_adapter_graph, make_serving_graph
+from .surgery import SERVING_GRAPH, STOCK_GRAPH, adapter_sites, contrib_ops, make_adapter_graph, make_serving_graph
 from .variant import VariantParts
 
 _WEIGHTS = f"{STOCK_GRAPH}.data"
@@ -45,7 +43,7 @@ def make_variant(
 ) -> VariantParts:
     """Compiles the checkpoint of `stages` for `profile`, a CPU's or CUDA's, and measures what that cost."""
     packed = profile.execution.backend == "ort"
-    recipe = plan(profile, precision, stages.checkpoint.geometry.hidden_size)
+    recipe = plan(profile, precision, stages.checkpoint.row_divisor)
     int8_kv = profile.runtime.kv_cache.dtype == "int8"
     calibration = stages.calibration() if recipe.needs_calibration or int8_kv else None
     model_dir = stages.serving_model(recipe, calibration if recipe.needs_calibration else None, packed=packed)
@@ -63,7 +61,7 @@ def make_variant(
         ours={PACKAGED_GRAPH: graph, **taking.files},
         recipe=recipe.passes,
         weights_bytes=(model_dir / _WEIGHTS).stat().st_size,
-        contrib_ops=_contrib_ops(graph),
+        contrib_ops=contrib_ops(graph),
         fidelity=fidelity,
         golden=golden,
         adapter_targets=taking.targets,
@@ -125,8 +123,3 @@ def _kv_scales(stages: Stages, graph: Path, calibration: Path, *, packed: bool) 
             keep(kept, measure_scales(session, texts, on_text=stage.update))
     scales: Scales = json.loads(kept.read_text())
     return scales
-
-
-def _contrib_ops(graph: Path) -> list[str]:
-    nodes = onnx.load(str(graph), load_external_data=False).graph.node
-    return sorted({node.op_type for node in nodes if node.domain == "com.microsoft"})

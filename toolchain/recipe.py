@@ -46,6 +46,9 @@ OUR_PASSES = (
 )
 """Olive passes beside Olive's own, by where they are."""
 
+MIN_BLOCK = 16
+"""The smallest that ONNX Runtime's kernels know."""
+
 GPTQ_DAMPING = 0.3
 """Part of the mean of the Hessian's diagonal that is added to it: some ten thousand tokens say too little for less. For
 Qualcomm's INT4 too, which was measured with 0.1 (docs/adr/0015-qnn.md)."""
@@ -82,18 +85,18 @@ class Recipe:
         return hashlib.sha256(json.dumps([self.provider, self.passes], sort_keys=True).encode()).hexdigest()
 
 
-def plan(profile: Profile, precision: Precision, hidden_size: int) -> Recipe:
-    """The recipe for `profile` at `precision`, for a model of `hidden_size`.
+def plan(profile: Profile, precision: Precision, row_divisor: int) -> Recipe:
+    """The recipe for `profile` at `precision`, for a model whose rows of weights are multiples of `row_divisor`.
 
-    Blocks must divide a row of weights. Every other row length of these architectures is a multiple of `hidden_size`
-    or of a larger power of two than any block. Raises ProfileError for a precision that the device cannot run.
+    Blocks must divide a row of weights. Raises ProfileError if none does, or for a precision that the device cannot
+    run.
     """
     quantization, execution = profile.quantization, profile.execution
     _require_runnable(precision, execution)
     if precision == "int4":
-        passes = _int4(quantization.int4, hidden_size)
+        passes = _int4(quantization.int4, row_divisor)
     elif precision == "int8":
-        passes = _int8(quantization.int8, hidden_size)
+        passes = _int8(quantization.int8, row_divisor)
     else:
         passes = _as_float(precision)
     return _tied(passes, CUDA if execution.backend == "cuda" else execution.provider)
@@ -113,6 +116,7 @@ def plan_calibration_writer() -> Recipe:
     return _tied(_as_float("float32"), "CPUExecutionProvider")
 
 
+_SMOOTHING: Pass = {"type": "SmoothActivations", "data_config": CALIBRATION}
 _MODEL_BUILDER_FLOATS = {"float16": "fp16", "float32": "fp32"}
 
 
@@ -131,24 +135,20 @@ def _as_float(precision: str) -> dict[str, Pass]:
     return {"model_builder": {"type": "ModelBuilder", "precision": _MODEL_BUILDER_FLOATS[precision]}}
 
 
-def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
-    block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
+def _int4(knobs: Int4, row_divisor: int) -> dict[str, Pass]:
+    block, head_block = (_fitting(size, row_divisor) for size in (knobs.block_size, knobs.head_block_size))
     layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
     if knobs.algorithm == "gptq":
         layers |= {"type": "OrderedGptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
     else:
         layers |= {"type": {"kquant": "KQuant", "rtn": "Rtn"}[knobs.algorithm]}
-    rotation: dict[str, Pass] = {"rotation": {"type": "QuaRot"}} if knobs.rotate else {}
-    return (
-        rotation
-        | _smoothing(knobs.smooth)
-        | {
-            "mixed_precision": _mixed_precision(knobs, block),
-            "layers": layers,
-            "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8),
-            "model_builder": _model_builder(block, knobs.accuracy_level),
-        }
-    )
+    passes: dict[str, Pass] = {"rotation": {"type": "QuaRot"}} if knobs.rotate else {}
+    passes["mixed_precision"] = _mixed_precision(knobs, block)
+    if knobs.smooth:
+        passes["smoothing"] = _SMOOTHING
+    passes["layers"] = layers
+    passes["head"] = _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8)
+    return passes | {"model_builder": _model_builder(block, knobs.accuracy_level)}
 
 
 def _mixed_precision(knobs: Int4, block: int) -> Pass:
@@ -161,24 +161,26 @@ def _mixed_precision(knobs: Int4, block: int) -> Pass:
     return step
 
 
-def _int8(knobs: Int8, hidden_size: int) -> dict[str, Pass]:
-    block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
-    return _smoothing(knobs.smooth) | {
-        "layers": {"type": "Rtn", "bits": 8, "group_size": block, "sym": knobs.symmetric},
-        "head": _round_to_nearest(8, head_block, knobs.symmetric),
-        "model_builder": _model_builder(block, knobs.accuracy_level),
-    }
+def _int8(knobs: Int8, row_divisor: int) -> dict[str, Pass]:
+    block, head_block = (_fitting(size, row_divisor) for size in (knobs.block_size, knobs.head_block_size))
+    passes: dict[str, Pass] = {"smoothing": _SMOOTHING} if knobs.smooth else {}
+    passes["layers"] = {"type": "Rtn", "bits": 8, "group_size": block, "sym": knobs.symmetric}
+    passes["head"] = _round_to_nearest(8, head_block, knobs.symmetric)
+    return passes | {"model_builder": _model_builder(block, knobs.accuracy_level)}
 
 
-def _smoothing(wanted: bool) -> dict[str, Pass]:
-    return {"smoothing": {"type": "SmoothActivations", "data_config": CALIBRATION}} if wanted else {}
-
-
-def _fitting(block_size: int, row: int) -> int:
-    """The largest block up to `block_size`, by halves, that divides a row of weights."""
-    while row % block_size:
-        block_size //= 2
-    return block_size
+def _fitting(block_size: int, row_divisor: int) -> int:
+    """The largest block up to `block_size`, by halves, that divides all rows of weights; ProfileError if none does."""
+    fitting = block_size
+    while row_divisor % fitting:
+        fitting //= 2
+        if fitting < MIN_BLOCK:
+            message = (
+                f"no block of {MIN_BLOCK} to {block_size} weights divides this model's rows, which are multiples of"
+                f" {row_divisor}: choose a precision that does not quantize, such as float32"
+            )
+            raise ProfileError([Fault("block_size", message)])
+    return fitting
 
 
 def _round_to_nearest(bits: int, block_size: int, symmetric: bool) -> Pass:

@@ -32,5 +32,8 @@ REQUIREMENTS: Mapping[str, BuildRequirement] = {
 MEMORY_BYTES = 2 << 30
 """What a build of the reference checkpoint took at most, 1.9 GB, with torch and Olive loaded. Larger ones need more."""
 
+DISK_BYTES_PER_PARAMETER = 4
+"""What cache and scratch folder hold at most during an INT8 build, which takes the least. Others need more."""
+
 DISK_BYTES = 3 << 30
 """What it left in the cache and its scratch folder, 1.3 GB for each precision, and a package. Larger ones need more."""

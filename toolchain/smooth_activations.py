@@ -6,12 +6,14 @@ and the weights that meet it are multiplied by that: the model computes the same
 The division goes into what gives the input, where it costs nothing: the norm, the rows of `up_proj` before `down_proj`,
 those of `v_proj` before `o_proj`. The head's input stays as it is, for the head's table is the embedding's too.
 
+Weights at 4 bits lose more by factors than int8 activations gain: only inputs of products at 8 bits are evened out.
+
 The factors are kept beside the checkpoint: adapters were trained without them (see `smoothing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from olive.passes.pytorch.common import inherit_hf_from_hf
 from olive.passes.pytorch.train_utils import get_calibration_dataset, load_hf_base_model
 from tqdm import tqdm
 
-from runtime.package import SMOOTHING_FILE
+from runtime.package import PROJECTIONS, SMOOTHING_FILE
 
 from .smoothing import input_name, output_name
 
@@ -48,7 +50,7 @@ class SmoothActivations(Pass):
     ) -> HfModelHandler:
         smoothed = load_hf_base_model(model, torch_dtype=torch.float32).eval()
         texts = get_calibration_dataset(model, config.data_config)[:WINDOWS]
-        factors = smooth(smoothed, [text["input_ids"] for text in texts])
+        factors = smooth(smoothed, [text["input_ids"] for text in texts], _at_8_bits(model))
         smoothed.save_pretrained(output_model_path)
         model.save_metadata(output_model_path)
         file = Path(output_model_path) / SMOOTHING_FILE
@@ -59,36 +61,49 @@ class SmoothActivations(Pass):
         return output
 
 
+def _at_8_bits(model: HfModelHandler) -> set[str] | None:
+    """The layers that a pass before this one marked for 8 bits; None if there was none."""
+    marked = (model.model_attributes or {}).get("mixed_precision_info")
+    return {name for name, its in marked["overrides"].items() if its.get("bits") == 8} if marked else None
+
+
 @torch.no_grad()
-def smooth(model: torch.nn.Module, windows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def smooth(
+    model: torch.nn.Module, windows: Sequence[torch.Tensor], at_8_bits: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
     """Evens out the channels of `model`, a Qwen2 or Qwen3 for causal language modelling, in place.
 
     Args:
         windows: calibration tokens, int64 `[1, tokens]` each.
+        at_8_bits: names of the linear layers whose inputs to even out; None for all.
 
     Returns what inputs and outputs were divided by, float32 `[channels]`, as `smoothing` names them.
     """
     layers = list(model.model.layers)
-    takers = [_takers(layer) for layer in layers]
+    names = {module: name for name, module in model.named_modules()}
+    takers = [
+        {
+            name: sharing
+            for name, sharing in _takers(layer).items()
+            if at_8_bits is None or all(names[taker] in at_8_bits for taker in sharing)
+        }
+        for layer in layers
+    ]
     strengths = _strengths(model, takers, windows)
     kept = {}
     for number, (layer, its) in enumerate(zip(layers, takers, strict=True)):
-        factors = {name: _factors(strengths[sharing[0]], sharing) for name, sharing in its.items()}
-        values, factors["o_proj"] = _of_values(factors["o_proj"], layer.self_attn)
         for name, sharing in its.items():
-            kept[input_name(number, name)] = factors[name]
+            factors = of_giver = _factors(strengths[sharing[0]], sharing)
+            giver_name, giver = _giver(layer, name)
+            if giver_name == "v_proj":
+                of_giver, factors = _of_values(factors, layer.self_attn)
             for taker in sharing:
-                taker.weight.mul_(factors[name])
-        layer.input_layernorm.weight.div_(factors["q_proj"])
-        layer.post_attention_layernorm.weight.div_(factors["gate_proj"])
-        for name, giver, its_factors in (
-            ("v_proj", layer.self_attn.v_proj, values),
-            ("up_proj", layer.mlp.up_proj, factors["down_proj"].clone()),
-        ):
-            kept[output_name(number, name)] = its_factors
-            giver.weight.div_(its_factors[:, None])
-            if giver.bias is not None:
-                giver.bias.div_(its_factors)
+                taker.weight.mul_(factors)
+            for parameter in giver.parameters():  # of a row each: weights, and a bias if there is one
+                parameter.div_(of_giver.view(-1, *[1] * (parameter.ndim - 1)))
+            kept[input_name(number, name)] = factors
+            if giver_name in PROJECTIONS:
+                kept[output_name(number, giver_name)] = of_giver.clone()
     return kept
 
 
@@ -100,6 +115,16 @@ def _takers(layer: torch.nn.Module) -> Takers:
         "gate_proj": [mlp.gate_proj, mlp.up_proj],
         "down_proj": [mlp.down_proj],
     }
+
+
+def _giver(layer: torch.nn.Module, name: str) -> tuple[str, torch.nn.Module]:
+    """What gives the input of the projection `name`."""
+    return {
+        "q_proj": ("input_layernorm", layer.input_layernorm),
+        "o_proj": ("v_proj", layer.self_attn.v_proj),
+        "gate_proj": ("post_attention_layernorm", layer.post_attention_layernorm),
+        "down_proj": ("up_proj", layer.mlp.up_proj),
+    }[name]
 
 
 def _strengths(

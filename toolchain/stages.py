@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from runtime.session import Session
 from . import calibrate, evaluate
 from .cache import alone, keep, key_of
 from .compile import run_olive
+from .exhaustion import emptied_when_full, require_room
 from .progress import Reporter
 from .recipe import Recipe, plan_calibration_writer
+from .requirements import DISK_BYTES_PER_PARAMETER
 from .sources import Checkpoint
 from .surgery import SERVING_GRAPH, make_serving_graph
 from .variant import TOOLS
+from .weights import parameters
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Stages:
     cache: Path
     user_calibration: Path | None
     report: Reporter
+
+    @cached_property
+    def disk_bytes(self) -> int:
+        """What Olive writes for it at least, in the cache and in its scratch folder."""
+        return DISK_BYTES_PER_PARAMETER * parameters(self.checkpoint.folder)
 
     def calibration(self) -> Path:
         """The calibration text, the user's or the model's own, as JSON lines in the cache."""
@@ -80,7 +89,8 @@ class Stages:
         log.parent.mkdir(exist_ok=True)
         with alone(self.cache, key, self.report):
             if not out.is_dir():
-                with self.report.stage("Olive") as stage:
+                require_room(self.cache, self.disk_bytes)
+                with self.report.stage("Olive") as stage, emptied_when_full(work):
                     run_olive(
                         source or self.checkpoint.folder,
                         recipe,

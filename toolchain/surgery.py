@@ -41,6 +41,8 @@ from runtime.adapters import LORA_A, LORA_B
 from runtime.errors import BuildError
 from runtime.package import PROJECTIONS
 
+from .cache import whole
+
 STOCK_GRAPH = "model.onnx"
 SERVING_GRAPH = "serving.onnx"
 INT8_KV_GRAPH = "serving-int8-kv.onnx"
@@ -69,9 +71,8 @@ def make_serving_graph(
     if kv_scales is not None:
         _keep_kv_in_int8(model.graph, kv_scales)
     target = model_dir / (SERVING_GRAPH if kv_scales is None else INT8_KV_GRAPH)
-    temporary = target.with_suffix(".tmp")
-    onnx.save(model, str(temporary))
-    temporary.replace(target)
+    with whole(target) as unfinished:
+        onnx.save(model, str(unfinished))
     return target
 
 
@@ -110,10 +111,15 @@ def make_adapter_graph(serving_graph: Path, targets: Sequence[str]) -> Path:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     target = serving_graph.with_name(f"{serving_graph.stem}-lora-{'-'.join(targets)}.onnx")
-    temporary = target.with_suffix(".tmp")
-    onnx.save(model, str(temporary))
-    temporary.replace(target)
+    with whole(target) as unfinished:
+        onnx.save(model, str(unfinished))
     return target
+
+
+def contrib_ops(graph: Path) -> list[str]:
+    """The operators of ONNX Runtime's own that it needs, by name."""
+    nodes = onnx.load(str(graph), load_external_data=False).graph.node
+    return sorted({node.op_type for node in nodes if node.domain == "com.microsoft"})
 
 
 def adapter_sites(adapter_graph: Path) -> list[Site]:

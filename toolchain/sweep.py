@@ -86,7 +86,7 @@ def run_sweep(
     tried_keys: dict[str, str] = {}
     for number, candidate in enumerate(tried, 1):
         board = candidate.applied_to(profile)
-        key = plan(board, candidate.precision, stages.checkpoint.geometry.hidden_size).key
+        key = plan(board, candidate.precision, stages.checkpoint.row_divisor).key
         if key in tried_keys:
             sweep.left_out[candidate.name] = f"for this model it is the same as {tried_keys[key]}"
             continue

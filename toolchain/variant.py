@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from runtime.package import AdapterBuild, Fidelity, Golden, Npu
+
+Exporter = Literal["model_builder", "optimum"]
+"""What writes the graph."""
 
 TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
 """Packages whose versions decide what comes out, whatever the backend."""
@@ -36,6 +40,7 @@ class VariantParts:
     npu: Npu | None = None
     tools: tuple[str, ...] = TOOLS
     kv_bytes_per_token: int | None = None
+    exporter: Exporter = "model_builder"
     adapter_targets: list[str] = field(default_factory=list)
     adapters: dict[str, AdapterBuild] = field(default_factory=dict)
 

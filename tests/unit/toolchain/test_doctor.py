@@ -62,7 +62,7 @@ def test_two_onnxruntimes_in_one_environment_are_a_problem() -> None:
 
 @pytest.mark.parametrize(
     ("less", "words"),
-    [({"memory_bytes": MEMORY_BYTES - 1}, "of memory are available"), ({"disk_bytes": 0}, "0.0 GB are free")],
+    [({"memory_bytes": MEMORY_BYTES - 1}, "of memory are available"), ({"disk_bytes": 0}, "0.0 MB are free")],
 )
 def test_too_little_memory_or_disk_is_a_problem(less: dict[str, int], words: str) -> None:
     """What the smallest build takes is said beside it."""

@@ -46,7 +46,7 @@ def test_a_plan_is_pure(precision: Precision) -> None:
 @pytest.mark.parametrize(
     ("precision", "steps"),
     [
-        ("int4", ["smoothing", "mixed_precision", "layers", "head", "model_builder", "tie"]),
+        ("int4", ["mixed_precision", "smoothing", "layers", "head", "model_builder", "tie"]),
         ("int8", ["smoothing", "layers", "head", "model_builder", "tie"]),
         ("float32", ["model_builder", "tie"]),
     ],

@@ -72,9 +72,13 @@ def test_the_digest_is_of_names_and_contents(tiny: Path, tmp_path: Path) -> None
     (copy / "README.md").write_text("hello")
     assert read(copy).digest == first
     digests = {first}
-    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+    for file in ("config.json", "tokenizer.json"):
         (copy / file).write_bytes((copy / file).read_bytes() + b" ")
         digests.add(read(copy).digest)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-4] ^= 1  # the lowest bit of the last number
+    (copy / "model.safetensors").write_bytes(weights)
+    digests.add(read(copy).digest)
     assert len(digests) == 4
 
 
@@ -127,7 +131,7 @@ def test_a_broken_config_is_refused(tiny: Path, content: str, words: str) -> Non
 def test_a_config_without_a_number_is_refused(tiny: Path) -> None:
     """The key is named, with what stood there."""
     change_config(tiny, num_hidden_layers="two")
-    assert refusal(tiny) == "config.json: num_hidden_layers must be a whole number (got 'two')"
+    assert refusal(tiny) == "config.json: num_hidden_layers must be a whole number above 0 (got 'two')"
 
 
 def test_a_folder_without_tokenizer_is_refused(tiny: Path) -> None:
