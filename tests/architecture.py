@@ -40,10 +40,12 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build doctor",
-        "openvino_variant ort_variant qnn_variant",
-        "stages",
-        "activations evaluate",
+        "build doctor evaluate_command",
+        "openvino_variant ort_variant qnn_variant report_page",
+        "evaluation report_plots",
+        "report scoring stages",
+        "activations evaluate float_reference material",
+        "answers choices divergence fidelity_gate heldout loops structured",
         "package",
         "variant",
         "compile",
@@ -70,7 +72,28 @@ ACROSS = {
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
+    "toolchain.answers": (
+        "runtime.chat",
+        "runtime.engine",
+        "runtime.sequence",
+        "runtime.session",
+        "runtime.structure",
+        "runtime.tokenizer",
+        "runtime.turn",
+    ),
+    "toolchain.choices": ("runtime.tokenizer",),
+    "toolchain.evaluation": (
+        "runtime.grammar",
+        "runtime.loading",
+        "runtime.session",
+        "runtime.settings",
+        "runtime.speculation",
+        "runtime.tokenizer",
+    ),
+    "toolchain.report": ("runtime.tokenizer",),
+    "toolchain.scoring": ("runtime.session",),
     "toolchain.stages": ("runtime.session",),
+    "toolchain.structured": ("runtime.grammar", "runtime.tokenizer"),
     "toolchain.evaluate": (
         "runtime.adapters",
         "runtime.cuda_session",
@@ -91,7 +114,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli"
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli toolchain.evaluate_command"
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
@@ -103,10 +126,13 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
+    "matplotlib": "toolchain.report_plots",
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
     " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.qnn_pipeline runtime.sampler"
     " runtime.session runtime.static_session runtime.structure runtime.turn"
-    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables",
+    " toolchain.activations toolchain.adapters toolchain.choices toolchain.divergence toolchain.evaluate"
+    " toolchain.float_reference toolchain.kvscales toolchain.report toolchain.report_plots toolchain.rotary_tables"
+    " toolchain.scoring",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
     " toolchain.rotary_tables",
     "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
@@ -116,19 +142,20 @@ DOORS = {
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
-    "peft": "toolchain.adapters toolchain.evaluate",
+    "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
+    "rich": "runtime.commands toolchain.cli toolchain.evaluate_command toolchain.progress edgeqwen.cli",
     "safetensors": "toolchain.adapters",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
-    "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"
-    " toolchain.rotary_tables toolchain.sources",
+    "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
+    " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.sources",
     "tqdm": "toolchain.fisher_mixed_precision",
-    "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
-    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
+    "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
+    " toolchain.sources",
+    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets toolchain.structured",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

@@ -13,7 +13,9 @@ import torch
 from runtime.ort_session import OrtSession
 from runtime.package import Fidelity, Package
 from runtime.session import Chunk
-from toolchain.evaluate import FloatReference, SessionModel, measure, open_session, windows_of
+from toolchain.divergence import diverge
+from toolchain.evaluate import SessionModel, open_session, windows_of
+from toolchain.float_reference import FloatReference
 from toolchain.sources import resolve
 
 pytestmark = pytest.mark.slow
@@ -41,7 +43,7 @@ def on_wikitext(package: Package, reference: FloatReference, shared: Path) -> Fi
     text = (shared / "corpora" / "wikitext2-raw-test.txt").read_text(encoding="utf-8")[:40_000]
     windows = windows_of(text, package.tokenizer_file)
     model = SessionModel(open_session(package.serving_graph, threads=2))
-    return measure(reference, model, windows, text="wikitext2 test")
+    return diverge(reference, model, windows).fidelity("wikitext2 test")
 
 
 @pytest.fixture(scope="module")
