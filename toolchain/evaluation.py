@@ -25,7 +25,7 @@ from .heldout import HELD_OUT
 from .loops import ends_in_loop
 from .material import Material
 from .progress import Reporter
-from .report import ChoicesPart, Gate, JsonPart, LogitsPart, LoopsPart, Report, Subject, logits_part
+from .report import ChoicesPart, Gate, JsonPart, KldPart, LoopsPart, Report, Subject, kld_part
 from .scoring import ROWS, float_scores, session_scores
 from .sources import Checkpoint
 from .stages import cores
@@ -59,11 +59,11 @@ class Evaluator:
     def evaluate(self, material: Material) -> Evaluation:
         """Measures the parts that `material` asks for."""
         divergence = self._diverge(material) if "kld" in material.parts else None
-        logits = logits_part(divergence, material.text_name, self._tokenizer) if divergence else None
+        kld = kld_part(divergence, material.text_name, self._tokenizer) if divergence else None
         report = Report(
             subject=self._subject(),
-            gate=self._gate(logits),
-            logits=logits,
+            gate=self._gate(kld),
+            kld=kld,
             choices=self._choices(material) if "choices" in material.parts else None,
             json=self._json() if "json" in material.parts else None,
             loops=self._loops(material.answer_tokens) if "loops" in material.parts else None,
@@ -83,12 +83,12 @@ class Evaluator:
             against_digest=checkpoint.digest,
         )
 
-    def _gate(self, logits: LogitsPart | None) -> Gate | None:
+    def _gate(self, kld: KldPart | None) -> Gate | None:
         build = self._package.build
         max_kld = build.profile.quantization.max_kld(build.precision)
-        if max_kld is None or logits is None or logits.text != HELD_OUT:
+        if max_kld is None or kld is None or kld.text != HELD_OUT:
             return None
-        return Gate(max_kld, logits.mean_kld, logits.mean_kld <= max_kld)
+        return Gate(max_kld, kld.mean_kld, kld.mean_kld <= max_kld)
 
     def _diverge(self, material: Material) -> Divergence:
         size = min(evaluate.WINDOW_TOKENS, self._session.spec.context_tokens)

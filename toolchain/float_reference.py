@@ -88,13 +88,12 @@ class FloatReference:
         width, pad = max(map(len, prompts)), next(iter(eos_token_ids), 0)
         given = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        greedy = GenerationConfig(
+        # Put in the place of the checkpoint's own, which may ask to sample.
+        self._model.generation_config = GenerationConfig(
             do_sample=False, max_new_tokens=max_tokens, eos_token_id=eos_token_ids or None, pad_token_id=pad
         )
         with torch.no_grad():
-            written = self._model.generate(
-                torch.tensor(given), attention_mask=torch.tensor(seen), generation_config=greedy
-            )
+            written = self._model.generate(torch.tensor(given), attention_mask=torch.tensor(seen))
         return [_up_to(row[width:].tolist(), frozenset(eos_token_ids)) for row in written]
 
 

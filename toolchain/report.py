@@ -49,7 +49,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class LogitsPart:
+class KldPart:
     """Package against float checkpoint, token by token. KLD is KL(float || package) in nats."""
 
     text: str
@@ -107,7 +107,7 @@ class Report:
 
     subject: Subject
     gate: Gate | None
-    logits: LogitsPart | None
+    kld: KldPart | None
     choices: ChoicesPart | None
     json: JsonPart | None
     loops: LoopsPart | None
@@ -124,11 +124,11 @@ class Row:
     note: str = ""
 
 
-def logits_part(divergence: Divergence, text: str, tokenizer: Tokenizer) -> LogitsPart:
+def kld_part(divergence: Divergence, text: str, tokenizer: Tokenizer) -> KldPart:
     """The figures of a comparison on `text`, and the positions where the two are farthest apart."""
     fidelity = divergence.fidelity(text)
     worst = np.argsort(-divergence.kld, kind="stable")[:_WORST]
-    return LogitsPart(
+    return KldPart(
         text=text,
         windows=fidelity.windows,
         tokens=fidelity.tokens,
@@ -171,14 +171,14 @@ def verdict(report: Report) -> str:
 def rows(report: Report) -> Sequence[Row]:
     """All that was measured, a line each."""
     return [
-        *(_logits_rows(report.logits) if report.logits else ()),
+        *(_kld_rows(report.kld) if report.kld else ()),
         *(_choices_rows(report.choices) if report.choices else ()),
         *(_json_rows(report.json) if report.json else ()),
         *(_loops_rows(report.loops) if report.loops else ()),
     ]
 
 
-def _logits_rows(part: LogitsPart) -> list[Row]:
+def _kld_rows(part: KldPart) -> list[Row]:
     where = f"{part.text}: {part.windows} windows, {part.tokens} tokens"
     return [
         Row("KLD, mean", f"{part.mean_kld:.4f}", note=where),

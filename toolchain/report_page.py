@@ -42,7 +42,7 @@ def page(evaluation: Evaluation) -> str:
         "<h2>What was measured</h2>",
         _table(report),
         *_plots(evaluation),
-        *_worst(report.logits.worst if report.logits else ()),
+        *_worst(report.kld.worst if report.kld else ()),
         _explained(report),
     ]
     head = f'<meta charset="utf-8"><title>{escape(title)}: evaluation</title><style>{_STYLE}</style>'
@@ -109,7 +109,7 @@ def _token(text: str | None) -> str:
 
 def _explained(report: Report) -> str:
     said = (
-        (report.logits, "KLD", "the Kullback-Leibler divergence of the package's prediction of the next token from the"
+        (report.kld, "KLD", "the Kullback-Leibler divergence of the package's prediction of the next token from the"
          " float checkpoint's, in nats; 0 is the same."),
         (report.choices, "Multiple choice", "the answer whose text has the highest log-probability a byte counts as"
          " chosen; ± is one standard error, and that of the difference is paired by question."),
