@@ -159,7 +159,7 @@ class Evaluator:
     def _float_answers(self, prompts: Sequence[Sequence[int]], max_tokens: int, name: str) -> list[list[int]]:
         ends = self._checkpoint.geometry.eos_token_ids
         with self._reporter.stage(name) as stage:
-            return self._reference.answers(prompts, max_tokens=max_tokens, eos_token_ids=ends, on_answers=stage.update)
+            return self._reference.answers(prompts, max_tokens=max_tokens, eos_token_ids=ends, on_tokens=stage.update)
 
 
 def _valid(validator: Validator, asked: Sequence[Task], texts: Sequence[str]) -> int:

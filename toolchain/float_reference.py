@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _ANSWERS_AT_ONCE = 8
 
 Logits = NDArray[np.float32]
-OnAnswers = Callable[[int, int], None]
-"""Called with the number of answers written and how many there will be."""
+OnTokens = Callable[[int, int], None]
+"""Called with the number of tokens written, of the longest of those answers that are written together, and the most."""
 
 
 class FloatReference:
@@ -70,20 +70,29 @@ class FloatReference:
         *,
         max_tokens: int,
         eos_token_ids: Sequence[int],
-        on_answers: OnAnswers = lambda done, total: None,
+        on_tokens: OnTokens = lambda done, total: None,
     ) -> list[list[int]]:
         """What it goes on with greedily after each prompt, at most `max_tokens`, without the token that ends it."""
+        groups = [prompts[at : at + _ANSWERS_AT_ONCE] for at in range(0, len(prompts), _ANSWERS_AT_ONCE)]
         answers: list[list[int]] = []
-        for at in range(0, len(prompts), _ANSWERS_AT_ONCE):
-            answers += self._answer_together(prompts[at : at + _ANSWERS_AT_ONCE], max_tokens, list(eos_token_ids))
-            on_answers(len(answers), len(prompts))
+        for number, group in enumerate(groups):
+            answers += self._answer_together(
+                group,
+                max_tokens,
+                list(eos_token_ids),
+                lambda done, before=number * max_tokens: on_tokens(before + done, len(groups) * max_tokens),  # type: ignore[misc]
+            )
         return answers
 
     def _answer_together(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int, eos_token_ids: list[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        eos_token_ids: list[int],
+        on_step: Callable[[int], None],
     ) -> list[list[int]]:
         import torch
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, StoppingCriteriaList
 
         width, pad = max(map(len, prompts)), next(iter(eos_token_ids), 0)
         given = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -92,8 +101,18 @@ class FloatReference:
         self._model.generation_config = GenerationConfig(
             do_sample=False, max_new_tokens=max_tokens, eos_token_id=eos_token_ids or None, pad_token_id=pad
         )
+
+        def watch(tokens: torch.Tensor, scores: object, **rest: object) -> torch.Tensor:
+            """Stops nothing: transformers asks it after each step."""
+            on_step(tokens.shape[1] - width)
+            return torch.zeros(len(tokens), dtype=torch.bool)
+
         with torch.no_grad():
-            written = self._model.generate(torch.tensor(given), attention_mask=torch.tensor(seen))
+            written = self._model.generate(
+                torch.tensor(given),
+                attention_mask=torch.tensor(seen),
+                stopping_criteria=StoppingCriteriaList([watch]),
+            )
         return [_up_to(row[width:].tolist(), frozenset(eos_token_ids)) for row in written]
 
 

@@ -148,7 +148,7 @@ def _position(divergence: Divergence, at: int, tokenizer: Tokenizer) -> Position
     return Position(
         kld=float(divergence.kld[at]),
         before=tokenizer.decode(tokens[at - min(offset, _CONTEXT_TOKENS) : at + 1]),
-        came=tokenizer.decode([following]) if following >= 0 else None,
+        came=_text(following, tokenizer) if following >= 0 else None,
         float_checkpoint=_likely(divergence.reference, at, tokenizer),
         package=_likely(divergence.model, at, tokenizer),
     )
@@ -156,7 +156,12 @@ def _position(divergence: Divergence, at: int, tokenizer: Tokenizer) -> Position
 
 def _likely(predictions: Predictions, at: int, tokenizer: Tokenizer) -> tuple[Likely, ...]:
     pairs = zip(predictions.tokens[at], predictions.probabilities[at], strict=True)
-    return tuple(Likely(tokenizer.decode([int(token)]), float(probability)) for token, probability in pairs)
+    return tuple(Likely(_text(int(token), tokenizer), float(probability)) for token, probability in pairs)
+
+
+def _text(token: int, tokenizer: Tokenizer) -> str:
+    """Of a special token, which has none, its number."""
+    return tokenizer.decode([token]) or f"token {token}"
 
 
 def verdict(report: Report) -> str:

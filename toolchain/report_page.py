@@ -23,7 +23,7 @@ td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .verdict { font-size: 1.05rem; padding: .6rem .9rem; border-left: 4px solid #8a8f98; background: #f4f5f7; }
 .verdict.good { border-color: #2e8b57; background: #eef7f1; }
 .verdict.bad { border-color: #c0392b; background: #fbefed; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem; }
 .plots svg { width: 100%; height: auto; }
 .before, .token { font: 13px/1.5 ui-monospace, monospace; white-space: pre-wrap; }
 .before { overflow-wrap: anywhere; }
@@ -86,7 +86,7 @@ def _worst(positions: Sequence[Position]) -> list[str]:
     if not positions:
         return []
     lines = (
-        f'<tr><td class="number">{position.kld:.2f}</td><td class="before">{escape(position.before)}</td>'
+        f'<tr><td class="number">{position.kld:.3g}</td><td class="before">{escape(position.before)}</td>'
         f"<td>{_token(position.came)}</td><td>{_likely(position.float_checkpoint)}</td>"
         f"<td>{_likely(position.package)}</td></tr>"
         for position in positions
@@ -103,7 +103,7 @@ def _token(text: str | None) -> str:
     """White space is shown: it is most of what some tokens are."""
     if text is None:
         return ""
-    shown = text.replace(" ", "␣").replace("\n", "⏎") or "(nothing)"
+    shown = text.replace(" ", "␣").replace("\n", "⏎")
     return f'<span class="token">{escape(shown)}</span>'
 
 

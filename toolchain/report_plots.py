@@ -90,6 +90,7 @@ def _agreement(axes: Axes, divergence: Divergence) -> None:
         title="Same top token, by how sure float is",
         xlabel="float's probability of its top token",
         ylabel="share with the same",
+        xlim=(0, 1),
         ylim=(0, 1.09),
     )
 
