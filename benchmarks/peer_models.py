@@ -17,6 +17,9 @@ from random_checkpoint import QWEN3_06B, QWEN25_05B
 from runtime.package import Package
 from runtime.session import Logits
 from toolchain import evaluate
+from toolchain.divergence import diverge
+from toolchain.float_reference import FloatReference
+from toolchain.heldout import HELD_OUT, held_out_text
 from toolchain.sources import resolve
 
 REFERENCE = "reference"
@@ -86,12 +89,12 @@ def _kld(file: Path, checkpoint: Path, peers_python: Path, threads: int) -> floa
     """Mean KLD to the float checkpoint, on the windows of text that a build measures ours on. Kept beside the file."""
     kept = file.with_suffix(".kld.json")
     if not kept.exists():
-        windows = evaluate.windows_of(evaluate.held_out_text(), checkpoint / "tokenizer.json")
+        windows = evaluate.windows_of(held_out_text(), checkpoint / "tokenizer.json")
         process = PeerProcess([peers_python, LLAMA_WORKER, file, "--threads", str(threads)])
         session = _LlamaSession(process)
-        reference = evaluate.FloatReference(checkpoint)
+        reference = FloatReference(checkpoint)
         model = evaluate.SessionModel(session)  # type: ignore[arg-type]
-        fidelity = evaluate.measure(reference, model, windows, text="edgeqwen held-out")
+        fidelity = diverge(reference, model, windows).fidelity(HELD_OUT)
         process.close()
         kept.write_text(json.dumps({"llama-cpp-python": process.versions["llama-cpp-python"], **fidelity.model_dump()}))
     mean_kld: float = json.loads(kept.read_text())["mean_kld"]

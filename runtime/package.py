@@ -172,6 +172,9 @@ class Build(StrictModel):
     model: Geometry
     sampling: SamplingDefaults
     fidelity: Fidelity | None
+    low_fidelity: list[str] = Field(
+        default=[], description="What is above the profile's fidelity gate, where whoever built it allowed that."
+    )
     golden: Golden
     needs: Needs
     memory: Memory
@@ -319,7 +322,7 @@ def is_adapter_name(name: str) -> bool:
 def build_json(build: Build) -> str:
     """`build.json` as it is written. What only some packages have, the others do not mention."""
     unused: dict[str, bool | set[str]] = {
-        name: True for name in ("npu", "adapter_targets", "adapters") if not getattr(build, name)
+        name: True for name in ("low_fidelity", "npu", "adapter_targets", "adapters") if not getattr(build, name)
     }
     if build.exporter == "model_builder":
         unused["exporter"] = True

@@ -20,6 +20,7 @@ from .validation import StrictModel, parse
 Block = Literal[16, 32, 64, 128, 256]
 AccuracyLevel = Literal[0, 1, 4]
 MixedPrecision = Literal["fisher", "k_quant_last", "k_quant_down", "k_quant_mixed", "snr_relative", "iqe_relative"]
+MaxKld = Annotated[float, Field(gt=0)]
 Backend = Literal["ort", "cuda", "qnn", "openvino"]
 
 _BACKENDS: dict[str, Backend] = {
@@ -30,6 +31,11 @@ _BACKENDS: dict[str, Backend] = {
 }
 OPENVINO_DEVICE = r"^(CPU|GPU|NPU)(\.\d+)?$"
 """What OpenVINO calls a device. AUTO and the like, which would choose one by themselves, are none."""
+
+_MAX_KLD = (
+    "The most mean KL divergence to the float checkpoint, on held-out text, with which `build` writes a package: the"
+    " fidelity gate."
+)
 
 
 class Device(StrictModel):
@@ -115,6 +121,7 @@ class Int4(StrictModel):
     accuracy_level: AccuracyLevel = Field(
         default=4, description="Activations in matrix products: 4 is int8 (fast), 1 is float32."
     )
+    max_kld: MaxKld = Field(default=0.3, description=_MAX_KLD)
 
 
 class Int8(StrictModel):
@@ -127,6 +134,7 @@ class Int8(StrictModel):
     accuracy_level: AccuracyLevel = Field(
         default=4, description="Activations in matrix products: 4 is int8 (fast), 1 is float32."
     )
+    max_kld: MaxKld = Field(default=0.02, description=_MAX_KLD)
 
 
 class Quantization(StrictModel):
@@ -137,6 +145,11 @@ class Quantization(StrictModel):
     )
     int4: Int4 = Int4()
     int8: Int8 = Int8()
+
+    def max_kld(self, precision: str) -> float | None:
+        """The gate of a package of `precision`; None where nothing is rounded to integers."""
+        gates = {"int4": self.int4.max_kld, "int8": self.int8.max_kld}
+        return gates.get(precision)
 
 
 class KVCache(StrictModel):

@@ -40,12 +40,14 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build doctor sweep_command",
+        "build doctor sweep_command evaluate_command",
         "sweep_report",
         "sweep",
-        "openvino_variant optimum_variant ort_variant qnn_variant",
-        "stages",
-        "activations evaluate",
+        "openvino_variant optimum_variant ort_variant qnn_variant report_page",
+        "evaluation report_plots",
+        "report scoring stages",
+        "activations evaluate float_reference material",
+        "answers choices divergence fidelity_gate heldout loops structured",
         "package",
         "host",
         "variant",
@@ -75,8 +77,29 @@ ACROSS = {
     "toolchain.ort_variant": ("runtime.adapters",),
     "toolchain.activations": ("runtime.qnn_pipeline",),
     "toolchain.qnn_variant": ("runtime.qnn_pipeline", "runtime.session", "runtime.static_session"),
+    "toolchain.answers": (
+        "runtime.chat",
+        "runtime.engine",
+        "runtime.sequence",
+        "runtime.session",
+        "runtime.structure",
+        "runtime.tokenizer",
+        "runtime.turn",
+    ),
+    "toolchain.choices": ("runtime.tokenizer",),
+    "toolchain.evaluation": (
+        "runtime.grammar",
+        "runtime.loading",
+        "runtime.session",
+        "runtime.settings",
+        "runtime.speculation",
+        "runtime.tokenizer",
+    ),
+    "toolchain.report": ("runtime.tokenizer",),
+    "toolchain.scoring": ("runtime.session",),
     "toolchain.stages": ("runtime.session",),
     "toolchain.sweep": ("runtime.session",),
+    "toolchain.structured": ("runtime.grammar", "runtime.tokenizer"),
     "toolchain.evaluate": (
         "runtime.adapters",
         "runtime.cuda_session",
@@ -97,8 +120,8 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli toolchain.sweep_command"
-    " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli toolchain.evaluate_command"
+    " toolchain.sweep_command edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
     "google.rpc": "runtime.replies edgeqwen.errors",
@@ -109,35 +132,38 @@ DOORS = {
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
-    "matplotlib": "toolchain.sweep_report",
+    "matplotlib": "toolchain.report_plots toolchain.sweep_report",
     "numpy": "runtime.adapters runtime.completion runtime.cuda_session runtime.grammar runtime.openvino_device"
     " runtime.openvino_paged runtime.openvino_stateful runtime.ort_session runtime.plain_session"
-    " runtime.qnn_pipeline runtime.sampler"
-    " runtime.session runtime.static_session runtime.structure runtime.turn"
-    " toolchain.activations toolchain.adapters toolchain.evaluate toolchain.kvscales toolchain.rotary_tables"
-    " toolchain.smooth_activations toolchain.smoothing toolchain.weights",
+    " runtime.qnn_pipeline runtime.sampler runtime.session runtime.static_session runtime.structure runtime.turn"
+    " toolchain.activations toolchain.adapters toolchain.choices toolchain.divergence toolchain.evaluate"
+    " toolchain.float_reference toolchain.kvscales toolchain.report toolchain.report_plots toolchain.rotary_tables"
+    " toolchain.scoring toolchain.smooth_activations toolchain.smoothing toolchain.weights",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
     " toolchain.rotary_tables toolchain.smooth_activations",
-    "onnx": "toolchain.activations toolchain.qnn_variant toolchain.rotary_tables toolchain.surgery",
-    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session runtime.plain_session"
-    " runtime.qnn_pipeline"
-    " toolchain.activations",
+    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
+    " toolchain.surgery",
+    "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session"
+    " runtime.plain_session runtime.qnn_pipeline toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
-    "peft": "toolchain.adapters toolchain.evaluate",
+    "peft": "toolchain.adapters toolchain.evaluate toolchain.float_reference",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.progress toolchain.sweep_report toolchain.tables edgeqwen.cli",
+    "rich": "runtime.commands toolchain.cli toolchain.evaluate_command toolchain.progress toolchain.sweep_report"
+    " toolchain.tables edgeqwen.cli",
     "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
-    "torch": "toolchain.adapters toolchain.evaluate toolchain.fisher_mixed_precision toolchain.ordered_gptq"
-    " toolchain.rotary_tables toolchain.smooth_activations toolchain.sources",
+    "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
+    " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
+    " toolchain.sources",
     "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
-    "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
-    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
+    "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
+    " toolchain.sources",
+    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets toolchain.structured",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

@@ -18,6 +18,7 @@ from .cache import alone
 from .compile import load_olive
 from .context import fitted_contexts
 from .exhaustion import said
+from .fidelity_gate import above_gate, require_fidelity
 from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter
@@ -47,6 +48,7 @@ class Options:
         adapters: PEFT adapters to put into the package, by the name that requests give.
         adapter_targets: projections that adapters may change, beside those that `adapters` do.
         exporter: what writes the graph, for ONNX Runtime on a CPU.
+        allow_low_fidelity: whether a package is written that is above its profile's fidelity gate.
     """
 
     source: str
@@ -61,10 +63,14 @@ class Options:
     adapters: Mapping[str, Path] = field(default_factory=dict)
     adapter_targets: tuple[str, ...] = ()
     exporter: Exporter = "model_builder"
+    allow_low_fidelity: bool = False
 
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
-    """Builds one package with a variant per profile; returns where it is and what is in it."""
+    """Builds one package with a variant per profile; returns where it is and what is in it.
+
+    Raises BuildError, and writes none, if a variant is above its profile's fidelity gate and that is not allowed.
+    """
     with said([options.cache, options.out]):
         return _build(options, report)
 
@@ -90,6 +96,8 @@ def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     stages = Stages(checkpoint, options.cache, options.calibration, report)
     with said([options.cache, options.out], stages.disk_bytes):
         variants = [_variant(stages, profile, peft, options) for profile in options.profiles]
+        if not options.allow_low_fidelity:
+            require_fidelity([variant.build for variant in variants])
         with report.stage("package"):
             package = write_package(options.out, checkpoint.folder, variants, options.presets)
     return package, [variant.build for variant in variants]
@@ -123,7 +131,8 @@ def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], 
         parts = make(stages, profile, precision)
     else:
         parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
-    return VariantInput(parts, _build_of(stages, profile, precision, parts))
+    build = _build_of(stages, profile, precision, parts)
+    return VariantInput(parts, build.model_copy(update={"low_fidelity": above_gate(build)}))
 
 
 def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: VariantParts) -> Build:
@@ -180,6 +189,7 @@ def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
             "perplexity_float": build.fidelity and round(build.fidelity.perplexity_float, 2),
         }
         | ({"exporter": build.exporter} if build.exporter != "model_builder" else {})
+        | ({"low_fidelity": build.low_fidelity} if build.low_fidelity else {})
         | ({"adapters": _adapter_summary(build)} if build.adapters else {})
         | ({"npu": _npu_summary(build.npu)} if build.npu else {})
         for build in builds

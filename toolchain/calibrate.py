@@ -106,6 +106,11 @@ def read_calibration(file: Path, out: Path) -> None:
     _write(out, texts)
 
 
+def questions_to_write() -> list[str]:
+    """The questions of ours that a model is asked to write something about."""
+    return _prompts()["questions"]
+
+
 def _prompts() -> dict[str, list[str]]:
     prompts: dict[str, list[str]] = yaml.safe_load(
         resources.files("toolchain").joinpath("data", "prompts.yaml").read_text(encoding="utf-8")

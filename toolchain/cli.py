@@ -18,6 +18,7 @@ from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
 from .cache import default_cache
+from .evaluate_command import evaluate
 from .presets import OURS, read_presets_file
 from .requirements import CPU
 from .sweep_command import sweep
@@ -44,11 +45,12 @@ class _Group(click.Group):
 Examples:
   edgeqwen-compile build Qwen/Qwen2.5-0.5B-Instruct --profile raspberry-pi-5 -o dist
   edgeqwen-compile build reference --profile generic-x86_64 --precision int8 -o dist
+  edgeqwen-compile evaluate dist/smollm2-135m-instruct-int8.ortpackage -o report
   edgeqwen-compile profiles
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 profile or presets, 4 package, 5 model cannot run, 7 checkpoint,
-8 build step failed.""",
+Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, text or questions, 4 package, 5 model cannot run,
+7 checkpoint, 8 build step failed.""",
 )
 @click.version_option(package_name="edgeqwen")
 def main() -> None:
@@ -129,6 +131,7 @@ A build that was stopped goes on from what is done: run the same command again."
     show_default=True,
     help="What writes the graph. Optimum's takes more architectures, on CPUs, and is slower.",
 )
+@click.option("--allow-low-fidelity", is_flag=True, help="Write a package above its profile's max_kld; it says so.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
@@ -143,6 +146,7 @@ def build(
     adapter_targets: tuple[str, ...],
     merge_adapter: Path | None,
     exporter: str,
+    allow_low_fidelity: bool,
     cache: Path | None,
     as_json: bool,
     out: Path,
@@ -168,6 +172,7 @@ def build(
         adapters=adapters,
         adapter_targets=adapter_targets,
         exporter=exporter,  # type: ignore[arg-type]
+        allow_low_fidelity=allow_low_fidelity,
     )
     package, builds = builder.build(options, Reporter())
     rows = builder.summary(builds)
@@ -181,6 +186,8 @@ def build(
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
     show(table)
     for built in builds:
+        for fault in built.low_fidelity:
+            click.echo(f"{built.variant}: {fault}; allowed, and build.json says so")
         if built.npu:
             click.echo(_npu_line(built.variant, built.npu))
     click.echo(str(package))
@@ -216,6 +223,9 @@ def adapter(folder: Path, package: Path, variant: str | None, out: Path) -> None
 
     convert_for(package, variant, folder, out)
     click.echo(str(out))
+
+
+main.add_command(evaluate)
 
 
 @main.group(invoke_without_command=True, cls=_Group)

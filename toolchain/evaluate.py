@@ -1,8 +1,6 @@
-"""What quantization cost: the package's logits against the float checkpoint's, on text it was not calibrated on.
+"""The package's side of a comparison: its logits on windows of text, and a transcript to remember it by.
 
-The measure is the one llama.cpp's `--kl-divergence` made common: the mean over positions of
-KL(float || quantized), beside perplexity and how often both would pick the same token. The quantized side runs through
-`runtime.session`, so what is measured is what ships.
+The quantized side runs through `runtime.session`, so what is measured is what ships.
 
 torch and transformers take seconds to import, and a build from its cache needs neither: they are imported where they
 are used.
@@ -10,11 +8,10 @@ are used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +21,7 @@ from runtime.adapters import Adapter
 from runtime.cuda_session import CudaSession
 from runtime.inference import CPU
 from runtime.ort_session import OrtSession
-from runtime.package import Fidelity, Golden
+from runtime.package import Golden
 from runtime.session import Chunk, Session
 
 if TYPE_CHECKING:
@@ -35,9 +32,6 @@ CHUNK_TOKENS = 128
 MAX_WINDOWS = 8
 GOLDEN_QUESTION = "How many days are in a week?"
 """Small models know the answer, and no two tokens of it are near a tie: rounding does not change it."""
-
-OnWindow = Callable[[int, int], None]
-"""Called with the number of windows done and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +45,6 @@ class Extent:
 
 
 ALL = Extent()
-
-
-class Model(Protocol):
-    """What can be compared."""
-
-    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
-        """float32 `[len(tokens), vocab]`."""
-        ...
 
 
 class SessionModel:
@@ -78,33 +64,6 @@ class SessionModel:
         if self._known is not None:
             self._known[window] = logits
         return logits
-
-
-class FloatReference:
-    """The float32 checkpoint, in transformers; with the PEFT adapter in the folder `adapter`, if that is given."""
-
-    def __init__(self, checkpoint: Path, adapter: Path | None = None) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        self._model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        if adapter is not None:
-            from peft import PeftModel
-
-            self._model = PeftModel.from_pretrained(self._model, str(adapter)).eval()
-
-    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
-        """float32 `[len(tokens), vocab]`."""
-        import torch
-
-        with torch.no_grad():
-            result: torch.Tensor = self._model(torch.tensor([list(tokens)])).logits[0]
-        return result
-
-
-def held_out_text() -> str:
-    """Text of ours that no calibration uses."""
-    return resources.files("toolchain").joinpath("data", "heldout.txt").read_text(encoding="utf-8")
 
 
 def windows_of(
@@ -129,43 +88,6 @@ def open_session(
         return CudaSession(graph, slots=1, context_tokens=context_tokens, provider=CPU)
     adapters = [adapter] if adapter else []
     return OrtSession(graph, slots=1, context_tokens=context_tokens, threads=threads, adapters=adapters)
-
-
-def measure(
-    reference: Model,
-    model: Model,
-    windows: Sequence[Sequence[int]],
-    *,
-    text: str,
-    on_window: OnWindow = lambda done, total: None,
-) -> Fidelity:
-    """Compares `model` with `reference` on `windows`; `text` names where they come from."""
-    import torch
-
-    klds: list[torch.Tensor] = []
-    same: list[torch.Tensor] = []
-    losses: list[torch.Tensor] = []
-    losses_float: list[torch.Tensor] = []
-    for number, window in enumerate(windows, 1):
-        expected = torch.log_softmax(reference.logits(window), dim=-1)
-        got = torch.log_softmax(model.logits(window), dim=-1)
-        klds.append((expected.exp() * (expected - got)).sum(-1))
-        same.append(expected.argmax(-1) == got.argmax(-1))
-        following = torch.tensor(window[1:]).unsqueeze(1)
-        losses.append(-got[:-1].gather(1, following))
-        losses_float.append(-expected[:-1].gather(1, following))
-        on_window(number, len(windows))
-    kld = torch.cat(klds)
-    return Fidelity(
-        text=text,
-        tokens=len(kld),
-        windows=len(windows),
-        mean_kld=float(kld.mean()),
-        p99_kld=float(kld.quantile(0.99)),
-        perplexity=float(torch.cat(losses).mean().exp()),
-        perplexity_float=float(torch.cat(losses_float).mean().exp()),
-        top1_agreement=float(torch.cat(same).float().mean()),
-    )
 
 
 def golden_prompt(checkpoint: Path) -> list[int]:

@@ -24,6 +24,9 @@ from runtime.static_session import StaticSession
 from . import evaluate
 from .activations import settle
 from .cache import alone, keep, key_of
+from .divergence import Model
+from .float_reference import FloatReference
+from .heldout import held_out_text
 from .kvscales import calibration_tokens
 from .recipe import Precision
 from .recipe_qnn import PIPELINE, plan_binaries, plan_pipeline
@@ -110,7 +113,7 @@ def _measured(
     stages: Stages, profile: Profile, pipeline: Path, compiled: Path, extent: evaluate.Extent
 ) -> tuple[Fidelity, Golden, Fidelity]:
     """In the simulator: against the float checkpoint, and against the graphs before they were compiled."""
-    text = evaluate.held_out_text()
+    text = held_out_text()
     made_from = map(file_digest, sorted(compiled.glob("*.bin")))
     kept = compiled / f"evaluation-{key_of(*made_from, text, str(extent))}.json"
     if not kept.exists():
@@ -122,8 +125,8 @@ def _measured(
         with stages.report.stage("golden transcript in the simulator"):
             golden = stages.golden(session, extent=extent)
         model = evaluate.SessionModel(session, remember=True)
-        references: list[tuple[str, evaluate.Model]] = [
-            ("fidelity in the simulator", evaluate.FloatReference(stages.checkpoint.folder)),
+        references: list[tuple[str, Model]] = [
+            ("fidelity in the simulator", FloatReference(stages.checkpoint.folder)),
             ("agreement of simulator and CPU", evaluate.SessionModel(on_cpu)),
         ]
         measured = []

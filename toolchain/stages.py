@@ -22,7 +22,10 @@ from runtime.session import Session
 from . import calibrate, evaluate
 from .cache import alone, keep, key_of
 from .compile import run_olive
+from .divergence import Model, OnWindow, diverge
 from .exhaustion import emptied_when_full, require_room
+from .float_reference import FloatReference
+from .heldout import HELD_OUT, held_out_text
 from .progress import Reporter
 from .recipe import Recipe, plan_calibration_writer
 from .requirements import DISK_BYTES_PER_PARAMETER
@@ -120,7 +123,7 @@ class Stages:
             open_session: loads the model, if they have to be measured.
             adapter: the name of the one that the session computes with, whose PEFT folder is `peft`.
         """
-        text = evaluate.held_out_text()
+        text = held_out_text()
         kept = kept_in / f"evaluation-{key_of(*map(file_digest, made_from), text, evaluate.GOLDEN_QUESTION)}.json"
         if not kept.exists():
             with self.report.stage(f"fidelity of {adapter}" if adapter else "fidelity") as stage:
@@ -130,10 +133,10 @@ class Stages:
         return Fidelity.model_validate(fidelity), Golden.model_validate(golden)
 
     def _evaluate(
-        self, session: Session, text: str, adapter: str | None, peft: Path | None, on_window: evaluate.OnWindow
+        self, session: Session, text: str, adapter: str | None, peft: Path | None, on_window: OnWindow
     ) -> tuple[Fidelity, Golden]:
         golden = self.golden(session, adapter=adapter)
-        reference = evaluate.FloatReference(self.checkpoint.folder, peft)
+        reference = FloatReference(self.checkpoint.folder, peft)
         model = evaluate.SessionModel(session, adapter=adapter)
         return self.fidelity(reference, model, text, on_window=on_window), golden
 
@@ -149,12 +152,12 @@ class Stages:
 
     def fidelity(
         self,
-        reference: evaluate.Model,
-        model: evaluate.Model,
+        reference: Model,
+        model: Model,
         text: str,
         *,
         extent: evaluate.Extent = evaluate.ALL,
-        on_window: evaluate.OnWindow,
+        on_window: OnWindow,
     ) -> Fidelity:
         """`model` against `reference` on held-out `text`."""
         windows = evaluate.windows_of(
@@ -166,7 +169,7 @@ class Stages:
         if not windows:
             raise BuildError("the held-out text is too short for this tokenizer")
         windows = [[*extent.opening, *window] for window in windows]
-        return evaluate.measure(reference, model, windows, text="edgeqwen held-out", on_window=on_window)
+        return diverge(reference, model, windows, on_window=on_window).fidelity(HELD_OUT)
 
 
 def cores() -> int:

@@ -13,10 +13,18 @@ import torch
 from runtime.ort_session import OrtSession
 from runtime.package import Fidelity, Package
 from runtime.session import Chunk
-from toolchain.evaluate import FloatReference, SessionModel, measure, open_session, windows_of
+from runtime.tokenizer import Tokenizer
+from toolchain.choices import chosen, compare_choices, read_questions, tokens_of
+from toolchain.divergence import diverge
+from toolchain.evaluate import WINDOW_TOKENS, SessionModel, open_session, windows_of
+from toolchain.float_reference import FloatReference
+from toolchain.scoring import ROWS, session_scores
 from toolchain.sources import resolve
 
 pytestmark = pytest.mark.slow
+
+ARC_QUESTIONS = 240
+"""Of the 2376; docs/evaluating.md has the figures of all."""
 
 
 class Remembering(FloatReference):
@@ -41,7 +49,7 @@ def on_wikitext(package: Package, reference: FloatReference, shared: Path) -> Fi
     text = (shared / "corpora" / "wikitext2-raw-test.txt").read_text(encoding="utf-8")[:40_000]
     windows = windows_of(text, package.tokenizer_file)
     model = SessionModel(open_session(package.serving_graph, threads=2))
-    return measure(reference, model, windows, text="wikitext2 test")
+    return diverge(reference, model, windows).fidelity("wikitext2 test")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +57,44 @@ def int8_on_wikitext(int8_package: Path, reference: FloatReference, shared: Path
     """Of the variant that keeps its KV in float32, and of that which keeps it in int8."""
     variants = {"float32": "generic-x86_64", "int8": "generic-arm64"}
     return {kv: on_wikitext(Package.open(int8_package, name), reference, shared) for kv, name in variants.items()}
+
+
+class Arc:
+    """The first questions of ARC-easy, and what packages choose there."""
+
+    def __init__(self, file: Path) -> None:
+        self.questions = read_questions(file, ARC_QUESTIONS)
+
+    def chosen(self, package: Package) -> list[int]:
+        tokenizer = Tokenizer.from_file(package.tokenizer_file)
+        session = OrtSession(package.serving_graph, slots=ROWS, context_tokens=WINDOW_TOKENS, threads=2)
+        scores = session_scores(session, [tokens_of(question, tokenizer) for question in self.questions])
+        return [chosen(*each) for each in zip(self.questions, scores, strict=True)]
+
+    def difference(self, package: Package, reference: list[int]) -> float:
+        """How many more answers are right than of the reference, as a share of the questions."""
+        return compare_choices(self.questions, self.chosen(package), reference).difference.share
+
+
+@pytest.fixture(scope="module")
+def arc(shared: Path) -> Arc:
+    return Arc(shared / "corpora" / "arc_easy.jsonl")
+
+
+@pytest.fixture(scope="module")
+def arc_of_float(arc: Arc, float_package: Path) -> list[int]:
+    """Of the float32 package, whose logits are those of transformers."""
+    return arc.chosen(Package.open(float_package))
+
+
+def test_int8_answers_arc_easy_as_float_does(int8_package: Path, arc: Arc, arc_of_float: list[int]) -> None:
+    """Within 1 point."""
+    assert abs(arc.difference(Package.open(int8_package, "generic-x86_64"), arc_of_float)) <= 0.01
+
+
+def test_int4_answers_arc_easy_nearly_as_float_does(int4_package: Path, arc: Arc, arc_of_float: list[int]) -> None:
+    """Within 3 points."""
+    assert abs(arc.difference(Package.open(int4_package), arc_of_float)) <= 0.03
 
 
 def test_int8_is_nearly_the_float_checkpoint(int8_package: Path, int8_on_wikitext: dict[str, Fidelity]) -> None:
