@@ -8,6 +8,7 @@ seconds, before it is needed. Olive's cache in the work folder makes a second ru
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import multiprocessing
 import os
@@ -80,6 +81,12 @@ def run_olive(
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     unfinished.replace(out)
+
+
+def code_digest(recipe: Recipe) -> str:
+    """SHA-256 over the modules of ours that `recipe` runs: another version of them makes another model."""
+    files = (Path(__file__).with_name(f"{module.rpartition('.')[2]}.py") for module in recipe.our_modules)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:

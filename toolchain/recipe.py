@@ -46,6 +46,9 @@ OUR_PASSES = (
 )
 """Olive passes beside Olive's own, by where they are."""
 
+OUR_SURGEONS = "toolchain.rotary_tables"
+"""Where the graph surgeons are that Olive has not."""
+
 MIN_BLOCK = 16
 """The smallest that ONNX Runtime's kernels know."""
 
@@ -79,10 +82,18 @@ class Recipe:
     def needs_calibration(self) -> bool:
         return bool(self.calibration)
 
+    @property
+    def our_modules(self) -> list[str]:
+        """The modules of ours that it runs in Olive."""
+        types = {step["type"] for step in self.passes.values()}
+        passes = (path.rpartition(".") for path in OUR_PASSES)
+        return [*(module for module, _, name in passes if name in types), OUR_SURGEONS]
+
     @cached_property
     def key(self) -> str:
         """SHA-256 of everything that decides what Olive writes, checkpoint and calibration text aside."""
-        return hashlib.sha256(json.dumps([self.provider, self.passes], sort_keys=True).encode()).hexdigest()
+        steps = json.dumps([self.provider, list(self.passes.items())], sort_keys=True)
+        return hashlib.sha256(steps.encode()).hexdigest()
 
 
 def plan(profile: Profile, precision: Precision, row_divisor: int) -> Recipe:

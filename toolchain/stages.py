@@ -21,7 +21,7 @@ from runtime.session import Session
 
 from . import calibrate, evaluate
 from .cache import alone, keep, key_of
-from .compile import run_olive
+from .compile import code_digest, run_olive
 from .divergence import Model, OnWindow, diverge
 from .exhaustion import emptied_when_full, require_room
 from .float_reference import FloatReference
@@ -85,8 +85,8 @@ class Stages:
     ) -> Path:
         """Olive's model folder, made of the checkpoint, or of `source`, which another recipe made."""
         text = file_digest(calibration) if calibration else ""
-        made_from = [source.name] if source else []
-        key = key_of(self.checkpoint.digest, recipe.key, text, *(version(name) for name in tools), *made_from)
+        made_by = [code_digest(recipe), *(version(name) for name in tools), *([source.name] if source else [])]
+        key = key_of(self.checkpoint.digest, recipe.key, text, *made_by)
         out, work = self.cache / "compiled" / key, self.cache / "work" / key
         log = self.cache / "logs" / f"{key}.log"
         log.parent.mkdir(exist_ok=True)

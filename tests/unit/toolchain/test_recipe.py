@@ -160,3 +160,18 @@ def test_knobs_of_another_precision_change_nothing() -> None:
     """An INT8 model is not built again because INT4's recipe changed."""
     changed = profile(int4={"block_size": 16, "algorithm": "rtn"})
     assert plan(changed, "int8", QWEN25_05B).key == plan(profile(), "int8", QWEN25_05B).key
+
+
+def test_the_order_of_passes_is_part_of_the_key() -> None:
+    recipe = plan(profile(), "int4", QWEN25_05B)
+    steps = list(recipe.passes.items())
+    other = Recipe(dict([*steps[1::-1], *steps[2:]]), recipe.provider)
+    assert other.passes == recipe.passes
+    assert other.key != recipe.key
+
+
+def test_our_modules_are_those_that_run() -> None:
+    """A change of one makes again only what it has made."""
+    assert "toolchain.ordered_gptq" in plan(profile(), "int4", QWEN25_05B).our_modules
+    assert "toolchain.ordered_gptq" not in plan(profile(), "int8", QWEN25_05B).our_modules
+    assert plan(profile(), "float32", QWEN25_05B).our_modules == ["toolchain.rotary_tables"]
