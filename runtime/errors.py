@@ -101,6 +101,12 @@ class BuildError(EdgeQwenError):
     exit_code = 8
 
 
+class BudgetError(EdgeQwenError):
+    """No recipe keeps to the bytes or the divergence that were allowed, or no model to a board's memory and speed."""
+
+    exit_code = 9
+
+
 class Unavailable(EdgeQwenError):
     """The daemon cannot take the request now; another time it may: gRPC UNAVAILABLE."""
 

@@ -42,16 +42,16 @@ LAYERS = {
         "cli",
         "build doctor",
         "openvino_variant ort_variant qnn_variant",
-        "stages",
-        "activations evaluate",
+        "stages budget_options",
+        "activations evaluate budget",
         "package",
         "variant",
         "compile",
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "openvino_recipe recipe_qnn sources",
-        "recipe",
+        "openvino_recipe recipe_qnn sources sizes",
+        "recipe footprint",
         "fisher_mixed_precision ordered_gptq rotary_tables",
         "presets",
         "cache",
@@ -91,7 +91,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli"
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.budget_options toolchain.cli"
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",

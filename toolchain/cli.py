@@ -18,6 +18,8 @@ from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
+from .budget import require_recipes, served_with
+from .budget_options import budget_of, budget_options
 from .cache import default_cache
 from .presets import OURS, read_presets_file
 from .requirements import CPU
@@ -48,7 +50,7 @@ Examples:
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 profile or presets, 4 package, 5 model cannot run, 7 checkpoint,
-8 build step failed.""",
+8 build step failed, 9 nothing fits the budget.""",
 )
 @click.version_option(package_name="edgeqwen")
 def main() -> None:
@@ -87,6 +89,7 @@ def _projections(ctx: click.Context, param: click.Parameter, given: str | None) 
 Examples:
   edgeqwen-compile build Qwen/Qwen3-0.6B --profile raspberry-pi-5 --profile generic-x86_64 -o dist
   edgeqwen-compile build ./my-finetune --profile ./my-board.yaml --calibration texts.jsonl -o dist
+  edgeqwen-compile build ./qwen --profile raspberry-pi-5 --max-memory 1GiB --context 2048 --rows 2 -o dist
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --adapter pumps=./pumps-lora --adapter tone=./tone-lora -o dist
 
 \b
@@ -121,6 +124,7 @@ A build that was stopped goes on from what is done: run the same command again."
     help="What adapters made later may change: `all`, or names such as q_proj,v_proj.",
 )
 @click.option("--merge-adapter", type=click.Path(path_type=Path), help="A PEFT adapter to put into the weights.")
+@budget_options
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
@@ -137,10 +141,16 @@ def build(
     cache: Path | None,
     as_json: bool,
     out: Path,
+    context_tokens: int | None,
+    rows: int | None,
+    **limits: Any,
 ) -> None:
     """Build one package of SOURCE with a variant for each profile."""
-    chosen = tuple(find_profile(profile) for profile in profiles)  # before the seconds that torch takes to load
+    # before the seconds that torch takes to load
+    chosen = tuple(served_with(find_profile(profile), context_tokens, rows) for profile in profiles)
     require_buildable(chosen)
+    if budget := budget_of(**limits):
+        require_recipes(chosen)
     prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
@@ -158,18 +168,22 @@ def build(
         merge_adapter=merge_adapter,
         adapters=adapters,
         adapter_targets=adapter_targets,
+        budget=budget,
     )
     package, builds = builder.build(options, Reporter())
-    rows = builder.summary(builds)
+    summary = builder.summary(builds)
     if as_json:
-        click.echo(json.dumps({"package": str(package), "variants": rows}))
+        click.echo(json.dumps({"package": str(package), "variants": summary}))
         return
     table = Table("variant", "precision", "weights", "KLD", "top-1 same", "perplexity", "of float")
-    for row in rows:
+    for row in summary:
         weights = f"{int(str(row['weights_bytes'])) / 1e6:.1f} MB"
         cells = (row["variant"], row["precision"], weights, row["mean_kld"], row["top1_agreement"])
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
     _show(table)
+    for row in summary:
+        if "chosen" in row:
+            click.echo(f"{row['variant']}: {row['chosen']}")
     for built in builds:
         if built.npu:
             click.echo(_npu_line(built.variant, built.npu))

@@ -126,7 +126,7 @@ def _tied(passes: dict[str, Pass], provider: str) -> Recipe:
 
 
 def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
-    block, head_block = (_fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
+    block, head_block = (fitting(size, hidden_size) for size in (knobs.block_size, knobs.head_block_size))
     layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
     if knobs.algorithm == "gptq":
         layers |= {"type": "OrderedGptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
@@ -139,20 +139,28 @@ def _int4(knobs: Int4, hidden_size: int) -> dict[str, Pass]:
     return {
         "mixed_precision": mixed,
         "layers": layers,
-        "head": _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8),
+        "head": _head(knobs, head_block),
         "model_builder": _model_builder(block, knobs.accuracy_level),
     }
 
 
+def _head(knobs: Int4, block_size: int) -> Pass:
+    head = _round_to_nearest(knobs.head_bits, block_size, knobs.symmetric or knobs.head_bits == 8)
+    if knobs.head_bits != 8:  # what chooses layers has marked these two for 8 bits
+        own = {"bits": knobs.head_bits, "symmetric": knobs.symmetric}
+        head |= {"overrides": {"lm_head": own, "model.embed_tokens": own}}
+    return head
+
+
 def _int8(knobs: Int8, hidden_size: int) -> dict[str, Pass]:
-    block = _fitting(knobs.block_size, hidden_size)
+    block = fitting(knobs.block_size, hidden_size)
     return {
         "layers": _round_to_nearest(8, block, knobs.symmetric),
         "model_builder": _model_builder(block, knobs.accuracy_level),
     }
 
 
-def _fitting(block_size: int, row: int) -> int:
+def fitting(block_size: int, row: int) -> int:
     """The largest block up to `block_size`, by halves, that divides a row of weights."""
     while row % block_size:
         block_size //= 2
