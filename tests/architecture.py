@@ -40,10 +40,11 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build doctor",
+        "build doctor advise_command",
         "openvino_variant ort_variant qnn_variant",
         "stages budget_options",
-        "activations evaluate budget",
+        "activations evaluate budget advise",
+        "models",
         "package",
         "variant",
         "compile",
@@ -91,7 +92,8 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.budget_options toolchain.cli"
+    "click": "runtime.commands runtime.daemon runtime.detect_command"
+    " toolchain.advise_command toolchain.budget_options toolchain.cli"
     " edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
@@ -120,7 +122,7 @@ DOORS = {
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.progress edgeqwen.cli",
+    "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.progress edgeqwen.cli",
     "safetensors": "toolchain.adapters",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
@@ -128,7 +130,7 @@ DOORS = {
     " toolchain.rotary_tables toolchain.sources",
     "tqdm": "toolchain.fisher_mixed_precision",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.sources",
-    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets",
+    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.models toolchain.presets",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

@@ -18,6 +18,7 @@ from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
+from .advise_command import advise_command
 from .budget import require_recipes, served_with
 from .budget_options import budget_of, budget_options
 from .cache import default_cache
@@ -46,6 +47,7 @@ class _Group(click.Group):
 Examples:
   edgeqwen-compile build Qwen/Qwen2.5-0.5B-Instruct --profile raspberry-pi-5 -o dist
   edgeqwen-compile build reference --profile generic-x86_64 --precision int8 -o dist
+  edgeqwen-compile advise --profile raspberry-pi-5 --task code
   edgeqwen-compile profiles
 
 \b
@@ -55,6 +57,9 @@ Exit status: 0 done, 1 error, 2 usage, 3 profile or presets, 4 package, 5 model 
 @click.version_option(package_name="edgeqwen")
 def main() -> None:
     """Compile small Qwen models for edge devices."""
+
+
+main.add_command(advise_command)
 
 
 def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
