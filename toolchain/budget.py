@@ -128,6 +128,8 @@ def choose(
 
     Raises BudgetError, which says what would fit, if none does.
     """
+    if not ladder(profile, shape, precision):
+        raise BudgetError(f"{profile.name} does not compute in {precision}: choose another --precision")
     if not budget.limits_bytes:
         return _smallest_faithful(profile, shape, budget, measure, precision)
     limit = weights_limit(profile, shape, budget)

@@ -19,7 +19,7 @@ from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
 from .advise_command import advise_command
-from .budget import require_recipes, served_with
+from .budget import served_with
 from .budget_options import budget_of, budget_options
 from .cache import default_cache
 from .presets import OURS, read_presets_file
@@ -154,8 +154,6 @@ def build(
     # before the seconds that torch takes to load
     chosen = tuple(served_with(find_profile(profile), context_tokens, rows) for profile in profiles)
     require_buildable(chosen)
-    if budget := budget_of(**limits):
-        require_recipes(chosen)
     prompts = read_presets_file(presets or OURS)
 
     from . import build as builder
@@ -173,7 +171,7 @@ def build(
         merge_adapter=merge_adapter,
         adapters=adapters,
         adapter_targets=adapter_targets,
-        budget=budget,
+        budget=budget_of(**limits),
     )
     package, builds = builder.build(options, Reporter())
     summary = builder.summary(builds)

@@ -154,7 +154,7 @@ def _int4(shape: Shape, knobs: Int4, itemsize: int) -> int:
     low = {each: _rounded(each, 4, block, zeros, itemsize) for each in shape.linears}
     if knobs.mixed_precision == "fisher":
         dearer = max((_rounded(each, 8, block, False, itemsize) - low[each]) / each.weights for each in shape.linears)
-        return head + shape.layers * sum(low.values()) + round(knobs.high_share * shape.layer_weights * dearer)
+        return head + shape.layers * sum(low.values()) + int(knobs.high_share * shape.layer_weights * dearer)
     high = _at_8_bits(knobs, shape.layers)
     names = {"k_quant_down": {"down"}, "k_quant_mixed": {"down", "qkv"}}.get(knobs.mixed_precision, set())
     more = sum(_rounded(each, 8, block, zeros, itemsize) - low[each] for each in shape.linears if each.name in names)

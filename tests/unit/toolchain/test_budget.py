@@ -155,6 +155,12 @@ def test_too_few_bytes_are_refused_with_the_fewest() -> None:
     assert choose(X86, SHAPE, Budget(max_size_bytes=allowed), Measurer()).candidate.precision == "int4"
 
 
+@pytest.mark.parametrize("budget", [Budget(max_size_bytes=10**9), Budget(max_kld=1.0)])
+def test_floats_are_those_that_the_device_computes_in(budget: Budget) -> None:
+    with pytest.raises(BudgetError, match="generic-x86_64 does not compute in float16: choose another --precision"):
+        choose(X86, SHAPE, budget, Measurer(), precision="float16")
+
+
 def test_what_comes_out_larger_than_it_may_is_refused() -> None:
     def measure(candidate: Candidate) -> Result:
         return Result(candidate.weights_bytes + 10**8, Measurer()(candidate).fidelity)
