@@ -113,6 +113,12 @@ class OutOfMemory(BuildError):
     """There is not enough memory for a step of the build."""
 
 
+class BudgetError(EdgeQwenError):
+    """No recipe keeps to the bytes or the divergence that were allowed, or no model to a board's memory and speed."""
+
+    exit_code = 9
+
+
 class Unavailable(EdgeQwenError):
     """The daemon cannot take the request now; another time it may: gRPC UNAVAILABLE."""
 

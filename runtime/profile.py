@@ -45,6 +45,10 @@ class Device(StrictModel):
     isa: list[str] = Field(description="Instruction sets that packages may assume, as /proc/cpuinfo names them.")
     cores: Annotated[int, Field(ge=1, le=1024, description="Processor cores.")]
     memory_mb: Annotated[int, Field(ge=256, description="Main memory in MiB.")]
+    memory_gb_s: Annotated[
+        float | None,
+        Field(gt=0, description="Peak bandwidth of the memory that the model is read from, in GB/s; unset: unknown."),
+    ] = None
 
 
 class Execution(StrictModel):

@@ -40,14 +40,15 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build doctor sweep_command evaluate_command",
+        "build doctor sweep_command evaluate_command advise_command",
         "sweep_report",
         "sweep",
         "openvino_variant optimum_variant ort_variant qnn_variant report_page",
         "evaluation report_plots",
-        "report scoring stages",
-        "activations evaluate float_reference material",
+        "report scoring stages budget_options",
+        "activations evaluate float_reference material budget advise",
         "answers choices divergence fidelity_gate heldout loops structured",
+        "models",
         "package",
         "host",
         "variant",
@@ -55,8 +56,8 @@ LAYERS = {
         "adapters",
         "surgery",
         "calibrate kvscales",
-        "openvino_recipe optimum_recipe recipe_qnn sources",
-        "recipe",
+        "openvino_recipe optimum_recipe recipe_qnn sources sizes",
+        "recipe footprint",
         "fisher_mixed_precision ordered_gptq rotary_tables smooth_activations",
         "smoothing",
         "candidates presets tables",
@@ -120,8 +121,9 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.cli toolchain.evaluate_command"
-    " toolchain.sweep_command edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.printing",
+    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.advise_command"
+    " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
+    " edgeqwen.cli edgeqwen.flags edgeqwen.printing",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.cli",
     "google.rpc": "runtime.replies edgeqwen.errors",
@@ -152,8 +154,8 @@ DOORS = {
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.evaluate_command toolchain.progress toolchain.sweep_report"
-    " toolchain.tables edgeqwen.cli",
+    "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
+    " toolchain.sweep_report toolchain.tables edgeqwen.cli",
     "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.daemon runtime.logs runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
@@ -163,7 +165,8 @@ DOORS = {
     "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
     " toolchain.sources",
-    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.presets toolchain.structured",
+    "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.models toolchain.presets"
+    " toolchain.structured",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

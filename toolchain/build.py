@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from runtime.profile import Backend, Profile
 
 from . import adapters, openvino_variant, optimum_variant, ort_variant, qnn_variant
 from .adapters import PeftAdapter
+from .budget import Budget, Candidate, Choice, choose, require_recipes
 from .cache import alone
 from .compile import load_olive
 from .context import fitted_contexts
 from .exhaustion import said
 from .fidelity_gate import above_gate, require_fidelity
+from .footprint import megabytes
 from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter
 from .recipe import Precision
+from .sizes import shape_of
 from .smoothing import Smoothing
 from .sources import resolve
 from .stages import Stages
@@ -49,6 +53,7 @@ class Options:
         adapter_targets: projections that adapters may change, beside those that `adapters` do.
         exporter: what writes the graph, for ONNX Runtime on a CPU.
         allow_low_fidelity: whether a package is written that is above its profile's fidelity gate.
+        budget: what decides on the recipe instead of the profile, of that precision if one is given.
     """
 
     source: str
@@ -64,6 +69,7 @@ class Options:
     adapter_targets: tuple[str, ...] = ()
     exporter: Exporter = "model_builder"
     allow_low_fidelity: bool = False
+    budget: Budget = field(default_factory=Budget)
 
 
 def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
@@ -79,6 +85,8 @@ def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     if options.adapters or options.adapter_targets:
         _require_adapters_run(options.profiles)
         optimum_variant.require_no_adapters(options.exporter == "optimum")
+    if options.budget:
+        require_recipes(options.profiles)
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
         qnn_variant.require_tools()
     load_olive()
@@ -125,14 +133,31 @@ def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> Non
 
 def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], options: Options) -> VariantInput:
     precision = options.precision or profile.quantization.precision
+    choice = _chosen(stages, profile, options) if options.budget else None
+    if choice:
+        profile, precision = choice.candidate.profile, choice.candidate.precision
     if options.exporter == "optimum":
         parts = optimum_variant.make_variant(stages, profile, precision)
     elif make := _MAKERS.get(profile.execution.backend):
         parts = make(stages, profile, precision)
     else:
         parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
+    if choice:
+        parts = replace(parts, recipe=parts.recipe | {"budget": {"limits": str(options.budget), "why": choice.why}})
     build = _build_of(stages, profile, precision, parts)
     return VariantInput(parts, build.model_copy(update={"low_fidelity": above_gate(build)}))
+
+
+def _chosen(stages: Stages, profile: Profile, options: Options) -> Choice:
+    """The recipe for the budget. What is tried on the way stays in the cache."""
+
+    def measure(candidate: Candidate) -> VariantParts:
+        size = megabytes(candidate.weights_bytes)
+        stages.report.note(f"{profile.name}: trying {candidate.name}, with at most {size} of weights")
+        return ort_variant.make_variant(stages, candidate.profile, candidate.precision, peft={}, adapter_targets=())
+
+    config = json.loads((stages.checkpoint.folder / "config.json").read_bytes())
+    return choose(profile, shape_of(config, "config.json"), options.budget, measure, precision=options.precision)
 
 
 def _build_of(stages: Stages, profile: Profile, precision: Precision, parts: VariantParts) -> Build:
@@ -190,6 +215,7 @@ def summary(builds: Sequence[Build]) -> list[dict[str, object]]:
         }
         | ({"exporter": build.exporter} if build.exporter != "model_builder" else {})
         | ({"low_fidelity": build.low_fidelity} if build.low_fidelity else {})
+        | ({"chosen": build.recipe["budget"]["why"]} if "budget" in build.recipe else {})
         | ({"adapters": _adapter_summary(build)} if build.adapters else {})
         | ({"npu": _npu_summary(build.npu)} if build.npu else {})
         for build in builds

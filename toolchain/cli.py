@@ -17,6 +17,9 @@ from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
+from .advise_command import advise_command
+from .budget import served_with
+from .budget_options import budget_of, budget_options
 from .cache import default_cache
 from .evaluate_command import evaluate
 from .presets import OURS, read_presets_file
@@ -46,15 +49,19 @@ Examples:
   edgeqwen-compile build Qwen/Qwen2.5-0.5B-Instruct --profile raspberry-pi-5 -o dist
   edgeqwen-compile build reference --profile generic-x86_64 --precision int8 -o dist
   edgeqwen-compile evaluate dist/smollm2-135m-instruct-int8.ortpackage -o report
+  edgeqwen-compile advise --profile raspberry-pi-5 --task code
   edgeqwen-compile profiles
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, text or questions, 4 package, 5 model cannot run,
-7 checkpoint, 8 build step failed.""",
+7 checkpoint, 8 build step failed, 9 nothing fits the budget.""",
 )
 @click.version_option(package_name="edgeqwen")
 def main() -> None:
     """Compile small Qwen models for edge devices."""
+
+
+main.add_command(advise_command)
 
 
 def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -89,6 +96,7 @@ def _projections(ctx: click.Context, param: click.Parameter, given: str | None) 
 Examples:
   edgeqwen-compile build Qwen/Qwen3-0.6B --profile raspberry-pi-5 --profile generic-x86_64 -o dist
   edgeqwen-compile build ./my-finetune --profile ./my-board.yaml --calibration texts.jsonl -o dist
+  edgeqwen-compile build ./qwen --profile raspberry-pi-5 --max-memory 1GiB --context 2048 --rows 2 -o dist
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --adapter pumps=./pumps-lora --adapter tone=./tone-lora -o dist
   edgeqwen-compile build ./my-qwen3-moe --profile generic-x86_64 --exporter optimum -o dist
 
@@ -132,6 +140,7 @@ A build that was stopped goes on from what is done: run the same command again."
     help="What writes the graph. Optimum's takes more architectures, on CPUs, and is slower.",
 )
 @click.option("--allow-low-fidelity", is_flag=True, help="Write a package above its profile's max_kld; it says so.")
+@budget_options
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
@@ -150,9 +159,13 @@ def build(
     cache: Path | None,
     as_json: bool,
     out: Path,
+    context_tokens: int | None,
+    rows: int | None,
+    **limits: Any,
 ) -> None:
     """Build one package of SOURCE with a variant for each profile."""
-    chosen = tuple(find_profile(profile) for profile in profiles)  # before the seconds that torch takes to load
+    # before the seconds that torch takes to load
+    chosen = tuple(served_with(find_profile(profile), context_tokens, rows) for profile in profiles)
     require_buildable(chosen)
     prompts = read_presets_file(presets or OURS)
 
@@ -173,18 +186,22 @@ def build(
         adapter_targets=adapter_targets,
         exporter=exporter,  # type: ignore[arg-type]
         allow_low_fidelity=allow_low_fidelity,
+        budget=budget_of(**limits),
     )
     package, builds = builder.build(options, Reporter())
-    rows = builder.summary(builds)
+    summary = builder.summary(builds)
     if as_json:
-        click.echo(json.dumps({"package": str(package), "variants": rows}))
+        click.echo(json.dumps({"package": str(package), "variants": summary}))
         return
     table = Table("variant", "precision", "weights", "KLD", "top-1 same", "perplexity", "of float")
-    for row in rows:
+    for row in summary:
         weights = f"{int(str(row['weights_bytes'])) / 1e6:.1f} MB"
         cells = (row["variant"], row["precision"], weights, row["mean_kld"], row["top1_agreement"])
         table.add_row(*map(str, cells), str(row["perplexity"]), str(row["perplexity_float"]))
     show(table)
+    for row in summary:
+        if "chosen" in row:
+            click.echo(f"{row['variant']}: {row['chosen']}")
     for built in builds:
         for fault in built.low_fidelity:
             click.echo(f"{built.variant}: {fault}; allowed, and build.json says so")

@@ -147,7 +147,7 @@ def _as_float(precision: str) -> dict[str, Pass]:
 
 
 def _int4(knobs: Int4, row_divisor: int) -> dict[str, Pass]:
-    block, head_block = (_fitting(size, row_divisor) for size in (knobs.block_size, knobs.head_block_size))
+    block, head_block = (fitting(size, row_divisor) for size in (knobs.block_size, knobs.head_block_size))
     layers: Pass = {"bits": 4, "group_size": block, "sym": knobs.symmetric}
     if knobs.algorithm == "gptq":
         layers |= {"type": "OrderedGptq", "data_config": CALIBRATION, "damp_percent": GPTQ_DAMPING}
@@ -158,8 +158,16 @@ def _int4(knobs: Int4, row_divisor: int) -> dict[str, Pass]:
     if knobs.smooth:
         passes["smoothing"] = _SMOOTHING
     passes["layers"] = layers
-    passes["head"] = _round_to_nearest(knobs.head_bits, head_block, knobs.symmetric or knobs.head_bits == 8)
+    passes["head"] = _head(knobs, head_block)
     return passes | {"model_builder": _model_builder(block, knobs.accuracy_level)}
+
+
+def _head(knobs: Int4, block_size: int) -> Pass:
+    head = _round_to_nearest(knobs.head_bits, block_size, knobs.symmetric or knobs.head_bits == 8)
+    if knobs.head_bits != 8:  # what chooses layers has marked these two for 8 bits
+        own = {"bits": knobs.head_bits, "symmetric": knobs.symmetric}
+        head |= {"overrides": {"lm_head": own, "model.embed_tokens": own}}
+    return head
 
 
 def _mixed_precision(knobs: Int4, block: int) -> Pass:
@@ -173,25 +181,25 @@ def _mixed_precision(knobs: Int4, block: int) -> Pass:
 
 
 def _int8(knobs: Int8, row_divisor: int) -> dict[str, Pass]:
-    block, head_block = (_fitting(size, row_divisor) for size in (knobs.block_size, knobs.head_block_size))
+    block, head_block = (fitting(size, row_divisor) for size in (knobs.block_size, knobs.head_block_size))
     passes: dict[str, Pass] = {"smoothing": _SMOOTHING} if knobs.smooth else {}
     passes["layers"] = {"type": "Rtn", "bits": 8, "group_size": block, "sym": knobs.symmetric}
     passes["head"] = _round_to_nearest(8, head_block, knobs.symmetric)
     return passes | {"model_builder": _model_builder(block, knobs.accuracy_level)}
 
 
-def _fitting(block_size: int, row_divisor: int) -> int:
+def fitting(block_size: int, row_divisor: int) -> int:
     """The largest block up to `block_size`, by halves, that divides all rows of weights; ProfileError if none does."""
-    fitting = block_size
-    while row_divisor % fitting:
-        fitting //= 2
-        if fitting < MIN_BLOCK:
+    fits = block_size
+    while row_divisor % fits:
+        fits //= 2
+        if fits < MIN_BLOCK:
             message = (
                 f"no block of {MIN_BLOCK} to {block_size} weights divides this model's rows, which are multiples of"
                 f" {row_divisor}: choose a precision that does not quantize, such as float32"
             )
             raise ProfileError([Fault("block_size", message)])
-    return fitting
+    return fits
 
 
 def _round_to_nearest(bits: int, block_size: int, symmetric: bool) -> Pass:

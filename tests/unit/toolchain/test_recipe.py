@@ -103,11 +103,14 @@ def test_text_is_made_only_for_what_reads_it(precision: Precision, knobs: dict[s
 
 
 def test_the_head_keeps_its_own_bits() -> None:
-    """Decoder layers at 4 bits, head and embedding as the profile says."""
+    """Decoder layers at 4 bits, head and embedding as the profile says, whatever they were marked for before."""
     for bits in (4, 8):
         passes = plan(profile(int4={"head_bits": bits}), "int4", QWEN25_05B).passes
         assert passes["layers"]["bits"] == 4
         assert (passes["head"]["bits"], passes["head"]["lm_head"], passes["head"]["embeds"]) == (bits, True, True)
+        marked = {"bits": bits, "symmetric": False}
+        expected = {"lm_head": marked, "model.embed_tokens": marked} if bits == 4 else None
+        assert passes["head"].get("overrides") == expected
 
 
 KNOBS: list[tuple[Precision, dict[str, Any]]] = [
