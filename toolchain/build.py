@@ -121,6 +121,9 @@ def _require_adapters_run(profiles: Sequence[Profile]) -> None:
 
 def convert_for(root: Path, variant: str | None, folder: Path, out: Path) -> None:
     """Writes the PEFT adapter in `folder` to `out`, for the package at `root`."""
+    if variant is None and len({Package.open(root, each, verify=False).adapter_base for each in variants_of(root)}) > 1:
+        names = ", ".join(variants_of(root))
+        raise AdapterError(f"{root.name} takes other adapters in each variant: name one with --variant, of {names}")
     package = Package.open(root, variant or next(iter(variants_of(root)), None), verify=False)
     if package.adapter_graph is None:
         raise AdapterError(f"{root.name} takes no adapters: build it with --adapter or --adapter-targets")

@@ -229,7 +229,7 @@ Example:
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--package", type=click.Path(path_type=Path), required=True, help="A package that takes adapters.")
-@click.option("--variant", help="Its variant that the adapter is for. Default: the first; most are alike.")
+@click.option("--variant", help="Its variant that the adapter is for, where they differ.")
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="NAME.onnx_adapter")
 def adapter(folder: Path, package: Path, variant: str | None, out: Path) -> None:
     """Convert the PEFT LoRA adapter in FOLDER for a package that was built before."""
