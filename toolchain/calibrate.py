@@ -96,7 +96,7 @@ def read_calibration(file: Path, out: Path) -> None:
     try:
         content = file.read_text(encoding="utf-8")
         if file.suffix == ".jsonl":
-            texts = [str(json.loads(line)["text"]) for line in content.splitlines() if line.strip()]
+            texts = [str(json.loads(line)["text"]) for line in content.split("\n") if line.strip()]
         else:
             texts = [part for part in content.split("\n\n") if part.strip()]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -80,7 +80,7 @@ def read_questions(file: Path | None = None, limit: int | None = None) -> list[Q
     """
     try:
         path = file or resources.files("toolchain").joinpath("data", "choices.jsonl")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise MaterialError([Fault("", f"cannot be read: {error}")], str(file)) from error
     questions: list[Question] = []

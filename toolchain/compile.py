@@ -34,6 +34,7 @@ OnProgress = Callable[[str, int, int], None]
 _BAR = re.compile(r"([A-Z][\w .]*?)\.*:\s+\d+%\|[^|]*\| (\d+)/(\d+) ")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_M_PERTURB = -6  # malloc.h: each byte of memory that is given out is the complement of what is set
 
 _RECORDS = ("footprint.json", "model_config.json", "output_footprint.json", "run_history.txt")
 
@@ -157,11 +158,13 @@ def _teach_qnn() -> None:
     find_providers = olive.systems.local.get_ort_available_providers
     olive.systems.local.get_ort_available_providers = lambda: ["QNNExecutionProvider", *find_providers()]
 
-    # The path of a graph goes into the names of its parts, and so into the package.
+    # The path of a graph goes into the names of its parts, and so into the package. So does memory that the vendor's
+    # compiler writes without having set it: malloc gives it zeros.
     generate = EPContextBinaryGenerator._generate_context_binary
 
     def generate_in_its_folder(model_path: str, **rest: object) -> object:
         os.chdir(Path(model_path).parent)
+        ctypes.CDLL(None).mallopt(_M_PERTURB, 0xFF)
         return generate(model_path=Path(model_path).name, **rest)
 
     EPContextBinaryGenerator._generate_context_binary = staticmethod(generate_in_its_folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,9 @@ OnText = Callable[[int, int], None]
 def calibration_tokens(text: Path, tokenizer: Path) -> list[list[int]]:
     """The first texts of a JSON lines file, as tokens."""
     encode = Tokenizer.from_file(str(tokenizer)).encode
-    lines = text.read_text(encoding="utf-8").splitlines()[:MAX_TEXTS]
-    rows = (encode(json.loads(line)["text"], add_special_tokens=False).ids for line in lines)
+    with text.open(encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in islice(lines, MAX_TEXTS)]
+    rows = (encode(each, add_special_tokens=False).ids for each in texts)
     return [row[:MAX_TEXT_TOKENS] for row in rows if row]
 
 

@@ -53,6 +53,13 @@ def open_session(package: Package) -> Session:
     return load_session(package, replace(decide(config, package, file, None, cores=2), context_tokens=256))
 
 
+def test_another_folder_makes_the_same_package(package: Package, tmp_path: Path) -> None:
+    """To the last byte, what the vendor's compiler wrote included."""
+    checkpoint = package.root.parents[1] / "tiny"
+    again = Package.open(build(checkpoint, package.build.precision, tmp_path / "cache", tmp_path / "out"))
+    assert again.build_digest == package.build_digest
+
+
 def test_the_build_says_what_the_cpu_keeps_and_how_the_npu_rounds(package: Package) -> None:
     """Attention of both layers, embedding and head; the simulator computes what the same graph gives on the CPU."""
     npu = package.build.npu

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from chatml import raw_byte_tokenizer
 from fakes import ScriptedSession
 from tiny import byte_tokenizer
 
 from runtime.errors import SourceError
 from toolchain import calibrate
+from toolchain.kvscales import calibration_tokens
 
 VOCABULARY = 259
 
@@ -61,6 +63,17 @@ def test_the_users_text_is_taken(tmp_path: Path) -> None:
     lines.write_text('{"text": "a", "id": 1}\n\n{"text": "b"}\n')
     calibrate.read_calibration(lines, out)
     assert texts(out) == ["a", "b"]
+
+
+def test_a_text_may_hold_any_character(tmp_path: Path) -> None:
+    """Also those that Python takes for the end of a line and JSON does not."""
+    given, out, tokenizer = tmp_path / "a.jsonl", tmp_path / "out.jsonl", tmp_path / "tokenizer.json"
+    written = "".join(map(chr, [*range(0xA0), 0x2028, 0x2029]))
+    given.write_text(json.dumps({"text": written}, ensure_ascii=False) + "\n", encoding="utf-8")
+    calibrate.read_calibration(given, out)
+    raw_byte_tokenizer().save(str(tokenizer))
+    [tokens] = calibration_tokens(out, tokenizer)
+    assert len(tokens) == len(written.encode())
 
 
 @pytest.mark.parametrize(
