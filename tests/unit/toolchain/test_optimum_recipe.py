@@ -9,7 +9,6 @@ from runtime.profile import find_profile
 from toolchain.optimum_recipe import plan_optimum
 from toolchain.recipe import Precision
 
-
 QUANTIZED = ["export", "kept", "layers", "tie"]
 
 
