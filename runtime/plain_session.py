@@ -33,7 +33,8 @@ class PlainSession:
         outputs = {value.name: value for value in self._session.get_outputs()}
         self._names = [name for name in inputs if name.startswith(_PAST)]
         self._positioned = "position_ids" in inputs
-        if not self._names or not {"logits", *map(_present, self._names)} <= set(outputs):
+        known = {"input_ids", "attention_mask"} <= inputs.keys() and self._names
+        if not known or not {"logits", *map(_present, self._names)} <= outputs.keys():
             raise SessionError(f"{graph.name} is no decoder as Optimum exports them; build the package again")
         self._past = [_empty(inputs[name].shape) for name in self._names]
         self._length = 0

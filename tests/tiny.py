@@ -8,9 +8,17 @@ from typing import Literal
 
 import torch
 from chatml import CHATML, SPECIAL, raw_byte_tokenizer
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
-Architecture = Literal["qwen2", "qwen3"]
+Architecture = Literal["qwen2", "qwen3", "qwen3_moe"]
 
 VOCABULARY = 512
 HIDDEN = 64
@@ -24,6 +32,9 @@ _TINY = {
     "max_position_embeddings": 1024,
     "initializer_range": 0.1,
 }
+_HEADS = {"head_dim": 32}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+_MORE: dict[Architecture, dict[str, int]] = {"qwen2": {}, "qwen3": _HEADS, "qwen3_moe": _HEADS | _EXPERTS}
 # The published layers of Qwen2.5-0.5B and of Qwen3-0.6B.
 _REAL = {
     "qwen2": {
@@ -50,8 +61,7 @@ _REAL = {
 
 def make_tiny(folder: Path, architecture: Architecture, **changed: int) -> Path:
     """Two small layers: compiled in seconds. `changed` is what config.json says otherwise."""
-    shape = _TINY | ({"head_dim": 32} if architecture == "qwen3" else {})
-    return _make(folder, architecture, shape | changed)
+    return _make(folder, architecture, _TINY | _MORE[architecture] | changed)
 
 
 def make_real_shape(folder: Path, architecture: Architecture) -> Path:
@@ -71,8 +81,10 @@ def _make(folder: Path, architecture: Architecture, shape: dict[str, int | float
     }
     if architecture == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**common, **shape))
-    else:
+    elif architecture == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**common, **shape))
+    else:
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**common, **shape))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith(("proj.bias", "q_norm.weight", "k_norm.weight")):

@@ -40,7 +40,7 @@ def require_no_adapters(wanted: bool) -> None:
         )
 
 
-def what_it_costs(profile: Profile) -> str:
+def _what_it_costs(profile: Profile) -> str:
     """What to know of such a variant, in a sentence."""
     kv = profile.runtime.kv_cache.dtype
     float_kv = "" if kv == "float32" else f", and with a KV cache in float32, not {kv}"
@@ -49,9 +49,9 @@ def what_it_costs(profile: Profile) -> str:
 
 def make_variant(stages: Stages, profile: Profile, precision: Precision) -> VariantParts:
     """Exports the checkpoint of `stages` for `profile`, a CPU's, and measures what quantizing it cost."""
-    stages.report.note(what_it_costs(profile))
     geometry = stages.checkpoint.geometry
     recipe = plan_optimum(profile, precision, geometry.layers)
+    stages.report.note(_what_it_costs(profile))
     tools = (*TOOLS, "optimum", "optimum-onnx")
     model_dir = stages.compiled(recipe, None, tools=tools)
     graph = model_dir / PLAIN_GRAPH

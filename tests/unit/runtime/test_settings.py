@@ -135,6 +135,18 @@ def test_a_backend_of_one_row_has_one(tmp_path: Path, measured: bool) -> None:
         board.decide(None, slots=2)
 
 
+def test_optimums_graph_has_one_row(tmp_path: Path) -> None:
+    """Whatever the profile, which is one of many rows, or what was measured says."""
+    board = Board(tmp_path)
+    edit_build(board.package.root, {"exporter": "optimum"})
+    (board.package.variant_dir / "model.onnx").write_bytes(b"graph")
+    board.package = Package.open(board.package.root)
+    found = board.decide(board.local())
+    assert (found.one_row, found.slots, found.session_slots, found.graph.name) == (True, 1, 1, "model.onnx")
+    with pytest.raises(ConfigError, match=r"slots: must be 1, CPU.* \(Optimum's graph, slower\) runs one at a time"):
+        board.decide(None, slots=2)
+
+
 @pytest.mark.parametrize(
     ("profile", "device", "slots"),
     [("openvino-x86_64", None, 8), ("openvino-x86_64", "GPU", 1), ("intel-core-ultra-npu", "CPU", 1)],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtime.errors import ProfileError
 from runtime.profile import Execution, Profile, find_profile, parse_profile
-from toolchain.recipe import CUDA, Precision, Recipe, plan
+from toolchain.recipe import CUDA, MIN_BLOCK, Precision, Recipe, plan
 
 QWEN25_05B, QWEN25_15B = 896, 1536
 
@@ -178,3 +178,17 @@ def test_our_modules_are_those_that_run() -> None:
     assert "toolchain.ordered_gptq" in plan(profile(), "int4", QWEN25_05B).our_modules
     assert "toolchain.ordered_gptq" not in plan(profile(), "int8", QWEN25_05B).our_modules
     assert plan(profile(), "float32", QWEN25_05B).our_modules == ["toolchain.rotary_tables"]
+
+
+@given(st.integers(1, 4096), st.sampled_from([16, 32, 64, 128, 256]), st.sampled_from(["int4", "int8"]))
+def test_a_block_divides_all_rows_or_the_recipe_is_refused(divisor: int, block: int, precision: Precision) -> None:
+    """Refused is only what no block that kernels know divides."""
+    board = profile(**{precision: {"block_size": block}})
+    if divisor % MIN_BLOCK:
+        with pytest.raises(ProfileError, match=rf"which are multiples of {divisor}: choose a precision that does not"):
+            plan(board, precision, divisor)
+        return
+    for size in block_sizes(plan(board, precision, divisor)):
+        assert isinstance(size, int)
+        assert divisor % size == 0
+        assert size >= MIN_BLOCK

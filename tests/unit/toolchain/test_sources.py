@@ -155,7 +155,8 @@ def test_another_architecture_is_refused_by_name(tiny: Path, architectures: obje
     """The error says what it is and what would do."""
     change_config(tiny, architectures=architectures)
     assert refusal(tiny, UnsupportedArchitecture) == (
-        f"{tiny.name} is of architecture {named}; edgeqwen compiles Qwen2ForCausalLM and Qwen3ForCausalLM"
+        f"{tiny.name} is of architecture {named}; edgeqwen compiles Qwen2ForCausalLM and Qwen3ForCausalLM, and"
+        " Qwen3MoeForCausalLM with --exporter optimum"
     )
 
 
@@ -165,10 +166,21 @@ def test_a_quantized_checkpoint_is_refused(tiny: Path) -> None:
     assert refusal(tiny) == f"{tiny.name} is quantized already: start from the original float checkpoint"
 
 
-def test_sliding_window_is_refused(tiny: Path) -> None:
-    """The serving graph attends to everything; a model that does not would answer differently."""
+def test_what_only_optimum_exports_is_known(tiny: Path) -> None:
+    """The serving graph attends to everything; a model that does not would answer differently. It has no experts."""
+    assert read(tiny).only_optimum is None
     change_config(tiny, use_sliding_window=True)
-    assert "sliding-window attention" in refusal(tiny, UnsupportedArchitecture)
+    assert read(tiny).only_optimum == "uses sliding-window attention"
+    change_config(tiny, architectures=["Qwen3MoeForCausalLM"])
+    assert read(tiny).only_optimum == "is of architecture Qwen3MoeForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("changed", "divisor"), [({}, 64), ({"intermediate_size": 120}, 8), ({"head_dim": 12}, 16), ({"head_dim": 5}, 4)]
+)
+def test_what_divides_all_rows_of_weights_is_known(tmp_path: Path, changed: dict[str, int], divisor: int) -> None:
+    """Those of the residual stream, of all heads together, and inside an MLP."""
+    assert read(make_tiny(tmp_path / "t", "qwen2", **changed)).row_divisor == divisor
 
 
 def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
