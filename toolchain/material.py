@@ -1,16 +1,21 @@
-"""What a package is evaluated on: text, questions, and how much of either."""
+"""What a package is evaluated on: text, questions, and how much of either.
+
+The command's help needs it, so what takes time to import is imported where it is used.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from runtime.errors import Fault, MaterialError
 
-from .choices import OWN_QUESTIONS, Question, read_questions
 from .heldout import HELD_OUT, held_out_text
+
+if TYPE_CHECKING:
+    from .choices import Question
 
 Part = Literal["kld", "choices", "json", "loops"]
 PARTS: tuple[Part, ...] = ("kld", "choices", "json", "loops")
@@ -46,6 +51,8 @@ def read_material(
     answer_tokens: int,
 ) -> Material:
     """From files, or ours where there is none. Raises MaterialError if one of them cannot be used."""
+    from .choices import OWN_QUESTIONS, read_questions
+
     return Material(
         parts=parts,
         text=_read(text) if text else held_out_text(),

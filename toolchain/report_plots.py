@@ -58,17 +58,10 @@ def _kld_spread(axes: Axes, divergence: Divergence) -> None:
     kld = np.maximum(divergence.kld, _SMALLEST_KLD)
     axes.hist(kld, bins=list(np.geomspace(_SMALLEST_KLD, max(kld.max(), 1.0), 60)), color=_PACKAGE)
     axes.set_xscale("log")
-    marks = {"median": np.median(kld), "mean": kld.mean(), "99 %": np.quantile(kld, 0.99)}
-    for number, (name, value) in enumerate(marks.items()):
-        axes.axvline(value, color=_INK, linewidth=0.8, linestyle="--")
-        axes.annotate(
-            f"{name} {value:.2g}",
-            (value, 1.0 - 0.09 * number),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="top",
-        )
+    marks = (("median", np.median(kld), ":"), ("mean", kld.mean(), "-"), ("99 %", np.quantile(kld, 0.99), "--"))
+    for name, value, line in marks:
+        axes.axvline(value, color=_INK, linewidth=1, linestyle=line, label=f"{name} {value:.2g}")
+    axes.legend(frameon=False)
     axes.set(title="KLD of all positions", xlabel="KL(float || package), nats", ylabel="positions")
 
 

@@ -54,9 +54,14 @@ class Validator:
             value = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return False
+        written = json.dumps(_in_order(value, schema), ensure_ascii=False).replace("\x7f", "\\u007f")
         matcher = self.grammar(schema).matcher()
         try:
-            for token in self._tokenizer.encode(json.dumps(_in_order(value, schema), ensure_ascii=False)):
+            for token in self._tokenizer.encode(written):
+                if matcher.complete:
+                    return False
+                if not matcher.forced:
+                    matcher.allowed()  # computed in a thread of its own, before which the matcher takes no token
                 matcher.accept(token)
         except GrammarError:
             return False
