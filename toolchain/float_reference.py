@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-_ANSWERS_AT_ONCE = 8
+_ANSWERS_AT_ONCE = 16
 
 Logits = NDArray[np.float32]
 OnTokens = Callable[[int, int], None]
