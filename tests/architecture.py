@@ -143,14 +143,13 @@ DOORS = {
     " toolchain.scoring toolchain.smooth_activations toolchain.smoothing toolchain.weights",
     "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
     " toolchain.rotary_tables toolchain.smooth_activations",
-    "onnx": "toolchain.activations toolchain.ort_variant toolchain.qnn_variant toolchain.rotary_tables"
-    " toolchain.surgery",
+    "onnx": "toolchain.activations toolchain.qnn_variant toolchain.rotary_tables toolchain.surgery",
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session"
     " runtime.plain_session runtime.qnn_pipeline toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
-    "peft": "toolchain.adapters toolchain.evaluate toolchain.float_reference",
+    "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
