@@ -40,7 +40,7 @@ class Rates:
     Args:
         first_token_s: seconds until every stream had its first token.
         prefill: prompt tokens/s until then.
-        decode: tokens/s of all streams together, counted while all of them run.
+        decode: tokens/s of all streams together, counted while all of them run, or over all if they never do.
     """
 
     first_token_s: float
@@ -51,10 +51,12 @@ class Rates:
     def of(cls, case: Case, began_s: float, streams: Sequence[Sequence[tuple[float, int]]]) -> Rates:
         """From when each stream's deltas came, and of how many tokens: from when the last has its first to when the
         first has its last."""
-        first = max(deltas[0][0] for deltas in streams)
+        first = began = max(deltas[0][0] for deltas in streams)
         last = min(deltas[-1][0] for deltas in streams)
-        tokens = sum(count for deltas in streams for at, count in deltas if first < at <= last)
-        return cls(first - began_s, case.prompt * case.streams / (first - began_s), tokens / (last - first))
+        if last <= began:
+            began, last = min(deltas[0][0] for deltas in streams), max(deltas[-1][0] for deltas in streams)
+        tokens = sum(count for deltas in streams for at, count in deltas if began < at <= last)
+        return cls(first - began_s, case.prompt * case.streams / (first - began_s), tokens / (last - began))
 
 
 def cases_of(prompts: Sequence[int], tokens: int, streams: Sequence[int]) -> list[Case]:

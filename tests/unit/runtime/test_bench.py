@@ -61,6 +61,12 @@ def test_speed_counts_while_all_streams_run() -> None:
     assert Rates.of(Case(10, 4, 2), 0.0, streams) == Rates(first_token_s=1.0, prefill=20.0, decode=2.5)
 
 
+def test_streams_that_never_run_together_count_as_a_whole() -> None:
+    """On a busy machine one may end before the other has begun: 0.5 s to 4.5 s here, in which eight tokens came."""
+    streams = [[(0.5, 1), (1.0, 3)], [(2.0, 1), (4.5, 4)]]
+    assert Rates.of(Case(10, 4, 2), 0.0, streams) == Rates(first_token_s=2.0, prefill=10.0, decode=2.0)
+
+
 def test_a_model_that_fails_is_no_figure() -> None:
     session = ScriptedSession()
     engine = engine_on(session)
