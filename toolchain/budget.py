@@ -3,7 +3,7 @@
 The recipes form a ladder. At INT4 the share of layer weights that keep 8 bits (`high_share`) is a continuum, which a
 number of bytes determines; below it the head has 4 bits too, above it are INT8 and the floats that the device computes
 in. Which of two is more faithful is expected from what was measured on the reference checkpoint
-(docs/adr/0003-int4-recipe.md); how faithful the chosen one is, is measured.
+(docs/quantization.md); how faithful the chosen one is, is measured.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ BACKENDS = ("ort", "cuda")
 PROBED_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Of INT4, for a search by fidelity: with the one below them fifteen, so that four builds find the place."""
 
-# What is expected, mean KLD of the reference checkpoint. INT4 on wikitext-2 (docs/adr/0003-int4-recipe.md): by
-# `high_share`, between which it is taken to fall exponentially, and what a head of 4 bits adds. INT8, by block and
-# whether symmetric, on our held-out text, where KLD is a third to a tenth lower (Intel Xeon, 2 cores, 2026-11-26).
-_KLD_BY_SHARE = ((0.0, 0.266), (0.25, 0.069), (1.0, 0.007))
-_KLD_OF_LOW_HEAD = 0.084
-_INT8_BLOCKS = ((64, True, 0.0068), (32, True, 0.0041), (32, False, 0.0036))
+# What is expected: mean KLD of the reference checkpoint on the held-out text (docs/quantization.md). By INT4's
+# `high_share`, between which it is taken to fall exponentially; what a head of 4 bits adds; INT8, by block and whether
+# symmetric.
+_KLD_BY_SHARE = ((0.0, 0.114), (0.15, 0.0565), (0.29, 0.0373), (0.45, 0.0278), (0.7, 0.0165), (1.0, 0.0033))
+_KLD_OF_LOW_HEAD = 0.09
+_INT8_BLOCKS = ((64, True, 0.0023), (32, True, 0.0021))
 
 
 @dataclass(frozen=True)
