@@ -126,7 +126,7 @@ def test_what_a_profile_asks_and_no_build_can_do_is_refused(good: Path, tmp_path
     status, said = refused(place, place.build(odd, *CPU))
     assert status == 3
     assert said.startswith(
-        "block_size: no block of 16 to 32 weights divides this model's rows, which are multiples of 8"
+        "block_size: no block of 16 to 64 weights divides this model's rows, which are multiples of 8"
     )
     profile = own_profile(tmp_path, context_tokens=1025)
     status, said = refused(place, place.build(good, "--profile", str(profile)))

@@ -48,6 +48,15 @@ def mixed_package(build_cache: Path) -> Path:
     return build_package("int8", ORT, CPU, NPU, cache=build_cache)
 
 
+@pytest.mark.parametrize("small", ["qwen2"], indirect=True)
+def test_another_folder_makes_the_same_package(small: tuple[Path, Path], tmp_path: Path) -> None:
+    """To the last byte, for each device."""
+    checkpoint, _ = small
+    made = [build_package("int8", CPU, NPU, cache=tmp_path / name, source=str(checkpoint)) for name in ("a", "b")]
+    for variant in (CPU, NPU):
+        assert len({Package.open(package, variant).build_digest for package in made}) == 1
+
+
 def paged(
     model: Path, slots: int = 1, kv_dtype: str = "float32", int8_activations: bool = True
 ) -> OpenVinoPagedSession:

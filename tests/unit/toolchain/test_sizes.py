@@ -25,8 +25,7 @@ X86 = find_profile("generic-x86_64")
         ("generic-x86_64", "float32", 538_060_032),
         ("generic-x86_64", "int8", 144_794_880),
         ("generic-x86_64", "int4", 105_897_024),
-        ("raspberry-pi-4", "int4", 101_783_808),
-        ("raspberry-pi-5", "int4", 107_359_488),
+        ("raspberry-pi-5", "int4", 107_138_304),
         ("openvino-x86_64", "int8", 135_030_149),
     ],
 )
