@@ -160,6 +160,7 @@ def strict_profile(folder: Path) -> Path:
     """A profile whose gate nothing passes that is rounded."""
     data = find_profile(PROFILE).model_dump() | {"name": "strict"}
     data["quantization"]["int8"]["max_kld"] = 1e-9
+    data["runtime"]["context_tokens"] = 1024
     path = folder / "strict.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
