@@ -45,9 +45,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(tiny: Path, tmp_path: Path)
     assert status == 0, stderr
     [package] = place.out.iterdir()
     digest = Package.open(package).build_digest
-    [serving] = (
-        kept.with_name(SERVING_GRAPH) for kept in place.cache.rglob(SMOOTHING_FILE)
-    )
+    [serving] = (kept.with_name(SERVING_GRAPH) for kept in place.cache.rglob(SMOOTHING_FILE))
     size = serving.stat().st_size
     serving.unlink()
     refusal(size // 2)
