@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from runtime.errors import BudgetError, EdgeQwenError
@@ -18,8 +17,7 @@ from .advise import DEPTH_TOKENS, MIN_SPEED, RECOMMENDED, Option, Reads, Wish, a
 from .budget_options import CONTEXT, ROWS, Size
 from .footprint import megabytes
 from .models import TASKS, read_models
-
-_WIDE = 240
+from .tables import show
 
 
 @click.command(
@@ -114,10 +112,7 @@ def _show(
             f"{option.speed.tokens_per_s:.1f}" if option.speed else "unknown",
             option.verdict,
         )
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_WIDE)
-    console.print(table)
+    show(table)
     memory = megabytes(profile.device.memory_mb << 20)
     click.echo(f"The board has {memory}, of which the daemon may take {megabytes(room)}; the rest is the system's.")
     click.echo(_about_speed(profile, reads))

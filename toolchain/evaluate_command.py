@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from runtime.errors import SourceError
@@ -17,6 +16,7 @@ from runtime.package import Package, Source
 from .cache import default_cache
 from .material import PARTS, Part, read_material
 from .progress import Reporter
+from .tables import show
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .sources import Checkpoint
 
 _WINDOWS, _ANSWER_TOKENS = 8, 256
-_WIDE = 200
 
 
 @click.command(
@@ -152,8 +151,5 @@ def _show(report: Report) -> None:
     table = Table("", "package", "float", "")
     for row in rows(report):
         table.add_row(row.measure, row.package, row.float_checkpoint, row.note)
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no edge to cut lines at
-        console = Console(width=_WIDE)
-    console.print(table)
+    show(table)
     click.echo(verdict(report))
