@@ -22,13 +22,13 @@ from .choices import chosen, compare_choices, tokens_of
 from .divergence import Divergence, diverge
 from .float_reference import FloatReference
 from .heldout import HELD_OUT
+from .host import cores
 from .loops import ends_in_loop
 from .material import Material
 from .progress import Reporter
 from .report import ChoicesPart, Gate, JsonPart, KldPart, LoopsPart, Report, Subject, kld_part
 from .scoring import ROWS, float_scores, session_scores
 from .sources import Checkpoint
-from .stages import cores
 from .structured import Task, Validator, tasks
 
 CONTEXT_TOKENS = 1024

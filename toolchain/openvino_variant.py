@@ -11,9 +11,10 @@ from runtime.profile import Profile
 
 from .cache import alone, key_of
 from .evaluate import WINDOW_TOKENS
+from .host import cores
 from .openvino_recipe import plan_openvino
 from .recipe import Precision
-from .stages import Stages, cores
+from .stages import Stages
 from .variant import TOOLS, VariantParts
 
 _OPENVINO_TOOLS = ("openvino", "openvino-tokenizers", "nncf", "optimum-intel")

@@ -11,10 +11,11 @@ from runtime.profile import Profile
 
 from .cache import alone, keep
 from .evaluate import WINDOW_TOKENS
+from .host import cores
 from .optimum_recipe import plan_optimum
 from .recipe import Precision
 from .sources import Checkpoint
-from .stages import Stages, cores
+from .stages import Stages
 from .surgery import contrib_ops
 from .variant import TOOLS, VariantParts
 

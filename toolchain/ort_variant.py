@@ -23,10 +23,11 @@ from runtime.profile import Profile
 from . import adapters, evaluate
 from .adapters import PeftAdapter
 from .cache import alone, keep
+from .host import cores
 from .kvscales import MAX_TEXT_TOKENS, Scales, calibration_tokens, measure_scales
 from .recipe import Precision, plan
 from .smoothing import Smoothing
-from .stages import Stages, cores
+from .stages import Stages
 from .surgery import SERVING_GRAPH, STOCK_GRAPH, adapter_sites, contrib_ops, make_adapter_graph, make_serving_graph
 from .variant import VariantParts
 

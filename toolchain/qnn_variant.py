@@ -27,10 +27,11 @@ from .cache import alone, keep, key_of
 from .divergence import Model
 from .float_reference import FloatReference
 from .heldout import held_out_text
+from .host import cores
 from .kvscales import calibration_tokens
 from .recipe import Precision
 from .recipe_qnn import PIPELINE, plan_binaries, plan_pipeline
-from .stages import Stages, cores
+from .stages import Stages
 from .variant import TOOLS, VariantParts
 
 QNN_TOOLS = (*TOOLS, "onnxruntime-qnn")

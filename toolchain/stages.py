@@ -7,7 +7,6 @@ what is done, and profiles that need the same share it, as do builds that run at
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from .divergence import Model, OnWindow, diverge
 from .exhaustion import emptied_when_full, require_room
 from .float_reference import FloatReference
 from .heldout import HELD_OUT, held_out_text
+from .host import cores
 from .progress import Reporter
 from .recipe import Recipe, plan_calibration_writer
 from .requirements import DISK_BYTES_PER_PARAMETER
@@ -170,8 +170,3 @@ class Stages:
             raise BuildError("the held-out text is too short for this tokenizer")
         windows = [[*extent.opening, *window] for window in windows]
         return diverge(reference, model, windows, on_window=on_window).fidelity(HELD_OUT)
-
-
-def cores() -> int:
-    """Those that this process may use (taskset, cgroup cpuset)."""
-    return len(os.sched_getaffinity(0))

@@ -19,8 +19,9 @@ from runtime.session import Chunk
 
 from . import evaluate, ort_variant
 from .candidates import Candidate
+from .host import cores
 from .recipe import plan
-from .stages import Stages, cores
+from .stages import Stages
 
 ROUNDS = 5
 _PROMPT, _WARM, _TOKENS = 64, 4, 32
