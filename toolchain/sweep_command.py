@@ -73,6 +73,7 @@ def sweep(
         return
 
     from .compile import load_olive
+    from .exhaustion import said
     from .host import measured_on
     from .progress import Reporter
     from .sources import resolve
@@ -83,19 +84,20 @@ def sweep(
 
     report, folder = Reporter(), cache or default_cache()
     load_olive()
-    with report.stage("checkpoint"):
-        checkpoint = resolve(source, revision=revision, cache=folder)
-    found = run_sweep(
-        Stages(checkpoint, folder, calibration, report),
-        board,
-        tried,
-        max_bytes=int(max_size * 1e6) if max_size else None,
-        max_seconds=max_seconds,
-    )
-    if not found.results:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in (found.failed | found.left_out).items())
-        raise BuildError(f"no recipe could be measured: {reasons}")
-    write_report(found, out, title=f"{checkpoint.name} for {board.name}", measured_on=measured_on())
+    with said([folder, out]):
+        with report.stage("checkpoint"):
+            checkpoint = resolve(source, revision=revision, cache=folder)
+        found = run_sweep(
+            Stages(checkpoint, folder, calibration, report),
+            board,
+            tried,
+            max_bytes=int(max_size * 1e6) if max_size else None,
+            max_seconds=max_seconds,
+        )
+        if not found.results:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in (found.failed | found.left_out).items())
+            raise BuildError(f"no recipe could be measured: {reasons}")
+        write_report(found, out, title=f"{checkpoint.name} for {board.name}", measured_on=measured_on())
     if as_json:
         click.echo(json.dumps(json_of(found)))
     else:
