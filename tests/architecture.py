@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-# Each row may import the rows below it, in the same package; modules of one row do not know each other.
+# Each row may import the rows below it, in the same package; modules of one row do not know each other. A package within
+# a package stands in a row there, and has rows of its own.
 LAYERS = {
     "runtime": (
         "daemon commands detect_command",
-        "service health telemetry",
+        "service health telemetry address",
         "replies",
         "requests board",
         "conversations",
@@ -35,9 +36,10 @@ LAYERS = {
         "package detect",
         "profile",
         "validation",
-        "logs machine memory notify sensors cpu",
+        "logs machine memory notify sensors cpu access",
         "errors",
     ),
+    "runtime.access": ("caller",),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -202,10 +204,10 @@ def violations(sources: Mapping[str, str], standard_library: frozenset[str]) -> 
     found = []
     for module, source in sorted(sources.items()):
         tree = ast.parse(source, module)
-        if "." not in module:
+        if module in LAYERS:
             found += [f"{module}: __init__ holds more than a docstring"] if len(tree.body) > 1 else []
             continue
-        if _layer(module) is None:
+        if _row(module, module.rpartition(".")[0]) is None:
             found.append(f"{module}: has no place in LAYERS")
         for imported in _imports(module, tree):
             fault = _own_fault(module, imported) if imported.top in LAYERS else None
@@ -263,7 +265,8 @@ def _own_fault(module: str, imported: Import) -> str | None:
         return f"may not import {imported.name}"
     if not imported.relative:
         return f"imports {imported.name} of its own package; make it relative"
-    above, below = _layer(module), _layer(imported.name)
+    package = _package_of_both(module, imported.name)
+    above, below = _row(module, package), _row(imported.name, package)
     if below is None:
         return f"imports {imported.name}, which has no place in LAYERS"
     if above is not None and below <= above:
@@ -271,11 +274,15 @@ def _own_fault(module: str, imported: Import) -> str | None:
     return None
 
 
-def _layer(name: str) -> int | None:
-    """Row of `package.module[.attribute]`, counted from the top."""
-    package, _, rest = name.partition(".")
-    module = rest.partition(".")[0]
-    return next((i for i, row in enumerate(LAYERS[package]) if module in row.split()), None)
+def _package_of_both(module: str, other: str) -> str:
+    """The innermost package that holds both."""
+    return max((package for package in LAYERS if _within(module, package) and _within(other, package)), key=len)
+
+
+def _row(name: str, package: str) -> int | None:
+    """Where in `package` its module or package stands that `name` is, or is within; counted from the top."""
+    child = name.removeprefix(f"{package}.").partition(".")[0]
+    return next((i for i, row in enumerate(LAYERS.get(package, ())) if child in row.split()), None)
 
 
 def _door_fault(module: str, name: str) -> str | None:

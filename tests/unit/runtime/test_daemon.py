@@ -27,8 +27,9 @@ from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, make_reader
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
+from runtime.address import Address
 from runtime.config import Config
-from runtime.daemon import Address, Daemon, main, run
+from runtime.daemon import Daemon, main, run
 from runtime.engine import Engine
 from runtime.errors import AddressInUse, ConfigError
 from runtime.health import Health
