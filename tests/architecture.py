@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-# Each row may import the rows below it, in the same package; modules of one row do not know each other. A package within
-# a package stands in a row there, and has rows of its own.
+# Each row may import the rows below it, in the same package; modules of one row do not know each other. A package in
+# another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
         "daemon commands detect_command",
