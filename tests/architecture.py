@@ -33,7 +33,7 @@ LAYERS = {
         "structure",
         "adapters inference config localsettings presets",
         "tuning",
-        "package detect",
+        "package detect footprint",
         "profile",
         "validation",
         "logs machine memory notify sensors cpu access",
@@ -59,7 +59,7 @@ LAYERS = {
         "surgery",
         "calibrate kvscales",
         "openvino_recipe optimum_recipe recipe_qnn sources sizes",
-        "recipe footprint",
+        "recipe",
         "fisher_mixed_precision ordered_gptq rotary_tables smooth_activations",
         "smoothing",
         "candidates presets tables",
@@ -72,7 +72,7 @@ LAYERS = {
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
 ACROSS = {
-    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.errors"),
+    "toolchain.*": ("runtime.profile", "runtime.package", "runtime.presets", "runtime.footprint", "runtime.errors"),
     "toolchain.calibrate": ("runtime.ort_session", "runtime.sampler", "runtime.sequence", "runtime.session"),
     "toolchain.adapters": ("runtime.adapters",),
     "toolchain.openvino_variant": ("runtime.openvino_session",),

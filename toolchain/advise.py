@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.errors import EdgeQwenError
+from runtime.footprint import Footprint, footprint_of, megabytes
 from runtime.profile import Profile
 
-from .footprint import Footprint, footprint_of, megabytes
 from .models import Model
 from .recipe import Precision
 from .sizes import weights_bytes

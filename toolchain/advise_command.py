@@ -11,11 +11,11 @@ import click
 from rich.table import Table
 
 from runtime.errors import BudgetError, EdgeQwenError
+from runtime.footprint import megabytes
 from runtime.profile import Profile, find_profile, require_buildable
 
 from .advise import DEPTH_TOKENS, MIN_SPEED, RECOMMENDED, Option, Reads, Wish, advise, build_command, reads_of, room_of
 from .budget_options import CONTEXT, ROWS, Size
-from .footprint import megabytes
 from .models import TASKS, read_models
 from .tables import show
 

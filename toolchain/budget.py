@@ -16,10 +16,10 @@ from math import exp, log
 from typing import Protocol
 
 from runtime.errors import BudgetError, Fault, ProfileError
+from runtime.footprint import Footprint, footprint_of, megabytes
 from runtime.package import Fidelity
 from runtime.profile import Profile, parse_profile
 
-from .footprint import Footprint, footprint_of, megabytes
 from .recipe import Precision
 from .sizes import Shape, share_that_fits, weights_bytes, with_int4
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from runtime.footprint import parse_size
+
 from .budget import Budget
-from .footprint import parse_size
 
 
 class Size(click.ParamType[int]):

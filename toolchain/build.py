@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from runtime.errors import AdapterError
+from runtime.footprint import megabytes
 from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants_of
 from runtime.presets import Presets
 from runtime.profile import Backend, Profile
@@ -21,7 +22,6 @@ from .compile import load_olive
 from .context import fitted_contexts
 from .exhaustion import said
 from .fidelity_gate import above_gate, require_fidelity
-from .footprint import megabytes
 from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.errors import BudgetError, ProfileError
+from runtime.footprint import footprint_of
 from runtime.package import Fidelity
 from runtime.profile import Profile, find_profile
 from toolchain.budget import (
@@ -25,7 +26,6 @@ from toolchain.budget import (
     served_with,
     weights_limit,
 )
-from toolchain.footprint import footprint_of
 from toolchain.recipe import Precision
 from toolchain.sizes import Shape
 

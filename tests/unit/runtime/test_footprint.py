@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.footprint import BUFFERS_BYTES, CUDA_BUFFERS_BYTES, Footprint, footprint_of, parse_size
 from runtime.profile import find_profile
-from toolchain.footprint import BUFFERS_BYTES, CUDA_BUFFERS_BYTES, Footprint, footprint_of, parse_size
 
 SIZES = st.integers(0, 10**10)
 

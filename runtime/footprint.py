@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from runtime.profile import Profile
+from .profile import Profile
 
 BUFFERS_BYTES = 150_000_000
 """What the daemon takes beside weights and KV cache, for which docs/deploying.md asks: Python, the libraries, and the
