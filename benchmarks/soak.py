@@ -132,7 +132,8 @@ async def watch(target: str, every_s: float, until: float) -> list[float]:
         while time.monotonic() < until:
             await asyncio.sleep(every_s)
             snapshot = await client.snapshot()
-            kv = (snapshot.engine.kv_warm_tokens + snapshot.engine.kv_used_tokens) * snapshot.engine.kv_bytes_per_token
+            engine = snapshot.models[0].engine
+            kv = (engine.kv_warm_tokens + engine.kv_used_tokens) * engine.kv_bytes_per_token
             readings.append((snapshot.process.rss_bytes - kv) / 1e6)
     return readings
 
@@ -154,9 +155,9 @@ def main() -> None:
         known = known_answers(served.target)
         seen, readings = asyncio.run(soak(served.target, known, options.minutes))
         with Client(served.target) as client:
-            while (snapshot := client.snapshot()).engine.running:
+            while (snapshot := client.snapshot()).models[0].engine.running:
                 pass
-    engine = snapshot.engine
+    engine = snapshot.models[0].engine
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}, {options.threads} threads, {options.minutes:g} minutes\n")
     wrong = seen.pop("wrong", 0)
     ends = ", ".join(f"{count} {end}" for end, count in sorted(seen.items()))

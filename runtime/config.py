@@ -27,6 +27,12 @@ class Config(StrictModel):
 
     package: Annotated[Path, Field(strict=False, description="The package to serve.")]
     variant: str | None = Field(default=None, description="Its variant; needed if it has several.")
+    more_packages: list[Annotated[Path, Field(strict=False)]] = Field(
+        default=[], description="Packages to serve beside it, for requests that name their models."
+    )
+    packages_dir: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None, description="Folder of packages that may be loaded at run time; unset: the one of `package`."
+    )
     adapters_dir: Annotated[Path, Field(strict=False)] | None = Field(
         default=None, description="Folder of adapters (*.onnx_adapter) to offer beside those of the package."
     )
@@ -129,9 +135,12 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _typed(value: str, annotation: Any) -> object:
-    """A number or truth value where the field wants one and the text is one; else the text, to be refused as such."""
+    """A number or truth value where the field wants one and the text is one; a list of what stands between commas; else
+    the text, to be refused as such."""
     wanted = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
     wanted |= {get_args(each)[0] for each in wanted if get_origin(each) is Annotated}
+    if any(get_origin(each) is list for each in wanted):
+        return value.split(",")
     if bool in wanted:
         return {"true": True, "1": True, "false": False, "0": False}.get(value.lower(), value)
     for kind in (int, float):

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import click
 
 from .address import Address
 from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import ConfigError, EdgeQwenError, Fault, LocalSettingsError, PackageError, SessionError
+from .errors import EdgeQwenError
 from .memory import trim_after_load, use_one_heap
 from .notify import notify
 
@@ -24,14 +23,11 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     import grpc.aio
     from structlog.typing import FilteringBoundLogger
 
-    from .adapters import Adapter
-    from .chat import ChatTemplate
-    from .engine import Engine
     from .health import Health
+    from .model import Model
+    from .models import Models
     from .package import Package
     from .service import GenerationService
-    from .session import Session
-    from .settings import RunSettings
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
@@ -52,6 +48,14 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
 @click.option("--package", type=click.Path(path_type=Path), help="The package to serve.")
 @click.option("--variant", help="Its variant; needed if it has several.")
+@click.option(
+    "--more-packages",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    callback=lambda _, __, paths: list(paths) or None,
+    help="A package to serve beside it; may be given again.",
+)
+@click.option("--packages-dir", type=click.Path(path_type=Path), help="Where `edgeqwen models load` finds packages.")
 @click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
 @click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
@@ -154,99 +158,35 @@ class _Signals:
 
 
 class Daemon:
-    """The loaded model and the server in front of it. `summary` describes the model in the log."""
+    """The loaded models and the server in front of them. `summary` describes the default one in the log."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        server: grpc.aio.Server,
-        generation: GenerationService,
-        health: Health,
-        summary: dict[str, str | int],
-    ) -> None:
-        self._engine = engine
+    def __init__(self, models: Models, server: grpc.aio.Server, generation: GenerationService, health: Health) -> None:
+        self._models = models
         self._server = server
         self._generation = generation
         self._health = health
-        self.summary = summary
 
     @classmethod
     def load(cls, config: Config) -> Daemon:
-        """Loads the package; nothing listens yet. Raises PackageError or SessionError."""
-        from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+        """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
 
-        from .adapters import find_adapters
-        from .grammar import Grammars
-        from .health import Health
-        from .loading import load_engine
-        from .package import Package
-        from .presets import read_presets
-        from .requests import RequestReader
-        from .service import GenerationService
-        from .telemetry import TelemetryService
-        from .tokenizer import Tokenizer
-
-        package = Package.open(config.package, config.variant, verify=config.verify)
-        package.require_this_machine(simulate=config.simulate)
-        build = package.build
-        tokenizer = Tokenizer.from_file(package.tokenizer_file)  # first: the model fills the holes that parsing leaves
-        adapters = find_adapters(package, config.adapters_dir)
-        settings, session = _load_model(package, adapters, config)
-        if config.deterministic and not session.spec.deterministic:
-            message = f"must be false: {session.spec.provider} rounds by how many rows run"
-            raise ConfigError([Fault("deterministic", message)])
-        engine = load_engine(package, session, tokenizer, config, settings)
-        template, vocab_size = _load_template(package), session.spec.vocab_size
-        grammars = Grammars(tokenizer, vocab_size, frozenset(build.model.eos_token_ids))
-        presets = read_presets(package.root)
-        names = tuple(adapter.name for adapter in adapters)
-        reader = RequestReader(
-            tokenizer,
-            template,
-            build.sampling,
-            vocab_size,
-            engine.context_tokens,
-            grammars,
-            share_prefix=config.share_prefix if session.spec.reuses_rows else "off",
-            presets=presets,
-            deterministic=config.deterministic,
-            exact=session.spec.deterministic,
-            adapters=names,
-        )
-        model = telemetry_pb2.ModelInfo(
-            name=build.name,
-            variant=build.variant,
-            precision=build.precision,
-            provider_requested=build.runs_on,
-            provider=session.spec.provider,
-            context_tokens=engine.context_tokens,
-            weights_bytes=build.memory.weights_bytes,
-            build_digest=package.build_digest,
-            prefill_threads=settings.prefill_threads,
-            decode_threads=settings.decode_threads,
-            threads_from=settings.threads_from,
-            slots_from=settings.slots_from,
-            presets=[
-                telemetry_pb2.PresetInfo(name=name, description=preset.description, values=preset.values)
-                for name, preset in sorted(presets.items())
-            ],
-            adapters=names,
-        )
-        server, health = _make_server(config), Health()
-        generation = GenerationService(engine, reader, build.name)
-        generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
-        telemetry = TelemetryService(engine, model, sensors=build.profile.sensors.thermal_zones)
-        telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
-        health.add_to(server)
+        models = _load_models(config)
+        server, generation, health = make_server(models, config.max_message_bytes)
         trim_after_load()
+        return cls(models, server, generation, health)
+
+    @property
+    def summary(self) -> dict[str, str | int]:
+        """Of the default model."""
         names = ("precision", "provider", "variant", "prefill_threads", "decode_threads", "threads_from", "slots_from")
-        summary = {name: getattr(model, name) for name in names}
-        return cls(engine, server, generation, health, {"model": model.name, **summary, "slots": settings.slots})
+        model, *others = self._models.ready
+        summary = {name: getattr(model.facts, name) for name in names} | {"slots": model.engine.stats().slots}
+        more = {"more_models": ", ".join(each.name for each in others)} if others else {}
+        return {"model": model.name, **summary, **more}
 
     async def listen(self, address: Address) -> str:
-        """Starts the engine and the server; returns where it listens."""
+        """Starts the server; returns where it listens."""
         listen = address.bind(self._server.add_insecure_port)
-        self._engine.start()
         await self._health.serving()
         await self._server.start()
         return listen
@@ -254,16 +194,11 @@ class Daemon:
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
         """Refuses new requests and waits for the running ones; True if all of them ended."""
         await self._health.not_serving()
-        self._engine.drain()
-        idle = asyncio.create_task(asyncio.to_thread(self._engine.wait_idle, timeout_s))
-        hurry = asyncio.create_task(at_once.wait())
-        await asyncio.wait({idle, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        return idle.done() and idle.result()
+        return await self._models.drain(timeout_s, at_once)
 
     async def close(self) -> None:
-        """Ends the engine, then the server; requests that have not ended get an error."""
-        await asyncio.to_thread(self._engine.stop)
+        """Ends the engines, then the server; requests that have not ended get an error."""
+        await self._models.close()
         # A server that is told to stop while a call is open closes the connection right behind the call's end, and a
         # client that is just writing then loses what it has not read. Told afterwards, it waits until the client has.
         with suppress(TimeoutError):
@@ -271,54 +206,58 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_model(package: Package, adapters: Sequence[Adapter], config: Config) -> tuple[RunSettings, Session]:
-    """The model, and what it runs with. Local settings that cannot be used are no reason not to serve."""
-    import structlog
+def _load_models(config: Config) -> Models:
+    """The packages that the configuration names, and what may come later."""
+    from .machine import available_bytes
+    from .model import footprint_of_loaded, load_model
+    from .models import Loader, Models
+    from .package import Package
+    from .repository import Repository
 
-    from .cpu import read_cpu
-    from .loading import load_session
-    from .localsettings import LocalSettingsFile
-    from .settings import decide
+    def open_package(path: Path, variant: str | None) -> Package:
+        package = Package.open(path, variant, verify=config.verify)
+        package.require_this_machine(simulate=config.simulate)
+        return package
 
-    cores = len(os.sched_getaffinity(0))
-    file = LocalSettingsFile(config.state_dir, package.build_digest, read_cpu())
-    try:
-        settings = decide(config, package, file, file.read(verify=config.verify), cores, adapters=bool(adapters))
-        if settings.graph not in (package.serving_graph, package.adapter_graph):
-            return settings, load_session(package, settings)
-    except (LocalSettingsError, SessionError) as error:
-        structlog.get_logger().warning("local settings ignored", reason=str(error))
-        settings = decide(config, package, file, None, cores, adapters=bool(adapters))
-    return settings, load_session(package, settings, adapters)
+    def load(package: Package) -> Model:
+        return load_model(package, config, config.adapters_dir if package.root == config.package else None)
 
-
-def _load_template(package: Package) -> ChatTemplate | None:
-    """None for a model that was not made to chat; it still continues raw prompts."""
-    from .chat import ChatTemplate
-
-    try:
-        source = package.chat_template
-    except PackageError:
-        return None
-    bos_token, eos_token = package.special_token("bos_token"), package.special_token("eos_token")
-    return ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
+    paths = [config.package, *config.more_packages]
+    loader = Loader(open_package, load, lambda package: footprint_of_loaded(package, config), available_bytes)
+    models = Models(Repository(config.packages_dir or config.package.parent, paths), loader, config.drain_timeout_s)
+    for path in paths:
+        package = open_package(path, config.variant if path == config.package else None)
+        models.require_room_for(package)
+        models.add(load(package))
+    return models
 
 
-def _make_server(config: Config) -> grpc.aio.Server:
+def make_server(models: Models, max_message_bytes: int) -> tuple[grpc.aio.Server, GenerationService, Health]:
+    """A server with all services in front of `models`, which listens nowhere yet."""
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
-    from .health import SERVICES
+    from edgeqwen.v1 import generation_pb2_grpc, models_pb2_grpc, telemetry_pb2_grpc
+
+    from .health import SERVICES, Health
+    from .models_service import ModelsService
+    from .service import GenerationService
+    from .telemetry import TelemetryService
 
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
         ]
     )
+    generation, health = GenerationService(models), Health()
+    generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
+    models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models), server)
+    health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
-    return server
+    return server, generation, health
 
 
 if __name__ == "__main__":

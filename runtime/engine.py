@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .completion import Completion, Pick
@@ -60,6 +60,7 @@ class Engine:
         max_running: the most requests at once; None: as many as the session has slots.
         speculate: whether a step may compute tokens that are guessed from the request's own text.
         token_cost: of a further token in a step, against a step with one; it decides how many guesses pay.
+        ids: numbers of the requests, those of all engines in a process if they share it.
         clock: monotonic seconds.
     """
 
@@ -75,6 +76,7 @@ class Engine:
         max_running: int | None = None,
         speculate: bool = True,
         token_cost: float = TOKEN_COST,
+        ids: Iterator[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -91,7 +93,7 @@ class Engine:
             token_cost=token_cost,
         )
         self._live: dict[Sequence, _Live] = {}
-        self._ids = itertools.count(1)
+        self._ids = ids or itertools.count(1)
         self._meter = Meter()
         self._draining = False
         self._stopping = False
@@ -127,14 +129,14 @@ class Engine:
         with self._wake:
             self._draining = True
 
-    def stop(self) -> None:
-        """Ends the thread after its current step. Requests that had not ended get `Failed`."""
+    def stop(self, reason: str = "the daemon stopped before the request had ended") -> None:
+        """Ends the thread after its current step. Requests that had not ended get `Failed` with `reason`."""
         with self._wake:
             self._draining = self._stopping = True
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._fail_all("the daemon stopped before the request had ended")
+        self._fail_all(reason)
 
     def submit(self, request: Request, sink: Sink) -> Sequence:
         """Queues `request`. `sink` gets its events on the engine's thread and must not block.

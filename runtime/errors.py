@@ -119,6 +119,14 @@ class BudgetError(EdgeQwenError):
     exit_code = 9
 
 
+class ModelNotFound(EdgeQwenError):
+    """No model or package of that name is here: gRPC NOT_FOUND."""
+
+
+class NoRoom(EdgeQwenError):
+    """A model does not fit into the memory that is left: gRPC FAILED_PRECONDITION."""
+
+
 class Unavailable(EdgeQwenError):
     """The daemon cannot take the request now; another time it may: gRPC UNAVAILABLE."""
 

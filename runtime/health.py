@@ -6,7 +6,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
 
-SERVICES = ("", "edgeqwen.v1.Generation", "edgeqwen.v1.Telemetry")
+SERVICES = ("", "edgeqwen.v1.Generation", "edgeqwen.v1.Models", "edgeqwen.v1.Telemetry")
 
 
 class Health:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from .adapters import Adapter
@@ -18,6 +19,9 @@ from .session import Session
 from .settings import RunSettings
 from .static_session import StaticSession
 from .tokenizer import Tokenizer
+
+_REQUEST_IDS = itertools.count(1)
+"""Of all engines in this process: a number means one request in its log."""
 
 
 def load_session(package: Package, settings: RunSettings, adapters: Sequence[Adapter] = ()) -> Session:
@@ -91,4 +95,5 @@ def load_engine(
         speculate=config.speculate and not build.profile.execution.one_row,
         token_cost=settings.token_cost,
         kv_budget_tokens=settings.kv_budget_bytes // session.spec.kv_bytes_per_token,
+        ids=_REQUEST_IDS,
     )

@@ -41,6 +41,12 @@ def trim_after_load() -> None:
     _forget(_clean_mappings(_is_of_a_program))
 
 
+def trim_after_unload() -> None:
+    """What belonged to a model that nobody holds any more goes back to the system."""
+    gc.unfreeze()  # or what is left of it in cycles would stay for ever
+    trim_after_load()
+
+
 class MappedFile:
     """The pages of `file` that this process has mapped by now. They must not be written to.
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
+import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from edgeqwen.v1 import generation_pb2 as pb
 
-from .errors import EdgeQwenError, Fault, QueueFull, RequestError, Unavailable
+from .errors import (
+    ConfigError,
+    EdgeQwenError,
+    Fault,
+    ModelNotFound,
+    NoRoom,
+    PackageError,
+    QueueFull,
+    RequestError,
+    Unavailable,
+)
 from .sequence import Delta, Finished, FinishReason, TokenLogprobs
 
 MAX_FAULTS = 8
@@ -23,6 +37,10 @@ _REASONS = {
 # The one table from errors to gRPC codes; the first class that fits counts.
 _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (RequestError, code_pb2.INVALID_ARGUMENT),
+    (ModelNotFound, code_pb2.NOT_FOUND),
+    (PackageError, code_pb2.FAILED_PRECONDITION),
+    (ConfigError, code_pb2.FAILED_PRECONDITION),
+    (NoRoom, code_pb2.FAILED_PRECONDITION),
     (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
     (Unavailable, code_pb2.UNAVAILABLE),
     (EdgeQwenError, code_pb2.INTERNAL),
@@ -77,6 +95,12 @@ def status_of(error: EdgeQwenError) -> status_pb2.Status:
         delay.FromMilliseconds(round(error.retry_after_s * 1e3))
         status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     return status
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: EdgeQwenError) -> NoReturn:
+    """Ends a call with `error`."""
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+    raise AssertionError("abort_with_status raises")
 
 
 def code_of(error: EdgeQwenError) -> int:

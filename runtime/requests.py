@@ -136,6 +136,8 @@ class RequestReader:
                 faults += [Fault(f"{path}.{fault.path}", fault.message) for fault in error.faults]
                 continue
             asked += [(place, index, request) for index, request in enumerate(samples)]
+            if each.model:
+                faults.append(Fault(f"{path}.model", "must be unset: the batch's names the model for all of them"))
             if each.HasField("top_logprobs") and (1 + each.top_logprobs) * samples[0].max_tokens > MAX_TOLD_LOGPROBS:
                 faults.append(
                     Fault(f"{path}.top_logprobs", "are too many for one reply: lower max_tokens, or Generate")

@@ -10,15 +10,15 @@ from typing import Any, NoReturn
 
 import grpc.aio
 import structlog
-from grpc_status import rpc_status
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
 from .engine import Engine
 from .errors import EdgeQwenError, QueueFull, Unavailable
-from .replies import code_of, delta_message, finished_message, loggable, status_of
-from .requests import RequestReader
+from .model import Model
+from .models import Models
+from .replies import abort, code_of, delta_message, finished_message, loggable
 from .sequence import Delta, Event, Failed, Finished, Request, Sequence
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -27,12 +27,10 @@ MERGED_TOKENS = 1024  # keeps a message well below the 4 MiB that clients accept
 
 
 class GenerationService(generation_pb2_grpc.GenerationServicer):
-    """Completions of `model`."""
+    """Completions by the models that are loaded."""
 
-    def __init__(self, engine: Engine, reader: RequestReader, model: str) -> None:
-        self._engine = engine
-        self._reader = reader
-        self._model = model
+    def __init__(self, models: Models) -> None:
+        self._models = models
         self._log = structlog.get_logger()
         self._open = 0
         self._none_open = asyncio.Event()
@@ -48,16 +46,15 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self._opened(context)
         events = _Events()
         try:
-            # Tokenizing a long prompt takes milliseconds, in which other streams go on.
-            asked = await asyncio.to_thread(self._reader.samples, request)
-            sequences = self._engine.submit_all([(each, events.of(index)) for index, each in enumerate(asked)])
+            model, sequences = await self._begin(request, events)
         except EdgeQwenError as error:
             await self._refuse(context, error)
-        log = self._log.bind(request_id=_request_id(sequences[0]))
-        log.info("started", prompt_tokens=sequences[0].prompt_tokens, max_tokens=asked[0].max_tokens, n=len(asked))
+        first = sequences[0]
+        log = self._log.bind(request_id=_request_id(first), model=model.name)
+        log.info("started", prompt_tokens=first.prompt_tokens, max_tokens=first.request.max_tokens, n=len(sequences))
         running = dict(enumerate(sequences))
         try:
-            yield pb.GenerateResponse(started=self._started(sequences[0]))
+            yield pb.GenerateResponse(started=_started(model, first))
             while running:
                 for index, event in await events.next():
                     if isinstance(event, Delta):
@@ -66,12 +63,12 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                     sequence = running.pop(index)
                     if isinstance(event, Failed):
                         log.error("failed", detail=event.message, completion_tokens=len(sequence.output))
-                        await _abort(context, _error_of(event, self._engine))
+                        await abort(context, _error_of(event, model.engine))
                     log.info("finished", index=index, reason=event.reason.name, **_figures(event))
                     yield pb.GenerateResponse(finished=finished_message(index, event))
         finally:  # some run on if the client left or cancelled, if its deadline passed, or if another failed
             for index, sequence in running.items():
-                self._engine.cancel(sequence)
+                model.engine.cancel(sequence)
                 log.info("cancelled", index=index, completion_tokens=len(sequence.output))
 
     async def GenerateBatch(  # noqa: N802 - the name is the contract's
@@ -79,13 +76,14 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
     ) -> AsyncIterator[pb.GenerateBatchResponse]:
         self._opened(context)
         try:
-            asked = await asyncio.to_thread(self._reader.batch, request)
+            model = self._models.get(request.model)
+            asked = await asyncio.to_thread(model.reader.batch, request)
         except EdgeQwenError as error:
             await self._refuse(context, error)
-        log = self._log.bind(batch=len(asked))
+        log = self._log.bind(batch=len(asked), model=model.name)
         log.info("batch started")
         left = len(asked)
-        batch = _Batch(self._engine, asked)
+        batch = _Batch(self._models, request, model, asked)
         try:
             while left:
                 for reply in await batch.next():
@@ -99,9 +97,9 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse]
     ) -> pb.TokenizeResponse:
         try:
-            ids = await asyncio.to_thread(self._reader.tokens, request)
+            ids = await asyncio.to_thread(self._models.get(request.model).reader.tokens, request)
         except EdgeQwenError as error:
-            await _abort(context, error)
+            await abort(context, error)
         return pb.TokenizeResponse(count=len(ids), token_ids=() if request.count_only else ids)
 
     async def Detokenize(  # noqa: N802 - the name is the contract's
@@ -110,13 +108,33 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         context: grpc.aio.ServicerContext[pb.DetokenizeRequest, pb.DetokenizeResponse],
     ) -> pb.DetokenizeResponse:
         try:
-            return pb.DetokenizeResponse(text=await asyncio.to_thread(self._reader.text, request))
+            text = await asyncio.to_thread(self._models.get(request.model).reader.text, request)
         except EdgeQwenError as error:
-            await _abort(context, error)
+            await abort(context, error)
+        return pb.DetokenizeResponse(text=text)
+
+    async def _begin(self, request: pb.GenerateRequest, events: _Events) -> tuple[Model, list[Sequence]]:
+        """Reads the request for the model that it means, and queues it there.
+
+        A model that gives way in this moment refuses it: then the one in its place reads it once more.
+        """
+        while True:
+            model = self._models.get(request.model)
+            # Tokenizing a long prompt takes milliseconds, in which other streams go on.
+            asked = await asyncio.to_thread(model.reader.samples, request)
+            try:
+                sequences = model.engine.submit_all([(each, events.of(index)) for index, each in enumerate(asked)])
+            except QueueFull:
+                raise
+            except Unavailable:
+                if self._models.get(request.model) is model:
+                    raise
+            else:
+                return model, sequences
 
     async def _refuse(self, context: Context, error: EdgeQwenError) -> NoReturn:
         self._log.info("refused", reason=type(error).__name__, detail=loggable(error))
-        await _abort(context, error)
+        await abort(context, error)
 
     def _opened(self, context: Context) -> None:
         self._open += 1
@@ -127,9 +145,6 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self._open -= 1
         if self._open == 0:
             self._none_open.set()
-
-    def _started(self, sequence: Sequence) -> pb.Started:
-        return pb.Started(request_id=_request_id(sequence), model=self._model, prompt_tokens=sequence.prompt_tokens)
 
 
 class _Events:
@@ -168,12 +183,15 @@ class _Events:
 class _Batch:
     """Many requests of one call, of which no more run or queue at once than there are slots."""
 
-    def __init__(self, engine: Engine, asked: list[tuple[int, int, Request]]) -> None:
-        self._engine, self._asked = engine, asked
-        self._width = engine.stats().slots
+    def __init__(
+        self, models: Models, message: pb.GenerateBatchRequest, model: Model, asked: list[tuple[int, int, Request]]
+    ) -> None:
+        self._models, self._message = models, message
+        self._model, self._asked = model, asked
+        self._width = model.engine.stats().slots
         self._events = _Events()
         self._waiting = deque(range(len(asked)))
-        self._running: dict[int, Sequence] = {}
+        self._running: dict[int, tuple[Engine, Sequence]] = {}
         self._deltas: dict[int, list[Delta]] = {}
 
     async def next(self) -> list[pb.GenerateBatchResponse]:
@@ -185,19 +203,19 @@ class _Batch:
             if isinstance(event, Delta):
                 self._deltas[at].append(event)
                 continue
-            del self._running[at]
+            engine, _ = self._running.pop(at)
             delta = Delta.join(self._deltas.pop(at))
             if isinstance(event, Finished):
                 ended.append(self._completed(at, delta, event))
             else:
-                ended.append(self._failed(at, _error_of(event, self._engine)))
+                ended.append(self._failed(at, _error_of(event, engine)))
         return ended
 
     def cancel(self) -> None:
         """Forgets those that have not ended."""
         self._waiting.clear()
-        for sequence in self._running.values():
-            self._engine.cancel(sequence)
+        for engine, sequence in self._running.values():
+            engine.cancel(sequence)
 
     async def _submit(self) -> list[pb.GenerateBatchResponse]:
         """As many as may run; those that are refused for good have ended."""
@@ -205,18 +223,32 @@ class _Batch:
         while self._waiting and len(self._running) < self._width:
             at = self._waiting[0]
             try:
-                self._running[at] = self._engine.submit(self._asked[at][2], self._events.of(at))
+                engine = self._model.engine
+                self._running[at] = engine, engine.submit(self._asked[at][2], self._events.of(at))
             except QueueFull as error:
                 if self._running:
                     break
                 await asyncio.sleep(error.retry_after_s)
                 continue
             except EdgeQwenError as error:
+                if isinstance(error, Unavailable) and await self._move():
+                    continue
                 refused.append(self._failed(at, error))
             else:
                 self._deltas[at] = []
             self._waiting.popleft()
         return refused
+
+    async def _move(self) -> bool:
+        """What has not begun goes to the model in the place of one that gave way; False if there is no other."""
+        try:
+            model = self._models.get(self._message.model)
+            asked = await asyncio.to_thread(model.reader.batch, self._message)
+        except EdgeQwenError:
+            return False
+        moved = model is not self._model
+        self._model, self._asked = model, asked
+        return moved
 
     def _completed(self, at: int, delta: Delta, end: Finished) -> pb.GenerateBatchResponse:
         place, index, _ = self._asked[at]
@@ -234,9 +266,8 @@ def _error_of(event: Failed, engine: Engine) -> EdgeQwenError:
     return Unavailable(event.message) if engine.stats().draining else EdgeQwenError(event.message)
 
 
-async def _abort(context: Context, error: EdgeQwenError) -> NoReturn:
-    await context.abort_with_status(rpc_status.to_status(status_of(error)))
-    raise AssertionError("abort_with_status raises")
+def _started(model: Model, sequence: Sequence) -> pb.Started:
+    return pb.Started(request_id=_request_id(sequence), model=model.name, prompt_tokens=sequence.prompt_tokens)
 
 
 def _request_id(sequence: Sequence) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .config import Config
 from .errors import ConfigError, Fault
+from .footprint import BUFFERS_BYTES, CUDA_BUFFERS_BYTES, Footprint
 from .localsettings import LocalSettings, LocalSettingsFile
 from .package import Build, Package
 from .speculation import TOKEN_COST
@@ -45,6 +46,17 @@ class RunSettings:
     token_cost: float
     threads_from: str
     slots_from: str
+
+    def footprint(self, build: Build) -> Footprint:
+        """What the model takes of memory when all rows are full."""
+        return Footprint(
+            weights_bytes=build.memory.weights_bytes,
+            kv_bytes_per_token=build.memory.kv_bytes_per_token,
+            context_tokens=self.context_tokens,
+            rows=self.slots,
+            kv_limit_bytes=self.kv_budget_bytes,
+            buffers_bytes=CUDA_BUFFERS_BYTES if build.profile.execution.backend == "cuda" else BUFFERS_BYTES,
+        )
 
 
 def decide(

@@ -15,7 +15,8 @@ import psutil
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
-from .engine import Engine
+from .model import Model, ModelFacts
+from .models import Models
 from .sensors import SYSFS, Reading, read_temperatures
 
 
@@ -23,17 +24,12 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     """Answers with snapshots.
 
     Args:
-        model: what is loaded.
-        sensors: patterns of the temperature sensors that count; none counts all.
-        sysfs: where to look for them.
+        models: what is loaded. The sensors that count are those that its profiles name, or all.
+        sysfs: where to look for sensors.
     """
 
-    def __init__(
-        self, engine: Engine, model: pb.ModelInfo, *, sensors: Sequence[str] = (), sysfs: Path = SYSFS
-    ) -> None:
-        self._engine = engine
-        self._model = model
-        self._sensors = sensors
+    def __init__(self, models: Models, *, sysfs: Path = SYSFS) -> None:
+        self._models = models
         self._sysfs = sysfs
         self._started_s = time.monotonic()
         self._process = psutil.Process()
@@ -45,6 +41,11 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         # Sensors on a slow bus take their time, in which streams go on.
         return self.snapshot(await asyncio.to_thread(read_temperatures, self._sensors, self._sysfs))
 
+    @property
+    def _sensors(self) -> list[str]:
+        """Patterns of those that count."""
+        return [pattern for model in self._models.ready for pattern in model.sensors]
+
     def snapshot(self, temperatures: Sequence[Reading]) -> pb.Snapshot:
         """One reading of everything else."""
         cpu, before = _CpuReading.now(self._process), self._last_cpu
@@ -52,8 +53,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         return pb.Snapshot(
             time_unix_ms=time.time_ns() // 1_000_000,
             uptime_s=time.monotonic() - self._started_s,
-            model=self._model,
-            engine=pb.EngineInfo(**dataclasses.asdict(self._engine.stats())),
+            models=map(_loaded_model, self._models.ready),
             process=self._process_info(cpu, before),
             machine=_machine_info(cpu, before, temperatures),
         )
@@ -83,6 +83,17 @@ class _CpuReading:
         own, machine = process.cpu_times(), psutil.cpu_times()
         total = sum(machine) - machine.guest - machine.guest_nice  # the kernel counts guests in user and nice too
         return cls(own.user + own.system, total - machine.idle - machine.iowait, total, time.monotonic())
+
+
+def model_info(facts: ModelFacts) -> pb.ModelInfo:
+    """What is told of a model."""
+    return pb.ModelInfo(**dataclasses.asdict(facts))
+
+
+def _loaded_model(model: Model) -> pb.LoadedModel:
+    return pb.LoadedModel(
+        model=model_info(model.facts), engine=pb.EngineInfo(**dataclasses.asdict(model.engine.stats()))
+    )
 
 
 def _machine_info(cpu: _CpuReading, before: _CpuReading, temperatures: Sequence[Reading]) -> pb.MachineInfo:

@@ -116,14 +116,14 @@ def ask(client: Client, question: str) -> None:
     print()
     assert finished is not None, "a stream ends with Finished or an error"
     snapshot = client.snapshot()
-    heading(f"{snapshot.model.name} on {snapshot.model.provider}, {snapshot.machine.cores} cores")
+    heading(f"{snapshot.models[0].model.name} on {snapshot.models[0].model.provider}, {snapshot.machine.cores} cores")
     for what, rate, tokens in (
         ("generation", finished.decode_tokens_per_second, finished.completion_tokens),
         ("prompt", finished.prefill_tokens_per_second, finished.prompt_tokens),
     ):
         print(f"{what:20}{rate:.1f} tokens/s ({tokens} tokens)")
     print(f"time to first token {finished.time_to_first_token_ms:.0f} ms")
-    resident, weights = snapshot.process.rss_bytes / 1e6, snapshot.model.weights_bytes / 1e6
+    resident, weights = snapshot.process.rss_bytes / 1e6, snapshot.models[0].model.weights_bytes / 1e6
     print(f"memory              {resident:.0f} MB resident, {weights:.0f} MB of it weights")
 
 

@@ -15,8 +15,11 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command",
+        "models_service",
         "service health telemetry address",
-        "replies",
+        "models",
+        "model",
+        "replies repository",
         "requests board",
         "conversations",
         "bench autotune loading",
@@ -67,7 +70,7 @@ LAYERS = {
         "progress exhaustion weights context",
         "olive_environment requirements",
     ),
-    "edgeqwen": ("cli", "flags batch", "client printing", "requests", "messages", "errors"),
+    "edgeqwen": ("cli", "flags batch status", "client printing", "requests", "messages", "errors"),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
@@ -115,6 +118,7 @@ ACROSS = {
     "runtime.conversations": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
+    "runtime.models_service": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
     "runtime.daemon": ("edgeqwen.v1",),
@@ -125,14 +129,15 @@ ACROSS = {
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
-    " edgeqwen.cli edgeqwen.flags edgeqwen.printing",
+    " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies edgeqwen.cli",
+    "google.protobuf": "runtime.replies edgeqwen.status",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
+    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
+    " edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
-    "grpc_status": "runtime.service",
+    "grpc_status": "runtime.replies",
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
@@ -156,9 +161,9 @@ DOORS = {
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
-    " toolchain.sweep_report toolchain.tables edgeqwen.cli",
+    " toolchain.sweep_report toolchain.tables edgeqwen.status",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.service",
+    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import numpy as np
 from chatml import MARKS
@@ -10,6 +11,8 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 
 from runtime.errors import SessionError
+from runtime.models import Loader, Models
+from runtime.repository import Repository
 from runtime.session import Chunk, Logits, SessionSpec
 from runtime.tokenizer import Tokenizer
 
@@ -143,3 +146,12 @@ def _raw_bytes() -> RawTokenizer:
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     return raw
+
+
+def no_models() -> Models:
+    """A daemon's models: none, and no package that could become one."""
+
+    def no_package(*_: object) -> NoReturn:
+        raise AssertionError("there is no package")
+
+    return Models(Repository(None), Loader(no_package, no_package, no_package, lambda: None))

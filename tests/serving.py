@@ -12,17 +12,15 @@ from contextlib import contextmanager
 import grpc.aio
 import structlog
 from chatml import CHATML
-from fakes import ScriptedSession, byte_tokenizer
+from fakes import ScriptedSession, byte_tokenizer, no_models
 
-from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from runtime.chat import ChatTemplate
+from runtime.daemon import make_server
 from runtime.engine import Engine
 from runtime.grammar import Grammars
-from runtime.health import Health
+from runtime.model import Model, ModelFacts
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
-from runtime.service import GenerationService
-from runtime.telemetry import TelemetryService
 from runtime.tokenizer import Tokenizer
 
 MODEL = "scripted"
@@ -41,7 +39,6 @@ def serving(
         eos_token_ids=frozenset({0}),
         **{"queue_limit": 64, "prefill_chunk_tokens": 16, "kv_budget_tokens": 10_000, **limits},
     )
-    engine.start()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -74,13 +71,9 @@ def serving(
 
 
 async def _start(engine: Engine, reader: RequestReader, target: str) -> grpc.aio.Server:
-    server = grpc.aio.server()
-    generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(engine, reader, MODEL), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(
-        TelemetryService(engine, telemetry_pb2.ModelInfo(name=MODEL, adapters=reader.adapters)), server
-    )
-    health = Health()
-    health.add_to(server)
+    models = no_models()
+    models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
+    server, _, health = make_server(models, max_message_bytes=4 << 20)
     server.add_insecure_port(target)
     await server.start()
     await health.serving()

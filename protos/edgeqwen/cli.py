@@ -11,9 +11,6 @@ from typing import Any, TextIO
 
 import click
 from click.shell_completion import get_completion_class
-from google.protobuf.json_format import MessageToDict
-from rich.console import Console
-from rich.table import Table
 
 from .batch import print_answers, read_lines
 from .client import (
@@ -30,6 +27,7 @@ from .client import (
 )
 from .flags import chat_options, generation_options, split
 from .printing import Printing
+from .status import models, status
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -94,6 +92,7 @@ Examples:
   edgeqwen batch questions.jsonl --max-tokens 64 > answers.jsonl
   edgeqwen generate "Once upon a time" --max-tokens 64 --seed 7 --temperature 0.8
   edgeqwen status --json
+  edgeqwen models load qwen3-0.6b-int4 --default
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 69 no daemon answers,
@@ -162,7 +161,7 @@ def _converse(
 ) -> None:
     with suppress(ImportError):  # some builds of Python have none
         import readline  # noqa: F401 - gives input() a line editor with a history
-    click.echo(f"{client.snapshot().model.name}. {_HELP}", err=True)
+    click.echo(f"{_name_of_model(client, options)}. {_HELP}", err=True)
     history = instructions = _system(system)
     while True:
         try:
@@ -181,6 +180,10 @@ def _converse(
             click.echo(_HELP, err=True)
         elif line:
             history = _turn(client, [*history, ("user", line)], options, timeout_s, printing)
+
+
+def _name_of_model(client: Client, options: Options) -> str:
+    return options.model or next((each.model.name for each in client.snapshot().models), "no model is loaded")
 
 
 def _turn(
@@ -265,51 +268,8 @@ def tokenize(target: str, text: str | None, chat: bool, count: bool, as_json: bo
         click.echo(total if ids is None else " ".join(map(str, ids)))
 
 
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="The snapshot as one JSON object.")
-@click.pass_obj
-def status(target: str, as_json: bool) -> None:
-    """Health, model, load and memory of the daemon."""
-    with Client(target) as client:
-        health, snapshot = client.health(), client.snapshot()
-    if as_json:
-        fields = MessageToDict(snapshot, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        click.echo(json.dumps({"health": health, **fields}))
-        return
-    model, engine, process, machine = snapshot.model, snapshot.engine, snapshot.process, snapshot.machine
-    table = Table(show_header=False, box=None)
-    table.add_row("health", health + (", draining" if engine.draining else ""))
-    runs = model.provider
-    if model.provider_requested != runs:
-        runs += f" instead of {model.provider_requested}, as configured"
-    table.add_row("model", f"{model.name} ({model.variant}, {model.precision}, {runs})")
-    if model.prefill_threads:
-        counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
-        threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")
-        table.add_row("threads", f"{threads}, by the {model.threads_from}; slots by the {model.slots_from}")
-    for preset in model.presets:
-        values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
-        table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")
-    if model.adapters:
-        table.add_row("adapters", ", ".join(model.adapters))
-    table.add_row("up", f"{snapshot.uptime_s:.0f} s")
-    table.add_row("running", f"{engine.running} of {engine.slots}, {engine.queue_depth} of {engine.queue_limit} wait")
-    table.add_row("speed", f"{engine.completion_tokens_per_second:.1f} tokens/s in the last {engine.window_s:.0f} s")
-    table.add_row(
-        "prompts", f"{engine.prompt_tokens_total} tokens computed, {engine.cached_prompt_tokens_total} reused"
-    )
-    table.add_row("guesses", f"{engine.right_guesses_total} of {engine.guessed_tokens_total} tokens right")
-    if engine.HasField("time_to_first_token_p50_ms"):
-        first, last = engine.time_to_first_token_p50_ms, engine.time_to_first_token_p95_ms
-        table.add_row("first token", f"{first:.0f} ms at the median, {last:.0f} ms at 95 %")
-    held = (engine.kv_used_tokens + engine.kv_warm_tokens) * engine.kv_bytes_per_token
-    shares = f"{engine.kv_used_tokens} in use + {engine.kv_warm_tokens} warm of {engine.kv_budget_tokens} tokens"
-    table.add_row("KV cache", f"{shares}, {held / 1e6:.0f} MB")
-    table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {model.weights_bytes / 1e6:.0f} MB")
-    table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
-    for reading in machine.temperatures:
-        table.add_row(reading.sensor, f"{reading.celsius:.1f} C")
-    Console(markup=False, emoji=False).print(table)  # names are shown as they are, brackets included
+main.add_command(status)
+main.add_command(models)
 
 
 @main.command()

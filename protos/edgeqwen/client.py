@@ -20,7 +20,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from .errors import ClientError, DeadlineExceeded, InvalidRequest, QueueFull, ServerUnavailable, raise_for
+from .errors import ClientError, DeadlineExceeded, InvalidRequest, NotFound, QueueFull, ServerUnavailable, raise_for
 from .messages import (
     Ask,
     Completion,
@@ -39,7 +39,7 @@ from .messages import (
     result_of,
 )
 from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
-from .v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 
 __all__ = [
     "Ask",
@@ -53,6 +53,7 @@ __all__ = [
     "Finished",
     "InvalidRequest",
     "Message",
+    "NotFound",
     "Options",
     "QueueFull",
     "ServerUnavailable",
@@ -107,6 +108,7 @@ class Client:
     def _connect(self) -> None:
         self._channel = grpc.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
+        self._models = models_pb2_grpc.ModelsStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -233,6 +235,33 @@ class Client:
         except grpc.RpcError as error:
             raise_for(error, self.target)
 
+    def models(self, *, timeout_s: float = 5.0) -> list[models_pb2.ListedModel]:
+        """What is loaded, the default model first, then what comes and what could."""
+        try:
+            return list(self._models.ListModels(models_pb2.ListModelsRequest(), timeout=timeout_s).models)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    def load_model(
+        self, package: str, *, variant: str = "", replace: str = "", default: bool = False
+    ) -> Generator[models_pb2.LoadModelResponse, None, None]:
+        """Loads a package of the daemon's, and tells how far it is; the last message has the model.
+
+        Leaving the generator does not stop what was begun.
+        """
+        request = models_pb2.LoadModelRequest(package=package, variant=variant, replace=replace, default=default)
+        try:
+            yield from self._models.LoadModel(request)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
+        """Takes a model out; returns when its requests have ended."""
+        try:
+            self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
     def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
         try:
@@ -273,6 +302,7 @@ class AsyncClient:
         self._scope = _drawn_scope() if scope is None else scope
         self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
+        self._models = models_pb2_grpc.ModelsStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -386,6 +416,31 @@ class AsyncClient:
         request = build_detokenize_request(token_ids)
         try:
             return str((await self._generation.Detokenize(request, timeout=timeout_s)).text)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    async def models(self, *, timeout_s: float = 5.0) -> list[models_pb2.ListedModel]:
+        """As `Client.models`."""
+        try:
+            return list((await self._models.ListModels(models_pb2.ListModelsRequest(), timeout=timeout_s)).models)
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    async def load_model(
+        self, package: str, *, variant: str = "", replace: str = "", default: bool = False
+    ) -> AsyncGenerator[models_pb2.LoadModelResponse, None]:
+        """As `Client.load_model`."""
+        request = models_pb2.LoadModelRequest(package=package, variant=variant, replace=replace, default=default)
+        try:
+            async for response in self._models.LoadModel(request):
+                yield response
+        except grpc.RpcError as error:
+            raise_for(error, self.target)
+
+    async def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
+        """As `Client.unload_model`."""
+        try:
+            await self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
         except grpc.RpcError as error:
             raise_for(error, self.target)
 

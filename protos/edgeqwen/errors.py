@@ -36,6 +36,10 @@ class QueueFull(ClientError):
         super().__init__(message)
 
 
+class NotFound(ClientError):
+    """No model or package of that name is there."""
+
+
 class DeadlineExceeded(ClientError):
     """The timeout passed before the answer was complete."""
 
@@ -52,6 +56,8 @@ def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
         raise InvalidRequest(f"the request {reason}", (("input", reason),)) from error
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         raise QueueFull(message, _retry_after_s(error)) from error
+    if code is grpc.StatusCode.NOT_FOUND:
+        raise NotFound(message) from error
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         raise DeadlineExceeded("the timeout passed before the answer was complete") from error
     raise ClientError(f"{code.name}: {message}") from error

@@ -100,6 +100,7 @@ _CHAT: list[Callable[[Command], Command]] = [
     click.option("--require-tool-call", is_flag=True, help="The answer calls one of them at least."),
 ]
 _GENERATION: list[Callable[[Command], Command]] = [
+    click.option("--model", help="Which of the loaded models; `edgeqwen models` lists them. Default: the default one."),
     click.option("--adapter", help="Run the model with this adapter; `edgeqwen status` lists them."),
     click.option("--max-tokens", type=int, help="The most tokens to generate."),
     click.option("--temperature", type=float, help="0 is greedy."),

@@ -70,6 +70,8 @@ class Options:
     """What the answer must look like; at most one of the three."""
     regex: str | None = None
     grammar: str | None = None
+    model: str | None = None
+    """Which of the loaded models answers; None is the default one. In a batch, the same for all."""
     adapter: str | None = None
     """The adapter to run the model with; None is the model as it is."""
     deterministic: bool | None = None

@@ -43,6 +43,7 @@ def build_request(
         thinking_budget_tokens=options.thinking_budget_tokens,
         require_tool_call=options.require_tool_call,
         n=options.n,
+        model=options.model,
         adapter=options.adapter,
         deterministic=options.deterministic,
         sampling=pb.Sampling(
@@ -87,8 +88,13 @@ def build_batch_request(asks: Iterable[Ask], scope: bytes = b"") -> pb.GenerateB
             faults += [(f"requests[{place}].{field}", reason) for field, reason in error.violations]
         except ValueError as error:
             raise ValueError(f"requests[{place}]: {error}") from error
+    models = list(dict.fromkeys(request.model for request in requests))
+    if len(models) > 1:
+        faults.append(("model", f"must be the same for all of a batch (got {', '.join(map(repr, models))})"))
     _require_none(faults)
-    return pb.GenerateBatchRequest(requests=requests)
+    for request in requests:
+        request.ClearField("model")
+    return pb.GenerateBatchRequest(requests=requests, model=models[0] if models else "")
 
 
 def build_tokenize_request(
@@ -173,6 +179,7 @@ def _require_none(faults: list[Violation]) -> None:
 
 def _unsendable(turns: Iterable[Turn], prompt: str, token_ids: Iterable[int], options: Options) -> Iterator[Violation]:
     """Numbers and texts that protobuf refuses, sorted by field; of the token ids, the first."""
+    yield from _text_fault("model", options.model or "")
     yield from _text_fault("adapter", options.adapter or "")
     for at, turn in enumerate(turns):
         yield from _turn_faults(f"chat.messages[{at}]", turn)

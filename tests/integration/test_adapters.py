@@ -134,7 +134,7 @@ def test_the_daemon_answers_with_the_adapter_that_a_request_names(made: Made) ->
     options = {name: Options(max_tokens=TOKENS, temperature=0, ignore_eos=True, adapter=name) for name in made.adapters}
     beside = str(made.package.parent.parent / "beside")
     with start(made.package, "--adapters-dir", beside) as daemon, Client(daemon.target) as client:
-        assert list(client.snapshot().model.adapters) == ["beside", "first", "second"]
+        assert list(client.snapshot().models[0].model.adapters) == ["beside", "first", "second"]
         streams = {name: client.generate(token_ids=PROMPT, options=options[name]) for name in made.adapters}
         for name, events in streams.items():
             answer = list(completions_of(events)[0].token_ids)

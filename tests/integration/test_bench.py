@@ -29,9 +29,9 @@ def bench(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def model_of(daemon: Daemon) -> tuple[int, int, str, str, int]:
     with Client(daemon.target) as client:
-        snapshot = client.snapshot()
-    model = snapshot.model
-    return model.prefill_threads, model.decode_threads, model.threads_from, model.slots_from, snapshot.engine.slots
+        [loaded] = client.snapshot().models
+    model, slots = loaded.model, loaded.engine.slots
+    return model.prefill_threads, model.decode_threads, model.threads_from, model.slots_from, slots
 
 
 def file_of(package: Path, state: Path) -> LocalSettingsFile:

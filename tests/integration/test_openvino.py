@@ -258,7 +258,7 @@ def test_the_daemon_serves_many_rows_on_the_cpu(mixed_package: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(ask, [daemon.target] * 4, questions))
         assert together == alone
-        model = client.snapshot().model
+        model = client.snapshot().models[0].model
         assert (model.provider_requested, model.provider) == ("OpenVINO (CPU)",) * 2
 
 
@@ -270,9 +270,9 @@ def test_a_package_for_the_npu_runs_on_the_cpu_only_when_told_to(mixed_package: 
     with start(mixed_package, "--variant", NPU, "--device", "CPU") as daemon, Client(daemon.target) as client:
         assert "Paris" in ask(daemon.target, "What is the capital of France?")
         assert "Paris" in ask(daemon.target, "What is the capital of France? Answer in one word.")
-        snapshot = client.snapshot()
-        assert (snapshot.model.provider_requested, snapshot.model.provider) == ("OpenVINO (NPU)", "OpenVINO (CPU)")
-        assert (snapshot.engine.slots, snapshot.engine.cached_prompt_tokens_total) == (1, 0)
+        [loaded] = client.snapshot().models
+        assert (loaded.model.provider_requested, loaded.model.provider) == ("OpenVINO (NPU)", "OpenVINO (CPU)")
+        assert (loaded.engine.slots, loaded.engine.cached_prompt_tokens_total) == (1, 0)
 
 
 def test_commands_of_the_guide_work(mixed_package: Path, build_cache: Path, tmp_path: Path) -> None:

@@ -95,10 +95,10 @@ def test_quantized_packages_are_served(made: tuple[Path, Place], precision: str)
     assert what.fidelity.mean_kld < (0.01 if precision == "int8" else 0.2)
     golden = what.golden
     with start(package.root) as daemon, Client(daemon.target) as client:
-        snapshot = client.snapshot()
-        assert snapshot.model.provider == "CPUExecutionProvider (Optimum's graph, slower)"
-        assert snapshot.model.provider_requested == snapshot.model.provider
-        assert snapshot.engine.slots == 1
+        [loaded] = client.snapshot().models
+        assert loaded.model.provider == "CPUExecutionProvider (Optimum's graph, slower)"
+        assert loaded.model.provider_requested == loaded.model.provider
+        assert loaded.engine.slots == 1
         greedy = Options(max_tokens=len(golden.greedy_ids), temperature=0.0, ignore_eos=True)
         answers = [client.samples(token_ids=golden.prompt_ids, options=greedy)[0] for _ in range(2)]
     for answer in answers:

@@ -101,7 +101,7 @@ def test_the_daemon_serves_it_only_when_told_to_simulate(package: Package, tmp_p
     assert "is for aarch64, but this machine is x86_64" in refused.stderr
     assert "--simulate" in refused.stderr
     with start(package.root, "--simulate") as daemon, Client(daemon.target) as client:
-        model = client.snapshot().model
+        model = client.snapshot().models[0].model
         assert model.provider == "QNNExecutionProvider (HTP simulator)"
         assert model.provider_requested == "QNNExecutionProvider"
         answers = [

@@ -38,14 +38,15 @@ def at_rest(client: Client, timeout_s: float = 10) -> telemetry_pb2.Snapshot:
     deadline_s = time.monotonic() + timeout_s
     while True:
         snapshot = client.snapshot()
-        if snapshot.engine.running == snapshot.engine.queue_depth == snapshot.engine.kv_reserved_tokens == 0:
+        engine = snapshot.models[0].engine
+        if engine.running == engine.queue_depth == engine.kv_reserved_tokens == 0:
             return snapshot
-        assert time.monotonic() < deadline_s, f"never at rest: {snapshot.engine}"
+        assert time.monotonic() < deadline_s, f"never at rest: {engine}"
 
 
 def without_warm_rows(snapshot: telemetry_pb2.Snapshot) -> int:
     """Resident memory in bytes, less what is kept of earlier prompts."""
-    engine = snapshot.engine
+    engine = snapshot.models[0].engine
     return snapshot.process.rss_bytes - engine.kv_warm_tokens * engine.kv_bytes_per_token
 
 
@@ -135,7 +136,7 @@ def test_memory_is_weights_and_little_else(int4_daemon: Daemon) -> None:
     with Client(int4_daemon.target) as client:
         client.chat([("user", PROMPTS[2])], options=GREEDY)
         snapshot = at_rest(client)
-    assert without_warm_rows(snapshot) <= snapshot.model.weights_bytes + 150e6
+    assert without_warm_rows(snapshot) <= snapshot.models[0].model.weights_bytes + 150e6
 
 
 def test_an_idle_daemon_uses_no_processor(int4_daemon: Daemon) -> None:

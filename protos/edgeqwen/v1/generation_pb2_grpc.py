@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GenerationStub:
-    """Text generation by the model that the daemon has loaded.
+    """Text generation by the models that the daemon has loaded.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class GenerationStub:
 
 
 class GenerationServicer:
-    """Text generation by the model that the daemon has loaded.
+    """Text generation by the models that the daemon has loaded.
     """
 
     def Generate(self, request, context):
@@ -68,7 +68,8 @@ class GenerationServicer:
         Closing the call, cancelling it, or passing its deadline frees the request's KV slot within one engine step,
         wherever the request is: in the queue, in prefill or in decode.
 
-        Errors: INVALID_ARGUMENT (with google.rpc.BadRequest) for a request that can never succeed; RESOURCE_EXHAUSTED
+        Errors: INVALID_ARGUMENT (with google.rpc.BadRequest) for a request that can never succeed; NOT_FOUND for a model
+        that is not loaded; RESOURCE_EXHAUSTED
         (with google.rpc.RetryInfo) when the queue is full; UNAVAILABLE while the daemon drains; DEADLINE_EXCEEDED when
         the call's deadline passes first.
         """
@@ -135,7 +136,7 @@ def add_GenerationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Generation:
-    """Text generation by the model that the daemon has loaded.
+    """Text generation by the models that the daemon has loaded.
     """
 
     @staticmethod

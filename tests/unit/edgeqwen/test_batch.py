@@ -94,7 +94,7 @@ def test_leaving_a_batch_frees_what_runs_and_what_waits(target: str) -> None:
     asyncio.run(leave())
     with Client(target) as client:
         wait_until_free(client)
-        assert client.snapshot().engine.queue_depth == 0
+        assert client.snapshot().models[0].engine.queue_depth == 0
 
 
 def test_a_failure_in_a_batch_is_its_own() -> None:

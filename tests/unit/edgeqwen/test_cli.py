@@ -88,7 +88,7 @@ def test_tokens_are_listed_and_counted(target: str) -> None:
 def test_status_for_people_and_for_scripts(target: str) -> None:
     """The same figures as a table and as one JSON object."""
     status = json.loads(run(target, "status", "--json").stdout)
-    assert (status["health"], status["engine"]["slots"]) == ("SERVING", 4)
+    assert (status["health"], status["models"][0]["engine"]["slots"]) == ("SERVING", 4)
     shown = run(target, "status").stdout
     assert "SERVING" in shown
     assert "0 of 4" in shown

@@ -47,14 +47,14 @@ def expected_text(prompt: str, tokens: int) -> str:
 def wait_until_free(client: Client) -> None:
     """Returns once no slot is taken; fails after ten seconds."""
     deadline_s = time.monotonic() + 10
-    while client.snapshot().engine.running:
+    while client.snapshot().models[0].engine.running:
         assert time.monotonic() < deadline_s, "the slot was never freed"
 
 
 def wait_until_running(client: Client, running: int) -> None:
     """Returns once so many slots are taken; fails after ten seconds."""
     deadline_s = time.monotonic() + 10
-    while client.snapshot().engine.running != running:
+    while client.snapshot().models[0].engine.running != running:
         assert time.monotonic() < deadline_s, "the engine never took it"
 
 
@@ -77,7 +77,7 @@ def test_the_asynchronous_client_says_the_same(target: str) -> None:
         async with AsyncClient(target) as client:
             answer = await client.complete("abc", options=GREEDY)
             health, snapshot = await client.health(), await client.snapshot()
-            return answer.text, health, snapshot.engine.slots
+            return answer.text, health, snapshot.models[0].engine.slots
 
     assert asyncio.run(ask()) == (expected_text("abc", 20), "SERVING", 4)
 
@@ -116,7 +116,7 @@ def test_an_answer_is_that_of_the_adapter_that_was_asked_for() -> None:
         }
         plain = count_up(tuple(byte_tokenizer().encode("abc")))
         assert first == {None: plain, "tone": with_adapter(plain, 2), "pumps": with_adapter(plain, 1)}
-        assert list(client.snapshot().model.adapters) == ["pumps", "tone"]
+        assert list(client.snapshot().models[0].model.adapters) == ["pumps", "tone"]
         with pytest.raises(InvalidRequest, match="adapter: must be unset or one of those there are: pumps, tone"):
             client.complete("abc", options=Options(adapter="valves"))
 

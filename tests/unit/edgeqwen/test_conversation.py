@@ -20,7 +20,7 @@ from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2
 
 TIMEOUT_S = 20
-SNAPSHOT = telemetry_pb2.Snapshot(model=telemetry_pb2.ModelInfo(name="scripted"))
+SNAPSHOT = telemetry_pb2.Snapshot(models=[telemetry_pb2.LoadedModel(model=telemetry_pb2.ModelInfo(name="scripted"))])
 
 
 def recite(request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc.aio
+from fakes import no_models
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from runtime.chat import ChatTemplate
-from runtime.engine import Sink
+from runtime.engine import Engine, Sink
 from runtime.errors import EdgeQwenError
 from runtime.grammar import Grammars
+from runtime.model import Model, ModelFacts
+from runtime.models import Models
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
 from runtime.sequence import Finished, FinishReason, Request, Sequence, Timings, Usage
@@ -86,6 +89,9 @@ class FakeEngine:
     def cancel(self, sequence: Sequence) -> None:
         self.cancelled.put_nowait(sequence)
 
+    def start(self) -> None:
+        pass
+
     def stats(self) -> EngineStats:
         return Meter().stats(
             0.0,
@@ -100,6 +106,13 @@ class FakeEngine:
             kv_bytes_per_token=8,
             draining=self.draining,
         )
+
+
+def only_model(engine: FakeEngine | Engine, reader: RequestReader | None = None, name: str = "tiny") -> Models:
+    """A daemon's models, of which there is one; its engine is started."""
+    models = no_models()
+    models.add(Model(engine, reader or make_reader(), ModelFacts(name)))
+    return models
 
 
 @asynccontextmanager

@@ -48,6 +48,8 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 SPELLED = {
     "package": ("/p", Path("/p")),
     "variant": ("board", "board"),
+    "more_packages": ("/q,/r", [Path("/q"), Path("/r")]),
+    "packages_dir": ("/d", Path("/d")),
     "adapters_dir": ("/a", Path("/a")),
     "listen": ("[::1]:50051", "[::1]:50051"),
     "queue_limit": ("7", 7),

@@ -23,17 +23,15 @@ import structlog
 from click.testing import CliRunner
 from fakes import ScriptedSession
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, make_reader
+from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 from runtime.address import Address
 from runtime.config import Config
-from runtime.daemon import Daemon, main, run
+from runtime.daemon import Daemon, main, make_server, run
 from runtime.engine import Engine
 from runtime.errors import AddressInUse, ConfigError
-from runtime.health import Health
-from runtime.service import GenerationService
 
 BAD_FLAGS = {
     "listen": "nowhere",
@@ -48,7 +46,9 @@ BAD_FLAGS = {
     "log_format": "xml",
     "log_level": "loud",
 }
-UNBOUNDED = {"package", "variant", "adapters_dir", "verify", "speculate", "simulate", "deterministic", "state_dir"}
+UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
+    *("verify", "speculate", "simulate", "deterministic")
+}
 
 
 @pytest.fixture
@@ -298,16 +298,13 @@ async def running(
 
     limits = {"queue_limit": 4, "prefill_chunk_tokens": 8, "kv_budget_tokens": 1000}
     engine = Engine(ScriptedSession(gated), byte_tokenizer(), eos_token_ids=frozenset(), **limits)
-    server, health = grpc.aio.server(), Health()
-    health.add_to(server)
-    service = GenerationService(engine, make_reader(), "tiny")
-    generation_pb2_grpc.add_GenerationServicer_to_server(service, server)
+    models = only_model(engine)
     monkeypatch.setenv("NOTIFY_SOCKET", f"{folder}/notify")
     target = f"unix:{folder}/s"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, structlog.testing.capture_logs() as lines:
         manager.bind(f"{folder}/notify")
         manager.setblocking(False)
-        daemon = Daemon(engine, server, service, health, {"model": "tiny"})
+        daemon = Daemon(models, *make_server(models, max_message_bytes=1 << 20))
         async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(target) as channel:
             task = asyncio.create_task(run(daemon, Address(target), drain_timeout_s, time.monotonic()))
             it = Running(task, channel, gate, manager, lines)

@@ -12,7 +12,7 @@ import structlog
 from fakes import ScriptedSession, count_up
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
-from unit.runtime.fake_engine import FakeEngine, byte_tokenizer, finished, make_reader, serving
+from unit.runtime.fake_engine import FakeEngine, byte_tokenizer, finished, only_model, serving
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
@@ -27,7 +27,7 @@ Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 
 @asynccontextmanager
 async def generation(engine: FakeEngine | Engine) -> AsyncIterator[grpc.aio.Channel]:
-    service = GenerationService(engine, make_reader(), "tiny")
+    service = GenerationService(only_model(engine))
     async with serving(lambda server: generation_pb2_grpc.add_GenerationServicer_to_server(service, server)) as channel:
         yield channel
 
@@ -77,7 +77,6 @@ async def test_a_stream_is_started_then_deltas_then_finished() -> None:
         prefill_chunk_tokens=8,
         kv_budget_tokens=1000,
     )
-    engine.start()
     try:
         async with generation(engine) as channel:
             asked = pb.GenerateRequest(token_ids=pb.TokenIds(ids=history[:3]), max_tokens=10)
