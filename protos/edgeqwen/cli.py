@@ -19,6 +19,7 @@ from .client import (
     DeadlineExceeded,
     InvalidRequest,
     Message,
+    NotFound,
     Options,
     QueueFull,
     ServerUnavailable,
@@ -36,6 +37,7 @@ _INTERRUPTED = 130  # as shells have it
 # Where sysexits.h and timeout(1) have a number for it, theirs.
 _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
     (InvalidRequest, 3),
+    (NotFound, 4),
     (ServerUnavailable, 69),
     (QueueFull, 75),
     (DeadlineExceeded, 124),
@@ -95,7 +97,7 @@ Examples:
   edgeqwen models load qwen3-0.6b-int4 --default
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 69 no daemon answers,
+Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 4 no such model, 69 no daemon answers,
 75 queue full (try again), 124 timeout, 130 Ctrl-C.""",
 )
 @click.option(
