@@ -211,10 +211,12 @@ def _load_models(config: Config) -> Models:
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
     from .models import Loader, Models
-    from .package import Package
+    from .package import Package, variants_of
     from .repository import Repository
 
     def open_package(path: Path, variant: str | None) -> Package:
+        if variant is None and config.variant in variants_of(path):
+            variant = config.variant
         package = Package.open(path, variant, verify=config.verify)
         package.require_this_machine(simulate=config.simulate)
         return package

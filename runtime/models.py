@@ -129,7 +129,7 @@ class Models:
         """Loads a package of the repository; a model of the same name, and `replace`, give way to it.
 
         With `default`, or where it takes the default's place, it is the default from then on. A package that is loaded
-        already stays as it is. Once begun it goes on, even if the caller is cancelled. Raises ModelNotFound,
+        already is not loaded again. Once begun it goes on, even if the caller is cancelled. Raises ModelNotFound,
         PackageError, SessionError, ConfigError, NoRoom or Unavailable.
         """
         if replace:
@@ -189,7 +189,11 @@ class Models:
         try:
             tell("verifying")
             opened = await asyncio.to_thread(self._loader.open, self._repository.find(package), variant)
-            model = self._same(opened) or await self._bring(opened, replace, tell)
+            model = self._same(opened)
+            if model is None:
+                model = await self._bring(opened, replace, tell)
+            elif replace and replace != model.name:
+                await self._take_place(model, replace, tell)
         finally:
             self._coming.pop(package, None)
         if default:
@@ -200,6 +204,14 @@ class Models:
     def _same(self, package: Package) -> Model | None:
         """The model that this package is already."""
         return next((each for each in self._ready if each.facts.build_digest == package.build_digest), None)
+
+    async def _take_place(self, model: Model, replace: str, tell: Report) -> None:
+        """A model that is loaded, of one that gives way to it."""
+        old = [self.get(replace)]
+        tell("draining")
+        self._ready.remove(model)
+        self._ready.insert(self._ready.index(old[0]), model)
+        await self._let_go(old)
 
     async def _bring(self, package: Package, replace: str, tell: Report) -> Model:
         """Loads what was opened, and lets what it replaces go: before that, if there is no room for both."""
@@ -219,7 +231,7 @@ class Models:
                 await self._bring_back(back, at, error)
             raise
         self._put(model, at)
-        if not in_turn:
+        if old:
             tell("draining")
             await self._let_go(old)
         return model

@@ -60,6 +60,8 @@ def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
         raise NotFound(message) from error
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         raise DeadlineExceeded("the timeout passed before the answer was complete") from error
+    if code is grpc.StatusCode.FAILED_PRECONDITION:  # the message says of what
+        raise ClientError(message) from error
     raise ClientError(f"{code.name}: {message}") from error
 
 

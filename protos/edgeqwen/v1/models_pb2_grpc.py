@@ -67,7 +67,8 @@ class ModelsServicer:
         """Loads a package, and tells how far it is; the last message has the model. A model of the same name, and `replace`,
         give way to it: loaded beside them where memory allows, so that no request is refused; else they end their requests
         and leave first, and come back should the new one fail. Requests that run when their model gives way go on to their
-        end, for at most the daemon's drain_timeout_s. A package that is loaded already stays as it is.
+        end, for at most the daemon's drain_timeout_s. A package that is there already is not
+        loaded again.
 
         What is begun goes on when the call is cancelled. One change is made at a time; another waits for it.
 

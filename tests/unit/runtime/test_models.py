@@ -188,7 +188,7 @@ async def test_what_is_there_is_listed(shelf: Shelf) -> None:
     """Loaded models by their names, other packages by theirs."""
     async with served(shelf.models("a@1")) as channel:
         assert await states(channel) == ["a READY", "a@2 AVAILABLE", "b@1 AVAILABLE"]
-        assert await load(channel, "b@1.ortpackage") == ["VERIFYING", "LOADING", "DRAINING", "READY"]
+        assert await load(channel, "b@1.ortpackage") == ["VERIFYING", "LOADING", "READY"]
         assert await states(channel) == ["a READY", "b READY", "a@2 AVAILABLE"]
         await models_pb2_grpc.ModelsStub(channel).UnloadModel(models_pb2.UnloadModelRequest(name="a"))
         assert await states(channel) == ["b READY", "a@1 AVAILABLE", "a@2 AVAILABLE"]
@@ -264,10 +264,14 @@ async def test_what_fits_in_no_way_changes_nothing(shelf: Shelf) -> None:
 
 
 async def test_loading_what_is_loaded_does_nothing(shelf: Shelf) -> None:
-    """So scripts may say it again."""
-    async with served(shelf.models("a@1")) as channel:
+    """So scripts may say it again; but it can take another's place."""
+    async with served(shelf.models("b@1", "a@1")) as channel:
         assert await load(channel, "a@1") == ["VERIFYING", "READY"]
-    assert shelf.log == ["load a@1", "stop a@1"]
+        assert await load(channel, "a@1", replace="a") == ["VERIFYING", "READY"]
+        assert await states(channel) == ["b READY", "a READY", "a@2 AVAILABLE"]
+        assert await load(channel, "a@1", replace="b") == ["VERIFYING", "DRAINING", "READY"]
+        assert await states(channel) == ["a READY", "a@2 AVAILABLE", "b@1 AVAILABLE"]
+    assert shelf.log == ["load b@1", "load a@1", "stop b@1", "stop a@1"]
 
 
 async def test_a_caller_that_leaves_does_not_stop_a_change(shelf: Shelf) -> None:
