@@ -45,6 +45,7 @@ LAYERS = {
         "errors",
     ),
     "runtime.access": ("caller",),
+    "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -129,7 +130,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.advise_command"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
     "gguf": "toolchain.sources",

@@ -27,6 +27,7 @@ SHIPPED = {
     "edgeqwen": REPO / "protos" / "edgeqwen",
     "runtime": REPO / "runtime",
     "runtime/device_profiles": REPO / "device_profiles",
+    "runtime/systemd": REPO / "systemd",
     "toolchain": REPO / "toolchain",
 }
 VERSION = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]["version"]
