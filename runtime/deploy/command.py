@@ -31,6 +31,8 @@ from .plan import (
 from .status import PROPERTIES, Status, read_status
 from .target import Target
 
+_HIDDEN = ("/home/", "/root/", "/run/user/")  # from the service, by ProtectHome=yes
+
 _root = click.option(
     "--root",
     type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
@@ -120,7 +122,11 @@ def _bin_folder(target: Target, named: Path | None) -> str:
         folder = target.path(folder)
     if not (folder / "edgeqwend").exists():
         raise DeployError(f"there is no edgeqwend in {folder}: name its folder with --bin-dir")
-    return target.name_of(folder)
+    name = target.name_of(folder)
+    needed = [name, *([str((folder / "python").resolve())] if target.is_this_machine else [])]
+    if hidden := next((path for path in needed if path.startswith(_HIDDEN)), None):
+        raise DeployError(f"the service cannot see {hidden} (ProtectHome): install edgeqwen elsewhere, such as in /opt")
+    return name
 
 
 def _config(package: str | None, variant: str | None) -> str:
