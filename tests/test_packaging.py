@@ -129,6 +129,7 @@ def test_client_command_needs_no_extra(client: Environment) -> None:
     assert VERSION in client.run("edgeqwen", "--version")
     assert "chat" in client.run("edgeqwen", "--help")
     assert "--autotune" in client.run("edgeqwen", "bench", "--help")
+    assert "--dry-run" in client.run("edgeqwen", "service", "install", "--help")
     assert _present(client, "numpy", "onnxruntime", "pydantic") == []
 
 
