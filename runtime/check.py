@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,10 @@ from .address import Address
 from .config import Config
 from .cpu import read_cpu
 from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault, InvalidInput, LocalSettingsError
-from .footprint import Footprint, footprint_of, megabytes
+from .footprint import Footprint, megabytes
 from .localsettings import LocalSettings, LocalSettingsFile
 from .machine import read_machine
-from .package import Package
+from .package import Package, variants_of
 from .presets import read_presets
 from .settings import RunSettings, decide
 
@@ -76,51 +76,31 @@ def check(config: Config, *, extras: tuple[Extra, ...] = (), root: Path = Path("
     for extra in extras:
         with found.noted():
             extra(config)
-    with found.noted():
-        package = Package.open(config.package, config.variant, verify=False)
-        build = package.build
-        found.runs |= {
-            "package": str(package.root),
-            "model": build.name,
-            "variant": build.variant,
-            "precision": build.precision,
-            "provider": build.runs_on,
-            "build_digest": package.build_digest,
-        }
+    footprints = []
+    for path in (config.package, *config.more_packages):
         with found.noted():
-            package.require_this_machine(simulate=config.simulate)
+            footprints += _check_package(path, config, found)
+    if footprints:
         with found.noted():
-            read_presets(package.root)
-        with found.noted():
-            found.runs["adapters"] = adapters = _count_adapters(package, config)
-            settings = _settings(package, config, found, adapters=bool(adapters))
-            found.runs |= {
-                "prefill_threads": settings.prefill_threads,
-                "decode_threads": settings.decode_threads,
-                "threads_from": settings.threads_from,
-                "slots": settings.slots,
-                "slots_from": settings.slots_from,
-                "context_tokens": settings.context_tokens,
-            }
-            _check_memory(memory_of(package, settings), root, found)
+            _check_memory(total_bytes(footprints), root, found)
     return Checked(tuple(found.faults), tuple(found.warnings), found.runs)
 
 
 def memory_of(package: Package, settings: RunSettings) -> Footprint:
-    """What the daemon takes at most: with all rows in use, and those that keep what earlier requests left."""
-    build = package.build
-    footprint = footprint_of(
-        build.profile, build.memory.weights_bytes, build.memory.kv_bytes_per_token, build.model.context_tokens
-    )
-    weights_bytes = footprint.weights_bytes
-    if settings.graph.parent != package.variant_dir:  # packed for this processor, and larger
-        weights_bytes = sum(path.stat().st_size for path in settings.graph.parent.iterdir())
-    return replace(
-        footprint,
-        weights_bytes=weights_bytes,
-        context_tokens=settings.context_tokens,
-        rows=settings.session_slots,
-        kv_limit_bytes=settings.kv_budget_bytes,
+    """What a model takes at most: with all rows in use, and those that keep what earlier requests left."""
+    footprint = replace(settings.footprint(package.build), rows=settings.session_slots)
+    if settings.graph.parent == package.variant_dir:
+        return footprint
+    packed_bytes = sum(
+        path.stat().st_size for path in settings.graph.parent.iterdir()
+    )  # for this processor, and larger
+    return replace(footprint, weights_bytes=packed_bytes)
+
+
+def total_bytes(footprints: Sequence[Footprint]) -> int:
+    """Of models in one daemon: libraries and scratch memory serve all of them."""
+    return sum(each.weights_bytes + each.kv_bytes for each in footprints) + max(
+        each.buffers_bytes for each in footprints
     )
 
 
@@ -147,14 +127,53 @@ def _check_address(config: Config, found: _Findings) -> None:
         found.warnings.append(f"a process listens at {config.listen} now: a second daemon could not start there")
 
 
-def _count_adapters(package: Package, config: Config) -> int:
+def _check_package(path: Path, config: Config, found: _Findings) -> list[Footprint]:
+    """What its model would take, or nothing if that cannot be told. Raises PackageError where there is no package."""
+    is_default = path == config.package
+    variant = config.variant if is_default or config.variant in variants_of(path) else None
+    package = Package.open(path, variant, verify=False)
+    build = package.build
+    if is_default:
+        found.runs |= {
+            "package": str(package.root),
+            "model": build.name,
+            "variant": build.variant,
+            "precision": build.precision,
+            "provider": build.runs_on,
+            "build_digest": package.build_digest,
+        }
+    else:
+        found.runs["more_models"] = ", ".join(filter(None, (str(found.runs.get("more_models", "")), build.name)))
+    with found.noted():
+        package.require_this_machine(simulate=config.simulate)
+    with found.noted():
+        read_presets(package.root)
+    adapters_dir = config.adapters_dir if is_default else None
+    with found.noted():
+        adapters = _count_adapters(package, adapters_dir)
+        settings = _settings(package, config, found, adapters=bool(adapters))
+        if is_default:
+            found.runs |= {
+                "adapters": adapters,
+                "prefill_threads": settings.prefill_threads,
+                "decode_threads": settings.decode_threads,
+                "threads_from": settings.threads_from,
+                "slots": settings.slots,
+                "slots_from": settings.slots_from,
+                "context_tokens": settings.context_tokens,
+            }
+        return [memory_of(package, settings)]
+    return []
+
+
+def _count_adapters(package: Package, folder: Path | None) -> int:
     """Of the package and of the folder; onnxruntime, which reads them, is loaded only if there are any."""
     names = set(package.build.adapters)
-    if not names and config.adapters_dir is None:
+    if not names and folder is None:
         return 0
     from .adapters import find_adapters
 
-    return len(find_adapters(package, config.adapters_dir))
+    return len(find_adapters(package, folder))
 
 
 def _settings(package: Package, config: Config, found: _Findings, *, adapters: bool) -> RunSettings:
@@ -167,12 +186,12 @@ def _settings(package: Package, config: Config, found: _Findings, *, adapters: b
     return decide(config, package, file, local, len(os.sched_getaffinity(0)), adapters=adapters)
 
 
-def _check_memory(footprint: Footprint, root: Path, found: _Findings) -> None:
-    found.runs |= {"memory_bytes": footprint.total_bytes, "memory": str(footprint)}
+def _check_memory(needed_bytes: int, root: Path, found: _Findings) -> None:
+    found.runs["memory_bytes"] = needed_bytes
     have_bytes = read_machine(root).memory_mb << 20
-    if have_bytes and footprint.total_bytes > have_bytes:
+    if have_bytes and needed_bytes > have_bytes:
         message = (
-            f"it takes {footprint}, and this machine has {megabytes(have_bytes)}: lower slots or context_tokens, or"
-            " choose a smaller package"
+            f"all rows full take {megabytes(needed_bytes)}, and this machine has {megabytes(have_bytes)}: lower slots"
+            " or context_tokens, or choose a smaller package"
         )
         raise ConfigError([Fault("memory", message)])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..check import memory_of
+from ..check import memory_of, total_bytes
 from ..config import Config, load_config
 from ..cpu import read_cpu
 from ..errors import EdgeQwenError, LocalSettingsError
 from ..localsettings import LocalSettingsFile
-from ..package import Package
-from ..settings import decide
+from ..package import Package, variants_of
+from ..settings import RunSettings, decide
 from .plan import CONFIG_PATH, DropIns
 from .target import Target
 
@@ -35,33 +37,42 @@ def expect(target: Target, package: str | None, variant: str | None) -> Expectat
     flags: dict[str, object] = {} if file.is_file() else {"package": package, "variant": variant}
     try:
         config = load_config(file if file.is_file() else None, {}, flags)
-        found = Package.open(target.path(config.package), config.variant, verify=False)
-        drop_ins = _drop_ins(config, found, target, backoff=backoff)
+        paths = [target.path(path) for path in (config.package, *config.more_packages)]
+        packages = [_open(path, config, is_default=path == paths[0]) for path in paths]
+        drop_ins = _drop_ins(config, packages, target, backoff=backoff)
     except EdgeQwenError as error:
         return Expectation(DropIns(backoff=backoff), f"no limit of memory and no device is set: {error}")
     return Expectation(drop_ins, "")
 
 
-def _drop_ins(config: Config, package: Package, target: Target, *, backoff: bool) -> DropIns:
+def _open(path: Path, config: Config, *, is_default: bool) -> Package:
+    variant = config.variant if is_default or config.variant in variants_of(path) else None
+    return Package.open(path, variant, verify=False)
+
+
+def _drop_ins(config: Config, packages: Sequence[Package], target: Target, *, backoff: bool) -> DropIns:
+    settings = [(package, _settings(package, config, target)) for package in packages]
+    found = {provider_of(package, its.device, simulate=config.simulate) for package, its in settings}
+    providers = tuple(sorted(filter(None, found)))
+    needs_device = any(provider != "openvino-cpu" for provider in providers)
+    footprints = [memory_of(package, its) for package, its in settings]
+    return DropIns(
+        providers=providers,
+        groups=tuple(sorted(_DEVICE_GROUPS & target.groups())) if needs_device else (),
+        network=network_of(config),
+        memory_bytes=total_bytes(footprints) + sum(_adapters_bytes(package, config, target) for package in packages),
+        backoff=backoff,
+    )
+
+
+def _settings(package: Package, config: Config, target: Target) -> RunSettings:
     local = None
     file = LocalSettingsFile(target.path(config.state_dir), package.build_digest, read_cpu())
     if target.is_this_machine:
-        try:
+        with suppress(LocalSettingsError):  # the daemon ignores it too, and says so
             local = file.read(verify=False)
-        except LocalSettingsError:
-            local = None  # the daemon ignores it too, and says so
     cores = package.build.profile.device.cores
-    settings = decide(config, package, file, local, cores, adapters=bool(config.adapters_dir or package.build.adapters))
-    provider = provider_of(package, settings.device, simulate=config.simulate)
-    needs_device = provider not in (None, "openvino-cpu")
-    memory_bytes = memory_of(package, settings).total_bytes + _adapters_bytes(package, config, target)
-    return DropIns(
-        provider=provider,
-        groups=tuple(sorted(_DEVICE_GROUPS & target.groups())) if needs_device else (),
-        network=network_of(config),
-        memory_bytes=memory_bytes,
-        backoff=backoff,
-    )
+    return decide(config, package, file, local, cores, adapters=bool(config.adapters_dir or package.build.adapters))
 
 
 def provider_of(package: Package, device: str | None, *, simulate: bool = False) -> str | None:

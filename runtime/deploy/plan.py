@@ -48,14 +48,14 @@ class DropIns:
     """What of the drop-ins this machine and package need.
 
     Args:
-        provider: `cuda`, `qnn`, `openvino-gpu`, ...; None: no device.
-        groups: that may use the provider's devices.
+        providers: of `cuda`, `qnn`, `openvino-gpu`, ...; none: no device.
+        groups: that may use the providers' devices.
         network: `loopback` or `private`; None: unix sockets only.
         memory_bytes: what the daemon takes; None: not known, so no limit.
         backoff: whether systemd knows how to wait longer each time.
     """
 
-    provider: str | None = None
+    providers: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     network: str | None = None
     memory_bytes: int | None = None
@@ -96,7 +96,7 @@ def _link(name: str, bin_folder: str) -> Entry:
 
 def _drop_ins(wanted: DropIns) -> Iterable[Entry]:
     """Numbers leave room before and behind; `systemctl edit` writes override.conf, which counts last."""
-    provider = _text(f"drop-ins/provider-{wanted.provider}.conf") if wanted.provider else None
+    provider = "\n".join(_text(f"drop-ins/provider-{name}.conf") for name in wanted.providers) or None
     if provider and wanted.groups:
         provider += f"SupplementaryGroups={' '.join(wanted.groups)}\n"
     network = _text(f"drop-ins/network-{wanted.network}.conf") if wanted.network else None

@@ -71,8 +71,18 @@ def test_more_memory_than_there_is_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "root/proc").mkdir(parents=True)
     (tmp_path / "root/proc/meminfo").write_text("MemTotal:  102400 kB\n")
     [line] = check(config(tmp_path), root=tmp_path / "root").lines
-    assert line.startswith("memory: it takes weights 0.0 MB + KV")
-    assert "this machine has 104.9 MB: lower slots or context_tokens" in line
+    assert line.startswith("memory: all rows full take 150.0 MB, and this machine has 104.9 MB: lower slots")
+
+
+def test_every_package_is_looked_at(tmp_path: Path) -> None:
+    """Those beside the default are named and count in memory; one that is not there is a fault of its own."""
+    make_package(tmp_path / "p.ortpackage")
+    make_package(tmp_path / "q.ortpackage")
+    alone, both = check(config(tmp_path)), check(config(tmp_path, more_packages=[tmp_path / "q.ortpackage"]))
+    assert both.runs["more_models"] == "tiny"
+    assert int(alone.runs["memory_bytes"]) < int(both.runs["memory_bytes"]) < 2 * int(alone.runs["memory_bytes"])
+    [line] = check(config(tmp_path, more_packages=[tmp_path / "none"])).lines
+    assert line.startswith(f"there is no package at {tmp_path}/none")
 
 
 def test_a_daemon_that_runs_is_no_fault(tmp_path: Path) -> None:

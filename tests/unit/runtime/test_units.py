@@ -53,7 +53,8 @@ def analyze(verb: str, root: Path, *flags: str) -> str:
 def test_every_combination_is_valid_and_little_exposed(host: Path, provider: str | None, network: str | None) -> None:
     """No warning of `verify`, and an exposure of 1.5 of 10 at most, with limits and groups too."""
     groups = ("render", "video") if provider else ()
-    drop_ins = DropIns(provider=provider, groups=groups, network=network, memory_bytes=1 << 30)
+    providers = (provider,) if provider else ()
+    drop_ins = DropIns(providers, groups, network=network, memory_bytes=1 << 30)
     apply(plan(drop_ins, "/opt/edgeqwen/bin", "package: x\n"), Target(host), dry_run=False)
     assert analyze("verify", host) == ""
     said = analyze("security", host, "--offline=true", "--no-pager")
@@ -93,7 +94,7 @@ def test_our_tmpfiles_only_make_folders_and_modes() -> None:
 
 def test_every_unit_is_placed_by_the_plan() -> None:
     """Nothing of `systemd/` is forgotten, and what is placed is what uninstall removes."""
-    everything = plan(DropIns("cuda", (), "private", 1, backoff=True), "/opt/edgeqwen/bin", "")
+    everything = plan(DropIns(("cuda", "qnn"), (), "private", 1, backoff=True), "/opt/edgeqwen/bin", "")
     placed = [entry.path for entry in everything if not entry.keep]
     assert sorted(placed) == sorted(placed_paths())
     assert sum(path.startswith(DROP_INS) for path in placed) == 4
