@@ -1,7 +1,8 @@
 """Continuous batching: decides what the next step runs. Deques and integers only; same calls, same steps.
 
-First come, first served. Every step decodes all rows that can, and beside them prefills a chunk of one prompt, which is
-the shorter the more it would hold up the running streams (the chunked prefill of Sarathi-Serve, arXiv:2403.02310).
+Clients are served in turn, and of each, first come, first served. Every step decodes all rows that can, and beside them
+prefills a chunk of one prompt, which is the shorter the more it would hold up the running streams (the chunked prefill
+of Sarathi-Serve, arXiv:2403.02310).
 
 A run of the model has one adapter. Every step runs the rows of each adapter, in a run of their own: a row gets its
 token in every step whatever the others use, so nobody waits for a turn.
@@ -9,9 +10,10 @@ token in every step whatever the others use, so nobody waits for a turn.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 
+from .fairqueue import FairQueue
 from .kvcache import Clear, Copy, KVCache
 from .sequence import Sequence
 from .speculation import TOKEN_COST
@@ -80,7 +82,7 @@ class Scheduler:
         self.queue_limit = queue_limit
         self._chunk_tokens = prefill_chunk_tokens
         self._token_cost = token_cost
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self._prefilling: Sequence | None = None
 
     @property
@@ -96,16 +98,24 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues `sequence`."""
         assert self.room > 0
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
+
+    def giving_way(self, client: str, count: int) -> list[Sequence] | None:
+        """Those that wait and must be removed before `count` more of `client` can be added; None: they can not be."""
+        return self.waiting.giving_way(client, count, count - self.room)
 
     def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Forgets `sequence`, wherever it is. With `keep`, what was computed of it may stay warm."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
-            return
-        if sequence is self._prefilling:
-            self._prefilling = None
-        self.kv.release(sequence, keep=keep)
+        else:
+            if sequence is self._prefilling:
+                self._prefilling = None
+            taken = max(1, sequence.computed - sequence.cached)
+            self.waiting.give_back(sequence.request.client, sequence.kv_tokens_needed - taken)
+            self.kv.release(sequence, keep=keep)
+        if not (self.waiting or self.kv.running):
+            self.waiting.rest()
 
     def schedule(self) -> Step:
         """The next step. Marks nothing as computed: that is the engine's to do once it has run."""
@@ -114,12 +124,12 @@ class Scheduler:
         return Step(self.kv.take_clears(), copy, self._next_chunk(decode), decode)
 
     def _admit(self) -> Copy | None:
-        """Admits the first that waits, if no other is in prefill: it may have computed what this one starts with."""
+        """Admits the next that waits, if no other is in prefill: it may have computed what this one starts with."""
         if self._prefilling and not self._prefilling.in_prefill:
             self._prefilling = None
-        if self._prefilling or not self.waiting or not self.kv.fits(self.waiting[0]):
+        if self._prefilling or not self.waiting or not self.kv.fits(self.waiting.next):
             return None
-        self._prefilling = self.waiting.popleft()
+        self._prefilling = self.waiting.take()
         return self.kv.admit(self._prefilling)
 
     def _next_chunk(self, decode: tuple[Decode, ...]) -> Prefill | None:

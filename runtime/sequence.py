@@ -53,6 +53,8 @@ class Request:
     """The adapter that the model runs with; None is the model as it is."""
     deterministic: bool = False
     """Whether its tokens must not depend, by rounding, on what else is computed or kept."""
+    client: str = ""
+    """The name of who asks; clients have equal rights to be served."""
 
 
 class FinishReason(Enum):
@@ -161,6 +163,8 @@ class Sequence:
     cached: int = 0
     cached_exact: int = 0
     slot: int | None = None
+    group: int | None = None
+    """The id of the first of those that were submitted together; None: it was alone."""
 
     @property
     def prompt_tokens(self) -> int:

@@ -29,7 +29,7 @@ LAYERS = {
         "openvino_session",
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
-        "static_session kvcache",
+        "static_session kvcache fairqueue",
         "settings",
         "watchdog",
         "sequence session stats speculation",
@@ -182,7 +182,7 @@ DOORS = {
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
-    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.fairqueue", "runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
