@@ -26,6 +26,7 @@ from .reload import Reloader
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
 
+    from .clients import Clients
     from .health import Health
     from .model import Model
     from .models import Models
@@ -202,8 +203,11 @@ class Daemon:
     @classmethod
     def load(cls, config: Config, startup: Startup) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
-        models = _load_models(config, startup)
-        server, generation, health = make_server(models, config.max_message_bytes)
+        from .clients import Clients
+
+        clients = Clients(config.limits.book)
+        models = _load_models(config, startup, clients)
+        server, generation, health = make_server(models, config.max_message_bytes, clients)
         trim_after_load()
         return cls(models, server, generation, health)
 
@@ -242,7 +246,7 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_models(config: Config, startup: Startup) -> Models:
+def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
     """The packages that the configuration names, and what may come later."""
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
@@ -258,7 +262,8 @@ def _load_models(config: Config, startup: Startup) -> Models:
         return package
 
     def load(package: Package) -> Model:
-        return load_model(package, config, config.adapters_dir if package.root == config.package else None)
+        adapters_dir = config.adapters_dir if package.root == config.package else None
+        return load_model(package, config, adapters_dir, clients=clients)
 
     paths = [config.package, *config.more_packages]
     loader = Loader(open_package, load, lambda package: footprint_of_loaded(package, config), available_bytes)
@@ -271,8 +276,10 @@ def _load_models(config: Config, startup: Startup) -> Models:
     return models
 
 
-def make_server(models: Models, max_message_bytes: int) -> tuple[grpc.aio.Server, GenerationService, Health]:
-    """A server with all services in front of `models`, which listens nowhere yet."""
+def make_server(
+    models: Models, max_message_bytes: int, clients: Clients | None = None
+) -> tuple[grpc.aio.Server, GenerationService, Health]:
+    """A server with all services in front of `models`, which listens nowhere yet. `clients` are those of the models."""
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
@@ -292,7 +299,7 @@ def make_server(models: Models, max_message_bytes: int) -> tuple[grpc.aio.Server
     generation, health = GenerationService(models), Health()
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients), server)
     health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)

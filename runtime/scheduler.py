@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .fairqueue import FairQueue
-from .kvcache import Clear, Copy, KVCache
-from .sequence import Sequence
+from .kvcache import Clear, Copy, KVCache, common_prefix
+from .sequence import Request, Sequence
 from .speculation import TOKEN_COST
 
 _LONGEST_STEP = 3.4  # so that one gap in a hundred is 4 times the usual one: deep prompts and busy boards add to it
@@ -91,9 +91,25 @@ class Scheduler:
         return self.queue_limit + self.kv.free_slots - len(self.waiting)
 
     @property
+    def prefilling(self) -> Sequence | None:
+        """The running sequence whose prompt is being computed."""
+        return self._prefilling if self._prefilling and self._prefilling.in_prefill else None
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits or runs, and no slot is left to clear."""
         return not (self.waiting or self.kv.running or self.kv.has_clears)
+
+    def new_tokens(self, request: Request) -> int:
+        """At least how many tokens of its prompt have to be computed, however much of it those before leave."""
+        known = self.kv.known_tokens(request)
+        if request.scope is not None:
+            whose = request.scope, request.adapter
+            alike = (each.request for each in self.waiting.by_client)
+            known = max(
+                [known, *(common_prefix(of.prompt, request.prompt) for of in alike if (of.scope, of.adapter) == whose)]
+            )
+        return len(request.prompt) - min(known, len(request.prompt) - 1)
 
     def add(self, sequence: Sequence) -> None:
         """Queues `sequence`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain
 
+from .errors import EdgeQwenError
 from .turn import TurnForm
 
 
@@ -138,9 +139,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The engine could not go on with the request; the service answers with an error."""
+    """The engine could not go on with the request; the service answers with an error.
+
+    `refusal` says why if it is not the engine's fault.
+    """
 
     message: str
+    refusal: EdgeQwenError | None = None
 
 
 Event = Delta | Finished | Failed
@@ -165,6 +170,10 @@ class Sequence:
     slot: int | None = None
     group: int | None = None
     """The id of the first of those that were submitted together; None: it was alone."""
+    deadline_s: float | None = None
+    """When it is of no use any more, on the engine's monotonic clock."""
+    new_tokens: int = 0
+    """At least how many tokens of its prompt have to be computed, as it was when it came."""
 
     @property
     def prompt_tokens(self) -> int:

@@ -15,6 +15,7 @@ import psutil
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
+from .clients import Clients
 from .model import Model, ModelFacts
 from .models import Models
 from .sensors import SYSFS, Reading, read_temperatures
@@ -25,11 +26,13 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
 
     Args:
         models: what is loaded. The sensors that count are those that its profiles name, or all.
+        clients: who asks; None: nobody does.
         sysfs: where to look for sensors.
     """
 
-    def __init__(self, models: Models, *, sysfs: Path = SYSFS) -> None:
+    def __init__(self, models: Models, clients: Clients | None = None, *, sysfs: Path = SYSFS) -> None:
         self._models = models
+        self._clients = clients or Clients()
         self._sysfs = sysfs
         self._started_s = time.monotonic()
         self._process = psutil.Process()
@@ -56,6 +59,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
             models=map(_loaded_model, self._models.ready),
             process=self._process_info(cpu, before),
             machine=_machine_info(cpu, before, temperatures),
+            clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in self._clients.stats()],
         )
 
     def _process_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.ProcessInfo:

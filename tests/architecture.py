@@ -25,23 +25,23 @@ LAYERS = {
         "bench autotune loading",
         "engine grammar",
         "completion",
-        "turn_text",
+        "turn_text lateness",
         "openvino_session",
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache fairqueue",
         "settings",
         "watchdog",
-        "sequence session stats speculation",
+        "clients sequence session stats speculation",
         "turn",
         "structure",
         "reload",
         "adapters inference config localsettings presets startup",
-        "tuning",
-        "package detect footprint",
+        "tuning limit_config",
+        "package detect footprint limits pace",
         "profile",
         "validation",
-        "logs machine memory notify sensors cpu access",
+        "logs machine memory notify sensors cpu access fingerprint",
         "errors",
     ),
     "runtime.access": ("caller",),
@@ -161,8 +161,8 @@ DOORS = {
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
-    " runtime.validation toolchain.cli",
+    "pydantic": "runtime.config runtime.limit_config runtime.localsettings runtime.package runtime.presets"
+    " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status",
     "safetensors": "toolchain.adapters toolchain.weights",
@@ -182,7 +182,8 @@ DOORS = {
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
-    | {"runtime.fairqueue", "runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

@@ -74,17 +74,19 @@ class FakeEngine:
     draining: bool = False
     submitted: asyncio.Queue[tuple[Sequence, Sink]] = field(default_factory=asyncio.Queue)
     cancelled: asyncio.Queue[Sequence] = field(default_factory=asyncio.Queue)
+    timeouts_s: list[float | None] = field(default_factory=list)
     ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
 
-    def submit(self, request: Request, sink: Sink) -> Sequence:
+    def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
         if self.refuse is not None:
             raise self.refuse
+        self.timeouts_s.append(timeout_s)
         sequence = Sequence(self.ids(), request)
         self.submitted.put_nowait((sequence, sink))
         return sequence
 
-    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
-        return [self.submit(request, sink) for request, sink in asked]
+    def submit_all(self, asked: list[tuple[Request, Sink]], *, timeout_s: float | None = None) -> list[Sequence]:
+        return [self.submit(request, sink, timeout_s=timeout_s) for request, sink in asked]
 
     def cancel(self, sequence: Sequence) -> None:
         self.cancelled.put_nowait(sequence)
