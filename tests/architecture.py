@@ -73,7 +73,7 @@ LAYERS = {
         "progress exhaustion weights context",
         "olive_environment requirements",
     ),
-    "edgeqwen": ("cli", "flags batch status", "client printing", "requests", "messages", "errors"),
+    "edgeqwen": ("cli", "flags batch status", "client printing", "requests retrying", "messages", "errors"),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
