@@ -332,7 +332,7 @@ class Engine:
                 try:
                     picks.append((row, _picks(live, row)))
                 except GrammarError as error:
-                    self._fail(row.sequence, str(error))
+                    self._fail(row.sequence, error)
         return picks
 
     def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
@@ -425,12 +425,12 @@ class Engine:
         self._looked_for_late_s = now_s
         return [self._dismiss(sequence, why) for sequence, why in self._lateness.among(now_s)]
 
-    def _fail(self, sequence: Sequence, message: str) -> None:
+    def _fail(self, sequence: Sequence, error: EdgeQwenError) -> None:
         """Ends one request that cannot go on."""
         with self._wake:
             live = self._forget(sequence, keep=False)
         if live is not None:
-            live.sink(Failed(message))
+            live.sink(Failed(str(error), error))
 
     def _fail_all(self, message: str) -> None:
         with self._wake:

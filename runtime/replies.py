@@ -18,6 +18,7 @@ from .errors import (
     EdgeQwenError,
     Exhausted,
     Fault,
+    GrammarError,
     ModelNotFound,
     NoRoom,
     PackageError,
@@ -114,9 +115,11 @@ def code_of(error: EdgeQwenError) -> int:
 
 
 def loggable(error: EdgeQwenError) -> str:
-    """What a log may say of a refused request: where its faults are, nothing of its text."""
+    """What a log may say of a request that got an error: where its faults are, nothing of its text or its answer's."""
     if isinstance(error, RequestError):
-        return ", ".join(fault.path for fault in error.faults[:MAX_FAULTS])
+        return ", ".join(fault.path.partition('["')[0] for fault in error.faults[:MAX_FAULTS])  # names are text too
+    if isinstance(error, GrammarError):
+        return "the answer's structure could not be kept"
     return str(error)
 
 

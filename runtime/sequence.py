@@ -141,11 +141,11 @@ class Finished:
 class Failed:
     """The engine could not go on with the request; the service answers with an error.
 
-    `refusal` says why if it is not the engine's fault.
+    `error` is what it is, if it hit this request alone.
     """
 
     message: str
-    refusal: EdgeQwenError | None = None
+    error: EdgeQwenError | None = None
 
 
 Event = Delta | Finished | Failed

@@ -15,8 +15,9 @@ import structlog
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
+from .access.caller import current
 from .engine import Engine
-from .errors import EdgeQwenError, Exhausted, Unavailable
+from .errors import DeadlineTooShort, EdgeQwenError, Exhausted, Unavailable
 from .fingerprint import fingerprint
 from .model import Model
 from .models import Models
@@ -24,6 +25,8 @@ from .replies import abort, code_of, delta_message, finished_message, loggable
 from .sequence import Delta, Event, Failed, Finished, Request, Sequence
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_NO_FAULT_OF_OURS = (Exhausted, DeadlineTooShort)
 
 MERGED_TOKENS = 1024  # keeps a message well below the 4 MiB that clients accept
 
@@ -64,9 +67,10 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                         continue
                     sequence = running.pop(index)
                     if isinstance(event, Failed):
-                        level = logging.INFO if event.refusal else logging.ERROR  # a refusal is no fault of ours
-                        log.log(level, "failed", detail=event.message, completion_tokens=len(sequence.output))
-                        await abort(context, _error_of(event, model.engine))
+                        why = _error_of(event, model.engine)
+                        level = logging.INFO if isinstance(why, _NO_FAULT_OF_OURS) else logging.ERROR
+                        log.log(level, "failed", detail=loggable(why), completion_tokens=len(sequence.output))
+                        await abort(context, why)
                     log.info("finished", index=index, reason=event.reason.name, **_figures(event))
                     yield pb.GenerateResponse(finished=finished_message(index, event))
         finally:  # some run on if the client left or cancelled, if its deadline passed, or if another failed
@@ -140,7 +144,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                 return model, sequences
 
     async def _refuse(self, context: Context, error: EdgeQwenError) -> NoReturn:
-        self._log.info("refused", reason=type(error).__name__, detail=loggable(error))
+        self._log.info("refused", client=current().name, reason=type(error).__name__, detail=loggable(error))
         await abort(context, error)
 
     def _opened(self, context: Context) -> None:
@@ -217,7 +221,7 @@ class _Batch:
                 continue
             engine, _ = self._running.pop(at)
             delta = Delta.join(self._deltas.pop(at))
-            if isinstance(event, Failed) and isinstance(event.refusal, Exhausted):
+            if isinstance(event, Failed) and isinstance(event.error, Exhausted):
                 self._waiting.appendleft(at)  # it made room for another client, and comes again
             elif isinstance(event, Finished):
                 ended.append(self._completed(at, delta, event))
@@ -278,8 +282,8 @@ class _Batch:
 
 def _error_of(event: Failed, engine: Engine) -> EdgeQwenError:
     """A daemon that leaves did nothing wrong, and neither did the request: another daemon can answer it."""
-    if event.refusal is not None:
-        return event.refusal
+    if event.error is not None:
+        return event.error
     return Unavailable(event.message) if engine.stats().draining else EdgeQwenError(event.message)
 
 

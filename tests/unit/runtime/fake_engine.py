@@ -19,6 +19,7 @@ from runtime.chat import ChatTemplate
 from runtime.engine import Engine, Sink
 from runtime.errors import EdgeQwenError
 from runtime.grammar import Grammars
+from runtime.limits import LimitBook
 from runtime.model import Model, ModelFacts
 from runtime.models import Models
 from runtime.package import SamplingDefaults
@@ -48,6 +49,7 @@ def make_reader(
     defaults: SamplingDefaults | None = None,
     context_tokens: int = CONTEXT_TOKENS,
     adapters: tuple[str, ...] = (),
+    limits: LimitBook | None = None,
 ) -> RequestReader:
     return RequestReader(
         byte_tokenizer(),
@@ -57,6 +59,7 @@ def make_reader(
         context_tokens=context_tokens,
         grammars=Grammars(byte_tokenizer(), VOCABULARY, frozenset({0})),
         adapters=adapters,
+        limits=limits or LimitBook(),
     )
 
 

@@ -270,7 +270,7 @@ def test_one_client_never_keeps_another_out() -> None:
     engine.submit(Request((9,), 5, client="few"), few)
     gone = flood.pop().next()
     assert isinstance(gone, Failed)
-    assert isinstance(gone.refusal, QueueFull)
+    assert isinstance(gone.error, QueueFull)
     assert gone.message == (
         "the queue is full (3 requests wait) and most in it was this client's, so its newest made room;"
         " try again in 1.0 s"
@@ -373,7 +373,7 @@ def test_a_request_that_waits_in_vain_is_told_so() -> None:
         engine.step()
     gone = vain.next()
     assert isinstance(gone, Failed)
-    assert isinstance(gone.refusal, DeadlineTooShort)
+    assert isinstance(gone.error, DeadlineTooShort)
     assert now_s[0] <= began_s + 17.0
     run_to_rest(engine)
     assert [first.tokens(), last.tokens()] == [expected((3,) * 80, 40), expected((5,) * 80, 5)]
