@@ -210,7 +210,7 @@ class Engine:
         leave = self._scheduler.giving_way(client, len(asked))
         if leave is None:
             raise QueueFull(limit, retry_after_s, client)
-        if timeout_s is not None and (late := self._lateness.of(asked[0][0], timeout_s)):
+        if timeout_s is not None and (late := self._lateness.of(asked[0][0], timeout_s, self._clock())):
             raise late
         prompt_tokens = [len(request.prompt) for request, _ in asked]
         self._clients.submitted(client, prompt_tokens, ends_in_s=retry_after_s)
@@ -341,7 +341,7 @@ class Engine:
         with self._wake:
             now_s = self._clock()
             if step.prefill:
-                self._note_prefill(step, now_s - self._step_began_s)
+                self._note_prefill(step, now_s)
             tokens = 0
             for row, its in picks:
                 self._meter.guessed(len(row.guess), len(its) - 1)
@@ -357,12 +357,12 @@ class Engine:
         for sink, event in events:
             sink(event)
 
-    def _note_prefill(self, step: Step, seconds: float) -> None:
+    def _note_prefill(self, step: Step, now_s: float) -> None:
         assert step.prefill is not None
         sequence, tokens = step.prefill.sequence, step.prefill.tokens
         self._clients.computed(sequence.request.client, prompt_tokens=tokens)
         if not step.prefill.last:
-            self._pace.prefilled(seconds, tokens, beside=bool(step.decode))
+            self._pace.prefilled(now_s, now_s - self._step_began_s, tokens, beside=bool(step.decode))
         sequence.computed += tokens
 
     def _accept(self, sequence: Sequence, live: _Live, picks: list[Pick], now_s: float) -> list[Event]:
@@ -407,7 +407,8 @@ class Engine:
             self._scheduler.remove(sequence, keep=keep)
             self._clients.ended(sequence.request.client, started=live.started_s is not None)
             if live.started_s is not None:
-                self._pace.released(self._clock() - live.started_s)
+                now_s = self._clock()
+                self._pace.released(now_s, now_s - live.started_s)
         return live
 
     def _dismiss(self, sequence: Sequence, why: EdgeQwenError) -> tuple[Sink, Event]:

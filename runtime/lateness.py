@@ -18,11 +18,11 @@ class Lateness:
         self._scheduler = scheduler
         self._pace = pace
 
-    def of(self, request: Request, left_s: float) -> DeadlineTooShort | None:
+    def of(self, request: Request, left_s: float, now_s: float) -> DeadlineTooShort | None:
         """What is to be told to `request` if it comes now, with `left_s` seconds to its deadline, in vain."""
         newcomer = Sequence(_BEHIND_ALL, request, new_tokens=self._scheduler.new_tokens(request))
         ahead = [each.new_tokens for each in self._scheduler.waiting.ahead_of(newcomer)]
-        return self._judge(newcomer, sum(ahead) + _left_of(self._scheduler.prefilling), len(ahead), left_s)
+        return self._judge(newcomer, sum(ahead) + _left_of(self._scheduler.prefilling), len(ahead), left_s, now_s)
 
     def among(self, now_s: float) -> list[tuple[Sequence, DeadlineTooShort]]:
         """Those of the queue, and what is to be told to them."""
@@ -31,7 +31,7 @@ class Lateness:
         for each in self._scheduler.waiting:
             late = None
             if each.deadline_s is not None:
-                late = self._judge(each, tokens, place, each.deadline_s - now_s)
+                late = self._judge(each, tokens, place, each.deadline_s - now_s, now_s)
             if late is not None:
                 found.append((each, late))
                 continue
@@ -39,11 +39,13 @@ class Lateness:
             place += 1
         return found
 
-    def _judge(self, sequence: Sequence, tokens_ahead: int, place: int, left_s: float) -> DeadlineTooShort | None:
+    def _judge(
+        self, sequence: Sequence, tokens_ahead: int, place: int, left_s: float, now_s: float
+    ) -> DeadlineTooShort | None:
         kv = self._scheduler.kv
         endings = max(0, place + 1 - kv.free_slots)
         expected_s = self._pace.first_token_s(
-            sequence.new_tokens, tokens_ahead=tokens_ahead, endings=endings, slots=kv.max_running
+            now_s, sequence.new_tokens, tokens_ahead=tokens_ahead, endings=endings, slots=kv.max_running
         )
         if expected_s is None or expected_s <= left_s * _SURE:
             return None
