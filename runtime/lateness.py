@@ -27,6 +27,8 @@ class Lateness:
     def among(self, now_s: float) -> list[tuple[Sequence, DeadlineTooShort]]:
         """Those of the queue, and what is to be told to them."""
         found: list[tuple[Sequence, DeadlineTooShort]] = []
+        if all(each.deadline_s is None for each in self._scheduler.waiting.by_client):
+            return found
         tokens, place = _left_of(self._scheduler.prefilling), 0
         for each in self._scheduler.waiting:
             late = None

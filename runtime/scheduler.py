@@ -19,6 +19,7 @@ from .sequence import Request, Sequence
 from .speculation import TOKEN_COST
 
 _LONGEST_STEP = 3.4  # so that one gap in a hundred is 4 times the usual one: deep prompts and busy boards add to it
+_MOST_COMPARED = 64  # prompts of a scope: each takes some 10 us, in which the engine waits
 _SHORTEST_CHUNK = 4  # a pass over all weights for fewer tokens is a waste
 
 
@@ -105,10 +106,11 @@ class Scheduler:
         known = self.kv.known_tokens(request)
         if request.scope is not None:
             whose = request.scope, request.adapter
-            alike = (each.request for each in self.waiting.by_client)
-            known = max(
-                [known, *(common_prefix(of.prompt, request.prompt) for of in alike if (of.scope, of.adapter) == whose)]
-            )
+            alike = (of for each in self.waiting.by_client if ((of := each.request).scope, of.adapter) == whose)
+            for number, of in enumerate(alike):
+                if number == _MOST_COMPARED:
+                    return 1
+                known = max(known, common_prefix(of.prompt, request.prompt))
         return len(request.prompt) - min(known, len(request.prompt) - 1)
 
     def add(self, sequence: Sequence) -> None:

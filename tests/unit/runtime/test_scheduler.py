@@ -163,6 +163,32 @@ def test_who_ends_early_is_charged_for_what_it_took() -> None:
     assert order == ["open", "exact"] * 5 + ["open"] + ["exact"] * (len(order) - 11)
 
 
+def test_what_must_be_computed_at_least_is_what_nobody_leaves() -> None:
+    """Prompts of its scope and adapter that wait, run or are kept may leave their beginning; its last token never."""
+    scheduler = make(slots=2, budget=1000, queue=200, chunk=64)
+
+    def asked(*prompt: int, scope: bytes | None = b"mine", adapter: str | None = None) -> Request:
+        return Request(prompt=prompt, max_tokens=4, scope=scope, adapter=adapter)
+
+    whole = asked(*range(20), 1)
+    assert scheduler.new_tokens(whole) == 21
+    scheduler.add(first := Sequence(1, asked(*range(20), 2)))
+    assert [scheduler.new_tokens(asked(*range(20), 1, scope=scope)) for scope in (b"mine", b"others", None)] == [
+        1,
+        21,
+        21,
+    ]
+    assert scheduler.new_tokens(asked(*range(20), 1, adapter="pumps")) == 21
+    assert scheduler.new_tokens(first.request) == 1
+    commit(scheduler.schedule())
+    assert scheduler.new_tokens(whole) == 1
+    scheduler.remove(first)
+    assert scheduler.new_tokens(asked(*range(10), 99, 99)) == 2
+    for number in range(2, 100):
+        scheduler.add(Sequence(number, asked(number, 0)))
+    assert scheduler.new_tokens(asked(*[250] * 9)) == 1, "so many are not compared: it may be all"
+
+
 def test_a_full_queue_makes_room_for_who_has_less_in_it() -> None:
     """Those that slots take at once are no reason to push anybody out."""
     scheduler = make(slots=2, queue=4)
