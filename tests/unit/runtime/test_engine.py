@@ -30,6 +30,10 @@ class Inbox:
     def __call__(self, event: Event) -> None:
         self._events.put(event)
 
+    @property
+    def empty(self) -> bool:
+        return self._events.empty()
+
     def next(self) -> Event:
         return self._events.get(timeout=TIMEOUT_S)
 
@@ -211,6 +215,59 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     assert sum(its.requests_total for its in clients.stats()) == len(asked)
     assert sum(its.completion_tokens_total for its in clients.stats()) == stats.completion_tokens_total
     assert sum(its.prompt_tokens_total for its in clients.stats()) == stats.prompt_tokens_total
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_in_any_crowd_every_request_is_answered_or_told_why(data: st.DataObject) -> None:
+    """Clients that flood, cancel, ask for several answers and have deadlines and limits, before a small queue: whoever
+    is let in gets its whole answer, or hears that it was too late or made room, which all do that came together; and at
+    rest nobody has anything left."""
+    now_s = [0.0]
+    session = ScriptedSession(slots=data.draw(st.integers(1, 2)))
+    limits = Limits(requests_per_minute=30, tokens_per_minute=500, concurrent_requests=data.draw(st.integers(1, 5)))
+    clients = Clients(LimitBook(clients={"limited": limits}), clock=lambda: now_s[0])
+    queue_limit = data.draw(st.integers(1, 4))
+    engine = make_engine(session, queue_limit=queue_limit, clients=clients, clock=lambda: now_s[0])
+    let_in: list[tuple[Request, list[Inbox]]] = []
+
+    def run() -> None:
+        now_s[0] += 0.1
+
+    session.during_run = run
+    for _ in range(data.draw(st.integers(1, 25))):
+        client = data.draw(st.sampled_from(("many", "many", "few", "limited")))
+        request = Request(tuple(range(data.draw(st.integers(1, 40)))), data.draw(st.integers(1, 9)), client=client)
+        inboxes = [Inbox() for _ in range(data.draw(st.sampled_from((1, 1, 1, 2, 3))))]
+        timeout_s = data.draw(st.none() | st.floats(0.01, 5))
+        try:
+            sequences = engine.submit_all([(request, inbox) for inbox in inboxes], timeout_s=timeout_s)
+        except (QueueFull, RateLimited, DeadlineTooShort, RequestError):
+            assert all(inbox.empty for inbox in inboxes)
+        else:
+            if data.draw(st.integers(0, 5)) == 0:
+                for sequence in sequences:
+                    engine.cancel(sequence)
+            else:
+                let_in.append((request, inboxes))
+        assert engine.stats().queue_depth <= queue_limit + session.spec.slots
+        for _ in range(data.draw(st.integers(0, 5))):
+            engine.step()
+    run_to_rest(engine)
+    for request, inboxes in let_in:
+        ends: list[Event] = []
+        for inbox in inboxes:
+            *deltas, end = inbox.all()
+            ends.append(end)
+            tokens = [token for delta in deltas if isinstance(delta, Delta) for token in delta.token_ids]
+            assert tokens == (expected(request.prompt, request.max_tokens) if isinstance(end, Finished) else [])
+            assert inbox.empty
+        errors = {type(end.error) for end in ends if isinstance(end, Failed)}
+        assert errors <= {QueueFull, DeadlineTooShort}
+        assert QueueFull not in errors or not any(isinstance(end, Finished) for end in ends)
+    stats = engine.stats()
+    assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens) == (0, 0, 0)
+    assert all((its.running, its.waiting) == (0, 0) for its in clients.stats())
 
 
 @pytest.mark.parametrize("steps", range(6))
