@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import RateLimited
@@ -95,14 +95,18 @@ class Clients:
             counts.waiting -= 1
             counts.running += 1
 
-    def computed(self, client: str, *, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
-        """Some of a prompt, or of an answer."""
+    def prefilled(self, client: str, tokens: int) -> None:
+        """Some of a prompt of `client` was computed."""
         with self._lock:
-            counts = self._counts_of(client)
-            counts.prompt_tokens += prompt_tokens
-            counts.completion_tokens += completion_tokens
-            if completion_tokens:
-                self._limiter.generated(client, completion_tokens, self._clock())
+            self._counts_of(client).prompt_tokens += tokens
+
+    def generated(self, tokens: Mapping[str, int]) -> None:
+        """Answers have grown, those of each client together by so many tokens."""
+        with self._lock:
+            now_s = self._clock()
+            for client, count in tokens.items():
+                self._counts_of(client).completion_tokens += count
+                self._limiter.generated(client, count, now_s)
 
     def ended(self, client: str, *, started: bool) -> None:
         """A request of `client` that waited, or ran if it was `started`, has ended, however it did."""

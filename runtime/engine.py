@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -342,16 +343,16 @@ class Engine:
             now_s = self._clock()
             if step.prefill:
                 self._note_prefill(step, now_s)
-            tokens = 0
+            tokens = Counter[str]()  # by client
             for row, its in picks:
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
                     events += ((live.sink, event) for event in self._accept(row.sequence, live, its, now_s))
-                    grown = len(row.sequence.output) - before
-                    self._clients.computed(row.sequence.request.client, completion_tokens=grown)
-                    tokens += grown
-            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens)
+                    tokens[row.sequence.request.client] += len(row.sequence.output) - before
+            if tokens:
+                self._clients.generated(tokens)
+            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens.total())
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
@@ -360,7 +361,7 @@ class Engine:
     def _note_prefill(self, step: Step, now_s: float) -> None:
         assert step.prefill is not None
         sequence, tokens = step.prefill.sequence, step.prefill.tokens
-        self._clients.computed(sequence.request.client, prompt_tokens=tokens)
+        self._clients.prefilled(sequence.request.client, tokens)
         if not step.prefill.last:
             self._pace.prefilled(now_s, now_s - self._step_began_s, tokens, beside=bool(step.decode))
         sequence.computed += tokens

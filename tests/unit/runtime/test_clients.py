@@ -15,8 +15,8 @@ def test_every_step_of_a_request_is_counted_for_its_client() -> None:
     clients = Clients(clock=lambda: 0.0)
     clients.submitted("a", [3, 4], ends_in_s=1.0)
     clients.started("a")
-    clients.computed("a", prompt_tokens=3)
-    clients.computed("a", completion_tokens=2)
+    clients.prefilled("a", 3)
+    clients.generated({"a": 2})
     clients.refused("b", 2)
     a, b = clients.stats()
     assert (a.name, a.waiting, a.running, a.requests_total, a.refused_total) == ("a", 1, 1, 2, 0)
@@ -74,7 +74,7 @@ def test_many_threads_lose_nothing() -> None:
         for _ in range(500):
             clients.submitted("a", [1], ends_in_s=1.0)
             clients.started("a")
-            clients.computed("a", completion_tokens=1)
+            clients.generated({"a": 1})
             clients.ended("a", started=True)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
