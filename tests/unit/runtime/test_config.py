@@ -146,17 +146,6 @@ def test_limits_of_a_client_are_its_own_then_the_defaults(tmp_path: Path) -> Non
     assert book.of("panel") == Limits(concurrent_requests=2, output_tokens=256)
 
 
-def test_the_guides_limits_are_limits(tmp_path: Path) -> None:
-    """What docs/serving.md shows can be copied."""
-    guide = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
-    block = guide.split("```yaml\nlimits:")[1].split("```")[0]
-    (tmp_path / "d.yaml").write_text(f"package: p\nlimits:{block}")
-    book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
-    assert book.of("panel") == dataclasses.replace(book.default, concurrent_requests=2)
-    assert book.of("nightly-report") == dataclasses.replace(book.default, tokens_per_minute=None)
-    assert None not in dataclasses.astuple(book.default)
-
-
 def test_every_fault_of_limits_has_its_path(tmp_path: Path) -> None:
     file = tmp_path / "d.yaml"
     file.write_text("package: p\nlimits: {default: {requests: 1}, clients: {panel: {tokens_per_minute: 0}}}\n")

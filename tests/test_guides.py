@@ -1,7 +1,8 @@
-"""docs/errors.md is true: what it says of each error is what the daemon sends and what a client makes of it."""
+"""Guides are true: the table of errors is what the daemon sends and a client makes of it; examples can be copied."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from unit.edgeqwen.scripted_server import refuse, scripted
 from edgeqwen.cli import main
 from edgeqwen.client import Client, ClientError
 from runtime import errors
+from runtime.config import load_config
 from runtime.replies import _CODES, status_of
 
-GUIDE = Path(__file__).parents[3] / "docs" / "errors.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 EXAMPLES: dict[str, errors.EdgeQwenError] = {
     "RequestError": errors.RequestError([errors.Fault("n", "must be 1 to 16 (got 17)")]),
@@ -26,7 +28,7 @@ EXAMPLES: dict[str, errors.EdgeQwenError] = {
 
 def rows() -> list[tuple[str, ...]]:
     """Cells of the first table, marks of code left out."""
-    lines = iter(GUIDE.read_text(encoding="utf-8").split("| error |")[1].splitlines()[2:])
+    lines = iter((DOCS / "errors.md").read_text(encoding="utf-8").split("| error |")[1].splitlines()[2:])
     cells = []
     for line in lines:
         if not line.startswith("|"):
@@ -56,3 +58,13 @@ def test_an_error_reaches_its_client_as_the_guide_says(row: tuple[str, ...]) -> 
     assert str(error) in str(raised.value)
     assert (done.exit_code, done.stderr) == (int(exit_status), f"edgeqwen: {raised.value}\n")
     assert advice.endswith(".")
+
+
+def test_the_limits_that_are_shown_are_limits(tmp_path: Path) -> None:
+    """What docs/serving.md has can be copied."""
+    block = (DOCS / "serving.md").read_text(encoding="utf-8").split("```yaml\nlimits:")[1].split("```")[0]
+    (tmp_path / "d.yaml").write_text(f"package: p\nlimits:{block}")
+    book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
+    assert book.of("panel") == dataclasses.replace(book.default, concurrent_requests=2)
+    assert book.of("nightly-report") == dataclasses.replace(book.default, tokens_per_minute=None)
+    assert None not in dataclasses.astuple(book.default)
