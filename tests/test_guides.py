@@ -23,6 +23,8 @@ EXAMPLES: dict[str, errors.EdgeQwenError] = {
     "QueueFull": errors.QueueFull(3, 1.5, "panel"),
     "RateLimited": errors.RateLimited("panel", "tokens_per_minute", 9, 1.5),
     "DeadlineTooShort": errors.DeadlineTooShort(9.0, 1.0),
+    "Unauthenticated": errors.Unauthenticated(),
+    "PermissionDenied": errors.PermissionDenied("uid:1000", "admin"),
 }
 
 
