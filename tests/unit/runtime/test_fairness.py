@@ -88,7 +88,7 @@ def test_a_client_hears_of_its_limits_and_the_status_shows_them() -> None:
     assert its.limits.requests_per_minute == 2
     assert not its.limits.HasField("concurrent_requests")
     words = (
-        "local: 0 running, 0 wait; 2 requests, 4 + 8 tokens, 1 refused;"
+        f"{me}: 0 running, 0 wait; 2 requests, 4 + 8 tokens, 1 refused;"
         " at most 2 requests/min, 5000 tokens/min, 8 tokens an answer"
     )
     assert words in re.sub(r"\s+", " ", shown)
