@@ -113,6 +113,10 @@ class Config(StrictModel):
         default=True,
         description="Compute tokens that a request's own text suggests together with the next one, where that pays.",
     )
+    shrink_kv: bool = Field(
+        default=True,
+        description="Promise requests less KV, and keep less of earlier ones, while memory is short.",
+    )
     simulate: bool = Field(
         default=False, description="Run a package for an NPU in the NPU's simulator, very slowly, to verify it."
     )

@@ -89,6 +89,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--share-prefix", help="Start prompts from earlier ones of: client, all or off. Default: client")
 @click.option("--speculate/--no-speculate", default=None, help="Guess tokens from the text. Default: speculate")
 @click.option("--deterministic/--no-deterministic", default=None, help="For requests that do not say. Default: no")
+@click.option("--shrink-kv/--no-shrink-kv", default=None, help="While memory is short. Default: shrink-kv")
 @click.option("--simulate/--no-simulate", default=None, help="Verify an NPU's package on x86-64. Default: no")
 @click.option("--state-dir", type=click.Path(path_type=Path), help=f"What was measured. Default: {DEFAULT_STATE_DIR}")
 @click.option("--max-message-bytes", type=int, help="The largest request accepted. Default: 4194304")

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from .clients import Clients
 from .completion import Completion, Pick
@@ -39,6 +40,13 @@ from .tokenizer import Tokenizer
 Sink = Callable[[Event], None]
 
 _LATE_EVERY_S = 0.25
+
+
+class Companion(Protocol):
+    """What looks after an engine while it runs."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -121,6 +129,7 @@ class Engine:
         self._stopping = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._companions: list[Companion] = []
 
     @property
     def context_tokens(self) -> int:
@@ -132,19 +141,37 @@ class Engine:
         return self._session.spec.vocab_size
 
     @property
+    def frees_kv(self) -> bool:
+        """Whether a lower limit of KV leaves memory to others."""
+        return self._session.spec.frees_kv
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is queued or running."""
         with self._wake:
             return not self._live
+
+    def wait_for_kv(self) -> bool:
+        """Blocks until requests run or wait, or earlier ones left KV; False once the engine stops."""
+        with self._wake:
+            kv = self._scheduler.kv
+            self._wake.wait_for(lambda: self._stopping or self._live or kv.warm_tokens or kv.has_clears)
+            return not self._stopping
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
         with self._wake:
             return self._wake.wait_for(lambda: not self._live, timeout_s)
 
+    def accompany(self, companion: Companion) -> None:
+        """`companion` is to start and stop with the engine, which has not started yet."""
+        self._companions.append(companion)
+
     def start(self) -> None:
         """Starts the engine's thread."""
         self._thread.start()
+        for companion in self._companions:
+            companion.start()
 
     def drain(self) -> None:
         """Refuses new requests from now on; those accepted go on to their end."""
@@ -158,6 +185,8 @@ class Engine:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        while self._companions:  # none keeps an engine in memory that has stopped
+            self._companions.pop().stop()
         self._fail_all(reason)
 
     def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
@@ -235,6 +264,17 @@ class Engine:
                 self._meter.cancelled()
                 self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
+    def limit_kv(self, tokens: int | None) -> None:
+        """Promises at most `tokens` of KV from now on; None: the whole budget again.
+
+        What earlier requests left goes at once. Those that run go on, those that wait wait longer, and one request may
+        always run.
+        """
+        with self._wake:
+            kv = self._scheduler.kv
+            kv.limit(kv.budget_tokens if tokens is None else tokens)
+            self._wake.notify_all()  # rows are cleared by a step, also if nothing else is to do
+
     def step(self) -> None:
         """One turn of the loop."""
         step = self._schedule()
@@ -255,7 +295,7 @@ class Engine:
                 kv_used_tokens=kv.used_tokens,
                 kv_warm_tokens=kv.warm_tokens,
                 kv_reserved_tokens=kv.reserved_tokens,
-                kv_budget_tokens=kv.budget_tokens,
+                kv_budget_tokens=kv.limit_tokens,
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
             )

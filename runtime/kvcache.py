@@ -57,13 +57,16 @@ class KVCache:
         slots: rows of the session.
         budget_tokens: the most tokens that are promised or warm.
         max_running: the most sequences at once; None: a sequence per slot.
+
+    `limit` lowers the budget for a while: `limit_tokens` is what counts now. Nothing running gives way to it, and one
+    sequence may always run.
     """
 
     def __init__(self, slots: int, budget_tokens: int, *, max_running: int | None = None) -> None:
         self.max_running = slots if max_running is None else max_running
         assert 0 < self.max_running <= slots
         assert budget_tokens > 0
-        self.budget_tokens = budget_tokens
+        self.budget_tokens = self.limit_tokens = budget_tokens
         self._rows: list[Sequence | Warm | None] = [None] * slots
         self._clears: list[Clear] = []
         self._uses = itertools.count()
@@ -99,9 +102,19 @@ class KVCache:
     def has_clears(self) -> bool:
         return bool(self._clears)
 
+    def limit(self, tokens: int) -> None:
+        """Promises no more than `tokens` from now on, or the budget if that is less; warm rows make way at once."""
+        self.limit_tokens = max(0, min(tokens, self.budget_tokens))
+        self._make_room(spare=None)
+
     def fits(self, sequence: Sequence) -> bool:
-        """Whether there is a slot and budget for `sequence` now; warm rows make way."""
-        return self.free_slots > 0 and self.reserved_tokens + sequence.kv_tokens_needed <= self.budget_tokens
+        """Whether there is a slot and budget for `sequence` now; warm rows make way.
+
+        By itself any fits that the whole budget has room for: else it would wait for as long as the limit stays.
+        """
+        if not self.running:
+            return sequence.kv_tokens_needed <= self.budget_tokens
+        return self.free_slots > 0 and self.reserved_tokens + sequence.kv_tokens_needed <= self.limit_tokens
 
     def admit(self, sequence: Sequence) -> Copy | None:
         """Gives `sequence` a slot, in which as much of its prompt counts as computed as another row has.
@@ -122,8 +135,7 @@ class KVCache:
         sequence.slot = slot
         sequence.computed = sequence.cached = shared
         sequence.cached_exact = exact
-        while self.reserved_tokens + self.warm_tokens > self.budget_tokens:
-            self._evict(spare=source)
+        self._make_room(spare=source)
         return copy
 
     def release(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -138,6 +150,7 @@ class KVCache:
         self._rows[slot] = warm
         self._clears.append(Clear(slot, len(tokens) if warm else 0))
         sequence.slot = None
+        self._make_room(spare=None)
 
     def known_tokens(self, request: Request) -> int:
         """How much of its prompt's beginning is in rows that it may start from, or will be when they are computed."""
@@ -195,7 +208,7 @@ class KVCache:
         row = self._rows[source]
         if not isinstance(row, Warm):
             return False
-        beside = self.reserved_tokens + sequence.kv_tokens_needed + len(row.tokens) <= self.budget_tokens
+        beside = self.reserved_tokens + sequence.kv_tokens_needed + len(row.tokens) <= self.limit_tokens
         return shared == len(row.tokens) or not beside or len(self.running) + 1 == self.slots
 
     def _free_slot(self, *, spare: int | None) -> int:
@@ -205,6 +218,11 @@ class KVCache:
         running = [sequence.slot_in_use for sequence in self.running] or [0]
         free = (slot for slot, row in enumerate(self._rows) if row is None)
         return min(free, key=lambda slot: max(running[0] - slot, slot - running[-1], 0))
+
+    def _make_room(self, *, spare: int | None) -> None:
+        """Evicts warm rows, `spare` aside, until what is promised and warm is within the limit."""
+        while self.warm_tokens and self.reserved_tokens + self.warm_tokens > self.limit_tokens:
+            self._evict(spare=spare)
 
     def _evict(self, *, spare: int | None) -> None:
         """Frees the warm row that was not used for longest, `spare` aside."""
@@ -219,7 +237,7 @@ class KVCache:
         return (
             f"<KVCache {len(self.running)}/{self.max_running} running,"
             f" {self.used_tokens} used + {self.reserved_tokens - self.used_tokens} promised + {self.warm_tokens} warm"
-            f" of {self.budget_tokens} tokens>"
+            f" of {self.limit_tokens} tokens>"
         )
 
 

@@ -22,6 +22,7 @@ from .loading import load_engine, load_session
 from .localsettings import LocalSettingsFile
 from .package import Package
 from .presets import Presets, read_presets
+from .pressure_watch import PressureWatch
 from .requests import RequestReader
 from .session import Session
 from .settings import RunSettings, decide
@@ -94,6 +95,8 @@ def load_model(
         message = f"must be false: {session.spec.provider} rounds by how many rows run"
         raise ConfigError([Fault("deterministic", message)])
     engine = load_engine(package, session, tokenizer, config, settings, clients=clients)
+    if config.shrink_kv and engine.frees_kv:
+        engine.accompany(PressureWatch(engine))
     vocab_size, names = session.spec.vocab_size, tuple(adapter.name for adapter in adapters)
     presets = read_presets(package.root)
     reader = RequestReader(

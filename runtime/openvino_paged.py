@@ -60,6 +60,7 @@ class OpenVinoPagedSession:
             slots=slots,
             kv_bytes_per_token=sum(cache.block_bytes for cache in self._caches) // self._block_tokens,
             provider="OpenVINO (CPU)",
+            frees_kv=True,
         )
         self._compute([Chunk(0, [0], 0)])  # the first run copies the weights into the layout of the kernels
         self._weights = MappedFile(model.with_suffix(".bin"))

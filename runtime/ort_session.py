@@ -153,6 +153,7 @@ class OrtSession:
             slots=slots,
             kv_bytes_per_token=len(self._caches) * kv_heads * head_dim * dtype.itemsize,
             provider=provider,
+            frees_kv=True,
         )
 
     @property

@@ -26,6 +26,7 @@ class SessionSpec:
         many_logits: whether a chunk may want logits after more than its last token. Without, nothing is guessed.
         deterministic: whether a run can be.
         reuses_rows: whether a request can start from what another left in a row.
+        frees_kv: whether memory of the KV cache is taken as it is written, and given back as it is cleared.
     """
 
     vocab_size: int
@@ -36,6 +37,7 @@ class SessionSpec:
     many_logits: bool = True
     deterministic: bool = True
     reuses_rows: bool = True
+    frees_kv: bool = False
 
 
 @dataclass(frozen=True)

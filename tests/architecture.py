@@ -22,7 +22,7 @@ LAYERS = {
         "replies repository",
         "requests board",
         "conversations",
-        "bench autotune loading",
+        "bench autotune loading pressure_watch",
         "engine grammar",
         "completion",
         "turn_text lateness",
@@ -41,7 +41,8 @@ LAYERS = {
         "package detect footprint limits pace access_settings",
         "profile",
         "validation",
-        "logs machine memory notify sensors cpu access fingerprint",
+        "memory_limits",
+        "logs machine memory notify pressure sensors cpu access fingerprint",
         "errors",
     ),
     "runtime.access": (
@@ -177,7 +178,7 @@ DOORS = {
     "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.relay"
     " runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
-    " runtime.supervision",
+    " runtime.pressure_watch runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
@@ -193,7 +194,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
-    | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace"}
+    | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace", "runtime.pressure"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

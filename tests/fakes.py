@@ -57,6 +57,7 @@ class ScriptedSession:
             slots=slots,
             kv_bytes_per_token=1,
             provider="CPUExecutionProvider",
+            frees_kv=True,
         )
         self.cache: list[list[int]] = [[] for _ in range(slots)]
         self.adapters = adapters

@@ -78,6 +78,7 @@ SPELLED = {
     "device": ("NPU", "NPU"),
     "share_prefix": ("off", "off"),
     "speculate": ("0", False),
+    "shrink_kv": ("0", False),
     "simulate": ("1", True),
     "deterministic": ("1", True),
     "state_dir": ("/somewhere", Path("/somewhere")),

@@ -52,7 +52,7 @@ BAD_FLAGS = {
     "log_level": "loud",
 }
 UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
-    *("verify", "speculate", "simulate", "deterministic", "socket_group", "insecure")
+    *("verify", "speculate", "shrink_kv", "simulate", "deterministic", "socket_group", "insecure")
 }
 MAPPINGS = {"clients", "limits", "tls", "tokens"}
 

@@ -89,6 +89,34 @@ def test_without_room_beside_it_a_row_is_taken_over_and_cut() -> None:
     assert kv.take_clears() == (Clear(0, 2),)
 
 
+def test_under_a_limit_warm_rows_go_first_and_the_running_stay() -> None:
+    """What a sequence leaves above the limit goes too; afterwards the whole budget counts again."""
+    kv = KVCache(slots=4, budget_tokens=40)
+    old, running = asks(1, 2, 3), asks(7, 8, 9)
+    run(kv, old, 4, 5)
+    run(kv, running, 10, 11)
+    kv.release(old)
+    kv.take_clears()
+    kv.limit(6)
+    assert (kv.warm_tokens, kv.reserved_tokens, kv.take_clears()) == (0, 6, (Clear(0),))
+    assert not kv.fits(sequence(prompt=1, max_tokens=1))
+    kv.limit(3)
+    assert kv.running == [running]
+    kv.release(running)
+    assert (kv.warm_tokens, kv.take_clears()) == (0, (Clear(1, 4), Clear(1)))
+    kv.limit(100)
+    assert kv.limit_tokens == 40
+
+
+def test_one_may_always_run() -> None:
+    """Whatever the limit, so that nobody waits for memory that never comes back."""
+    kv = KVCache(slots=4, budget_tokens=12)
+    kv.limit(0)
+    assert kv.fits(sequence(prompt=9, max_tokens=4))
+    kv.admit(sequence(prompt=3, max_tokens=4))
+    assert not kv.fits(sequence(prompt=3, max_tokens=4))
+
+
 def test_nobody_starts_from_what_others_left() -> None:
     kv = KVCache(slots=4, budget_tokens=100)
     for scope in (OTHERS, None):
