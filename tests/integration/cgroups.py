@@ -14,7 +14,7 @@ MOUNT = Path("/sys/fs/cgroup")
 
 @contextmanager
 def memory_cgroup(pid: int, limit_bytes: int) -> Iterator[None]:
-    """Has the process in a cgroup with this limit. What it held before stays with the old one. Skips where it cannot."""
+    """Has the process in a cgroup of this limit; what it held before stays with the old one. Skips where it cannot."""
     v1 = (MOUNT / "memory" / "memory.limit_in_bytes").is_file()
     folder = (MOUNT / "memory" if v1 else MOUNT) / f"edgeqwen-test-{os.getpid()}-{pid}"
     try:
