@@ -118,7 +118,7 @@ class GrammarMatcher:
     def accept(self, token: int) -> None:
         """Takes the next token. Raises GrammarError if the grammar has come to a limit of llguidance."""
         if not self._matcher.consume_token(token):
-            raise GrammarError(f"the answer's structure could not be kept: {_line(self._matcher.get_error())}")
+            raise GrammarError(f"no answer can be held to it any further: {_reason(self._matcher)}")
         self.complete = self._matcher.is_stopped()
         self.forced = self.forced[1:]
         if not self.forced and not self.complete:
@@ -133,7 +133,7 @@ class GrammarMatcher:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little").astype(np.bool_)
         if self._matcher.is_error() or not mask.any():
-            raise GrammarError(f"the answer's structure could not be kept: {_line(self._matcher.get_error())}")
+            raise GrammarError(f"no answer can be held to it any further: {_reason(self._matcher)}")
         return mask
 
 
@@ -169,6 +169,11 @@ def _of_schema(schema: object) -> str:
 def _fault(source: str) -> str | None:
     wrong, messages = LLMatcher.validate_grammar_with_warnings(source)
     return _line(messages[0]) if wrong else None
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """Without what llguidance adds of its state, which has the text of the answer."""
+    return _line(matcher.get_error().partition("<state>")[0]) or "nothing may follow"
 
 
 def _line(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 import grpc.aio
@@ -36,6 +37,9 @@ DOMAIN = "edgeqwen"  # of an ErrorInfo
 MAX_FAULT_CHARS = 160
 ERROR_DOMAIN = "edgeqwen"
 
+_KEY = re.compile(r"\[(?!\d+\]).*\]")
+"""What a path has of the client's own words: the keys of a schema, the names of values."""
+
 _REASONS = {
     FinishReason.EOS: pb.Finished.REASON_EOS,
     FinishReason.STOP: pb.Finished.REASON_STOP,
@@ -46,6 +50,7 @@ _REASONS = {
 # The one table from errors to gRPC codes; the first class that fits counts. docs/errors.md has it for people.
 _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (RequestError, code_pb2.INVALID_ARGUMENT),
+    (GrammarError, code_pb2.INVALID_ARGUMENT),
     (ModelNotFound, code_pb2.NOT_FOUND),
     (PackageError, code_pb2.FAILED_PRECONDITION),
     (ConfigError, code_pb2.FAILED_PRECONDITION),
@@ -95,6 +100,8 @@ def finished_message(index: int, end: Finished) -> pb.Finished:
 
 def status_of(error: EdgeQwenError) -> status_pb2.Status:
     """The status that ends a call, with the details that its code has."""
+    if isinstance(error, GrammarError):
+        error = RequestError([Fault("structure", str(error))])
     status = status_pb2.Status(code=code_of(error), message=str(error))
     if isinstance(error, RequestError):
         faults = _shown(error)
@@ -127,7 +134,7 @@ def code_of(error: EdgeQwenError) -> int:
 def loggable(error: EdgeQwenError) -> str:
     """What a log may say of a request that got an error: where its faults are, nothing of its text or its answer's."""
     if isinstance(error, RequestError):
-        return ", ".join(fault.path.partition('["')[0] for fault in error.faults[:MAX_FAULTS])  # names are text too
+        return ", ".join(_KEY.sub("[...]", fault.path) for fault in error.faults[:MAX_FAULTS])
     if isinstance(error, GrammarError):
         return "the answer's structure could not be kept"
     return str(error)

@@ -293,3 +293,32 @@ async def test_the_log_follows_a_request_and_holds_none_of_its_text() -> None:
         ("refused", None),
     ]
     assert not any(word in str(lines) for word in ("secret", "hidden", "private"))
+
+
+async def test_a_structure_that_no_answer_fits_is_the_requests_fault() -> None:
+    """INVALID_ARGUMENT with its field, alone and in a batch; nothing of the answer or the grammar's state in it."""
+    engine = Engine(
+        ScriptedSession(),
+        byte_tokenizer(),
+        eos_token_ids=frozenset({0}),
+        queue_limit=4,
+        prefill_chunk_tokens=8,
+        kv_budget_tokens=1000,
+    )
+    engine.start()
+    asked = pb.GenerateRequest(prompt="abc", max_tokens=4, grammar="start: start")
+    try:
+        async with generation(engine) as channel:
+            error = await refusal(channel, asked)
+            stub = generation_pb2_grpc.GenerationStub(channel)
+            [reply] = [each async for each in stub.GenerateBatch(pb.GenerateBatchRequest(requests=[asked]))]
+    finally:
+        engine.stop()
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    bad = error_details_pb2.BadRequest()
+    assert status_of(error).details[0].Unpack(bad)
+    [violation] = bad.field_violations
+    assert violation.field == "structure"
+    assert violation.description.startswith("no answer can be held to it any further: ")
+    assert "<state>" not in violation.description
+    assert (reply.failure.code, f"structure: {reply.failure.message}") == (3, error.details())
