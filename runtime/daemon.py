@@ -358,9 +358,10 @@ def make_server(
     from .models_service import ModelsService
     from .service import GenerationService
     from .telemetry import TelemetryService
+    from .wellformed import RefuseMalformed
 
     server = grpc.aio.server(
-        interceptors=[entrance.gate],
+        interceptors=[entrance.gate, RefuseMalformed()],
         options=[
             *entrance.options,
             ("grpc.max_receive_message_length", max_message_bytes),

@@ -16,7 +16,7 @@ LAYERS = {
     "runtime": (
         "daemon commands detect_command token_command deploy",
         "models_service check supervision",
-        "service health telemetry address",
+        "service health telemetry address wellformed",
         "models",
         "model",
         "replies repository",
@@ -142,11 +142,11 @@ DOORS = {
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies edgeqwen.status",
+    "google.protobuf": "runtime.replies runtime.wellformed edgeqwen.status",
     "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.daemon runtime.health"
-    " runtime.models_service runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.connection"
-    " edgeqwen.errors",
+    " runtime.models_service runtime.replies runtime.service runtime.telemetry runtime.wellformed edgeqwen.client"
+    " edgeqwen.connection edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
