@@ -29,6 +29,7 @@ _Array = TypeVar("_Array", bound=NDArray[np.generic])
 _KV_DTYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 _BindingKey = tuple[bool, int, int, str | None]
 _BINDINGS = 64  # kept for each adapter, those used last; a new one takes about a millisecond
+_WIDEST_CHUNK = 4096  # beside a row that is nearly full; no profile has longer ones
 _MANY_TOKENS = 8  # from so many on a run is bound by arithmetic more than by memory: it is run as prefill is
 _WEIGHTS = "model.onnx.data"
 PACKED_WEIGHTS = "packed.data"  # another name: what of it is resident is in use, and must not be forgotten
@@ -140,8 +141,10 @@ class OrtSession:
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
         kv_heads, head_dim, dtype = self._kv_layout(graph)
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
-        # Rows start on a page, so that clearing one gives back whole pages of its own.
-        capacity = _round_up(context_tokens, max(1, _PAGE_BYTES // (head_dim * dtype.itemsize)))
+        # The kernel wants room behind each row for the widest chunk of the run, and writes nothing there. Rows start on
+        # a page, so that clearing one gives back whole pages of its own.
+        capacity = context_tokens + min(context_tokens, _WIDEST_CHUNK)
+        capacity = _round_up(capacity, max(1, _PAGE_BYTES // (head_dim * dtype.itemsize)))
         self._memory, self._kv = _allocate((len(self._caches), slots, kv_heads, capacity, head_dim), dtype)
         # One for all bindings: results live until the next run.
         self._logits = np.zeros((_round_up(slots, 2), vocab_size), np.float32)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeqwen.client import Client, ServerUnavailable
+from edgeqwen.v1 import telemetry_pb2
 
 READY_TIMEOUT_S = 60
 _THIS_PYTHON = (sys.executable, "-m", "runtime.daemon")
@@ -56,6 +57,17 @@ def start(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def at_rest(client: Client, timeout_s: float = 20) -> telemetry_pb2.Snapshot:
+    """The first snapshot in which nothing runs."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        snapshot = client.snapshot()
+        engine = snapshot.models[0].engine
+        if engine.running == engine.queue_depth == engine.kv_reserved_tokens == 0:
+            return snapshot
+        assert time.monotonic() < deadline_s, f"never at rest: {engine}"
 
 
 def _wait(target: str, process: subprocess.Popen[str], log: Path, timeout_s: float) -> None:

@@ -111,6 +111,18 @@ def test_rows_share_a_run_whatever_each_computes(small_graph: tuple[Path, Path],
     assert_rows_share_a_run(open_session(graph, slots=5), checkpoint, deterministic=deterministic)
 
 
+def test_a_full_row_goes_on_beside_a_prompt_as_long_as_the_context(small_graph: tuple[Path, Path]) -> None:
+    """The kernel pads the row's one token to the width of the prompt, which ends behind the context."""
+    checkpoint, graph = small_graph
+    rng = np.random.default_rng(3)
+    full, prompt = rng.integers(3, 300, 64).tolist(), rng.integers(3, 300, 64).tolist()
+    session = OrtSession(graph, slots=2, context_tokens=64, threads=2)
+    session.run([Chunk(0, full[:-1], 0)])
+    logits = session.run([Chunk(0, full[-1:], 63), Chunk(1, prompt, 0)])
+    expected = [expected_logits(checkpoint, tokens)[-1] for tokens in (full, prompt)]
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
 def test_a_prompt_of_one_token_is_computed_exactly(small_graph: tuple[Path, Path]) -> None:
     """A deterministic run has room for two tokens of a row, also where there is but one."""
     checkpoint, graph = small_graph

@@ -7,12 +7,11 @@ import json
 import random
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from integration.daemons import Daemon, start
+from integration.daemons import Daemon, at_rest, start
 
 from edgeqwen.client import AsyncClient, Client, Completion, Delta, InvalidRequest, Options, QueueFull
 from edgeqwen.v1 import telemetry_pb2
@@ -31,17 +30,6 @@ PROMPTS = [
     "What do bees make? " * 8,
     "Tell me about the moon.",
 ]
-
-
-def at_rest(client: Client, timeout_s: float = 10) -> telemetry_pb2.Snapshot:
-    """The first snapshot in which nothing runs."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        snapshot = client.snapshot()
-        engine = snapshot.models[0].engine
-        if engine.running == engine.queue_depth == engine.kv_reserved_tokens == 0:
-            return snapshot
-        assert time.monotonic() < deadline_s, f"never at rest: {engine}"
 
 
 def without_warm_rows(snapshot: telemetry_pb2.Snapshot) -> int:
