@@ -100,6 +100,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.version_option(package_name="edgeqwen")
 def main(config_file: Path | None, check_only: bool, as_json: bool, **flags: object) -> None:
     """Serve a package over gRPC."""
+    _fill_standard_streams()
     read = partial(load_config, config_file or _path_from_environment(), os.environ, flags)
     try:
         if check_only:
@@ -108,6 +109,16 @@ def main(config_file: Path | None, check_only: bool, as_json: bool, **flags: obj
     except EdgeQwenError as error:
         click.echo(f"edgeqwend: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _fill_standard_streams() -> None:
+    """Those that were closed go nowhere. Else the next file or socket would get their number, and what a library
+    writes to stderr would go there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _path_from_environment() -> Path | None:
@@ -138,26 +149,31 @@ def _check(read: Callable[[], Config], *, as_json: bool) -> int:
 async def serve(read: Callable[[], Config]) -> None:
     """Loads, serves, drains and returns. `read` reads the configuration, again for each reload."""
     config = read()
-    faulthandler.enable()  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
+    faulthandler.enable(2)  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
     use_one_heap()
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever knocks at a TLS port has a line of the log
+    # gRPC would write lines of its own past the log, such as one for whoever knocks at a TLS port.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
     sys.setswitchinterval(0.0005)
-    from .logs import configure
+    from .logs import configure, open_stderr
     from .startup import Startup
     from .supervision import tell
 
-    configure(config.log_format, config.log_level)
+    stderr = open_stderr(config.log_format)
+    configure(config.log_format, config.log_level, stderr)
     started_s = time.monotonic()
     off_loopback = config.tls is not None or config.insecure
-    addresses = [Address(listen, off_loopback=off_loopback) for listen in config.listen]
-    for address in addresses:
-        address.require_free()  # before the load: a second daemon must find out at once
-    entrance = _make_entrance(config)
-    daemon = Daemon.load(config, entrance, Startup(tell))
-    reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
-    reloader.add(lambda new: entrance.reload(_make_rules(new)))
-    await run(daemon, addresses, reloader, started_s)
+    try:
+        addresses = [Address(listen, off_loopback=off_loopback) for listen in config.listen]
+        for address in addresses:
+            address.require_free()  # before the load: a second daemon must find out at once
+        entrance = _make_entrance(config)
+        daemon = Daemon.load(config, entrance, Startup(tell))
+        reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level, stderr))
+        reloader.add(lambda new: entrance.reload(_make_rules(new)))
+        await run(daemon, addresses, reloader, started_s)
+    finally:
+        stderr.close(_GOODBYE_S)
 
 
 async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, started_s: float) -> None:

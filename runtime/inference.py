@@ -30,6 +30,7 @@ def load(graph: Path, settings: ort.SessionOptions, providers: Sequence[Provider
         )
     if provider != CPU:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings.log_severity_level = 4  # it raises its errors too; lines of its own would go past the log, and could block
     try:
         session = ort.InferenceSession(str(graph), settings, providers=list(providers))
     except Exception as error:  # onnxruntime raises plain RuntimeErrors of many classes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TextIO
+from typing import Any, Literal, Protocol, TextIO, cast
 
 _RICH_IS_LOADED = "rich" in sys.modules
 if not _RICH_IS_LOADED:
@@ -14,38 +14,66 @@ import structlog  # noqa: E402
 if not _RICH_IS_LOADED:
     del sys.modules["rich"]
 
+from .outlet import Outlet  # noqa: E402
+
 Format = Literal["auto", "json", "console"]
 
 _FIRST = ("timestamp", "level", "event")
 
 
-def configure(log_format: Format, level: str, stream: TextIO | None = None) -> None:
-    """Sets structlog and the standard library's logging up, to write to `stream`; None is stderr.
+_COMMON: tuple[structlog.typing.Processor, ...] = (
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+class Stream(Protocol):
+    """What of a text stream is used here."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+    def isatty(self) -> bool: ...
+
+
+def open_stderr(log_format: Format) -> Outlet:
+    """Stderr, so that nobody waits for whoever reads it; nowhere, if it is closed."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        descriptor = None
+
+    def lost(lines: int) -> str:
+        event: Any = {"event": "log lines lost", "lines": lines}
+        for processor in (*_COMMON, *_renderers(log_format, outlet)):
+            event = processor(None, "warning", event)
+        return f"{event}\n"
+
+    outlet = Outlet(descriptor, lost)
+    return outlet
+
+
+def configure(log_format: Format, level: str, stream: Stream) -> None:
+    """Sets structlog and the standard library's logging up, to write to `stream`.
 
     `auto` is console on a terminal and JSON elsewhere. Below `level` nothing is written; libraries are heard from
     warnings on.
     """
-    stream = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
-    common: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     last = _renderers(log_format, stream)
     structlog.configure(
-        processors=[*common, *last],
+        processors=[*_COMMON, *last],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stream)),
         cache_logger_on_first_use=False,  # a logger may be made before this is called
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(cast(TextIO, stream))
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=common, processors=[remove, *last]))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=_COMMON, processors=[remove, *last]))
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
     logging.captureWarnings(True)
 
 
-def _renderers(log_format: Format, stream: TextIO) -> list[structlog.typing.Processor]:
+def _renderers(log_format: Format, stream: Stream) -> list[structlog.typing.Processor]:
     if log_format == "console" or (log_format == "auto" and stream.isatty()):
         plain = structlog.dev.plain_traceback  # the others show local variables: what users wrote
         return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]

@@ -42,7 +42,8 @@ LAYERS = {
         "profile",
         "validation",
         "memory_limits",
-        "logs machine memory notify pressure sensors cpu access fingerprint",
+        "logs",
+        "outlet machine memory notify pressure sensors cpu access fingerprint",
         "errors",
     ),
     "runtime.access": (

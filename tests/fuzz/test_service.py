@@ -151,7 +151,7 @@ class Asker:
 def ear() -> Iterator[Ear]:
     """Hears the log while the test runs."""
     ear = Ear()
-    configure("json", "info", ear)  # type: ignore[arg-type]
+    configure("json", "info", ear)
     yield ear
     structlog.reset_defaults()
 

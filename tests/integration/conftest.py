@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from integration.daemons import Daemon, start
-from integration.packages import begin_build_aside, build_package, end_builds
+from integration.packages import begin_build_aside, build_package, end_builds, small_checkpoint
 
 REPO = Path(__file__).parents[2]
 
@@ -54,6 +54,13 @@ def int8_package(build_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def int4_package(build_cache: Path) -> Path:
     return build_package(*BUILDS["int4_package"], cache=build_cache)
+
+
+@pytest.fixture(scope="session")
+def small_package(build_cache: Path) -> Path:
+    """Two layers of random weights at float32: for tests in which most of the time is to go into something else."""
+    cache = build_cache / "small"
+    return build_package("float32", "generic-x86_64", cache=cache, source=str(small_checkpoint("qwen2", cache)))
 
 
 @pytest.fixture(scope="module")

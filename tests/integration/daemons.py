@@ -32,16 +32,22 @@ def start(
     package: Path,
     *flags: str,
     wait: bool = True,
+    listen: str | None = None,
+    stderr: int | None = None,
     program: Sequence[str] = _THIS_PYTHON,
     environment: Mapping[str, str] | None = None,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Daemon]:
-    """Runs the daemon on a socket of its own; ends it, with its second SIGTERM if it still drains."""
+    """Runs the daemon, on a socket of its own or at `listen`; ends it, with its second SIGTERM if it still drains.
+
+    What it says goes to a file, or to the descriptor `stderr`.
+    """
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:  # a socket's path must be short
-        target, log = f"unix:{folder}/d.sock", Path(folder) / "log"
+        target, log = listen or f"unix:{folder}/d.sock", Path(folder) / "log"
         command = [*program, "--package", str(package), "--listen", target, *flags]
-        with log.open("w") as stderr:
-            process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.PIPE, text=True, env=environment)
+        with log.open("w") as file:
+            out = file if stderr is None else stderr
+            process = subprocess.Popen(command, stderr=out, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout is not None
         try:
             if wait:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import socket
 import struct
@@ -17,7 +18,6 @@ import psutil
 import pytest
 from fuzz.messages import broken, hostile
 from integration.daemons import Daemon, at_rest, start
-from integration.packages import build_package, small_checkpoint
 
 from edgeqwen.client import Client, Options
 from edgeqwen.v1 import generation_pb2 as pb
@@ -37,11 +37,8 @@ GOOD_ENDS = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"
 
 
 @pytest.fixture(scope="module")
-def daemon(build_cache: Path) -> Iterator[Daemon]:
-    """A model of two layers, so that most of the time goes into what is tested."""
-    cache = build_cache / "small"
-    package = build_package("float32", "generic-x86_64", cache=cache, source=str(small_checkpoint("qwen2", cache)))
-    with start(package, "--no-verify", "--slots", "8", "--context-tokens", "128") as daemon:
+def daemon(small_package: Path) -> Iterator[Daemon]:
+    with start(small_package, "--no-verify", "--slots", "8", "--context-tokens", "128") as daemon:
         yield daemon
 
 
@@ -173,6 +170,8 @@ def test_connections_that_speak_no_http2(daemon: Daemon) -> None:
             break
     assert process.num_fds() <= before + 2
     assert process.memory_info().rss - rss < MAY_GROW_BYTES
+    for line in daemon.log.read_text().splitlines():
+        json.loads(line)  # libraries have nothing to say that is not in our log's form
 
 
 def refusal(daemon: Daemon, data: bytes, *, method: str = "/edgeqwen.v1.Generation/Generate", **call: object) -> str:
