@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 from chatml import CHATML
-from fakes import ScriptedSession, byte_tokenizer
+from fakes import ScriptedSession, byte_tokenizer, no_models
 from fuzz.messages import CANARY, hostile
 from fuzz.process import Held
 from google.protobuf import text_format
@@ -27,6 +27,8 @@ from runtime.engine import Engine
 from runtime.grammar import Grammars
 from runtime.logs import configure
 from runtime.memory import use_one_heap
+from runtime.model import Model, ModelFacts
+from runtime.models import Models
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
 from runtime.service import GenerationService
@@ -36,8 +38,9 @@ WORKERS = 32
 LONGEST_REPLY_BYTES = 4 << 20
 MAY_GROW_BYTES = 12 << 20
 
-DETAILS: dict[int, type[Message]] = {
+DETAILS: dict[int, type[Message] | None] = {
     code_pb2.INVALID_ARGUMENT: error_details_pb2.BadRequest,
+    code_pb2.NOT_FOUND: None,  # its message says which models there are
     code_pb2.RESOURCE_EXHAUSTED: error_details_pb2.RetryInfo,
 }
 """The codes that a request may be refused with, and what has to come with each."""
@@ -140,9 +143,10 @@ class Asker:
     def _check(self, status: status_pb2.Status) -> None:
         name = code_pb2.Code.Name(status.code)
         assert status.code in DETAILS, f"{name}: {status.message}"
-        detail = DETAILS[status.code]()
-        assert any(each.Unpack(detail) for each in status.details), f"{name} without {detail.DESCRIPTOR.name}"
-        assert detail.ByteSize() > 0
+        if kind := DETAILS[status.code]:
+            detail = kind()
+            assert any(each.Unpack(detail) for each in status.details), f"{name} without {detail.DESCRIPTOR.name}"
+            assert detail.ByteSize() > 0
         assert 0 < len(status.SerializeToString()) < 4096, "an error has 8 KiB for all of it, and more than one form"
         self.seen[name] += 1
 
@@ -170,12 +174,11 @@ def engine() -> Iterator[Engine]:
         kv_budget_tokens=600,
         max_running=8,
     )
-    engine.start()
     yield engine
     engine.stop()
 
 
-def make_service(engine: Engine) -> GenerationService:
+def make_models(engine: Engine) -> Models:
     tokenizer = byte_tokenizer()
     reader = RequestReader(
         tokenizer,
@@ -186,14 +189,16 @@ def make_service(engine: Engine) -> GenerationService:
         grammars=Grammars(tokenizer, 256, frozenset({0})),
         adapters=("pumps",),
     )
-    return GenerationService(engine, reader, "tiny")
+    models = no_models()
+    models.add(Model(engine, reader, ModelFacts("tiny")))
+    return models
 
 
 @pytest.mark.slow
 async def test_nothing_breaks_leaks_or_stays(engine: Engine, ear: Ear) -> None:
     """Each is answered, or refused with a code and details that help; nothing of it is kept or logged, whether it
     ended or its client left; and no slot is lost."""
-    asker, numbers = Asker(make_service(engine)), itertools.count()
+    asker, numbers = Asker(GenerationService(make_models(engine))), itertools.count()
 
     async def work(until: int) -> None:
         while (number := next(numbers)) < until:

@@ -86,7 +86,7 @@ def test_readers_that_stop_hold_up_nobody_and_cost_little(daemon: Daemon) -> Non
                 assert isinstance(await anext(stream), Started)
             for _ in range(5):
                 assert (await other.complete(prompt(0), options=SHORT)).finished.completion_tokens == 24
-            while (snapshot := await other.snapshot()).engine.running:
+            while (snapshot := await other.snapshot()).models[0].engine.running:
                 pass
             assert snapshot.process.rss_bytes - before < 96 << 20
             return [sum([len(event.token_ids) async for event in s if isinstance(event, Delta)]) for s in streams]
@@ -141,9 +141,9 @@ def test_a_client_that_is_killed_leaves_nothing(small_package: Path, where: str)
             with client_process(daemon.target, words) as client:
                 heard(client, "Delta" if where == "decode" else "Started")
                 if where == "queue":
-                    assert neighbour.snapshot().engine.queue_depth == 1
+                    assert neighbour.snapshot().models[0].engine.queue_depth == 1
                 if where == "prefill":
-                    assert any(neighbour.snapshot().engine.running == 2 for _ in range(1000))
+                    assert any(neighbour.snapshot().models[0].engine.running == 2 for _ in range(1000))
                 client.kill()
                 if where == "prefill":
                     assert client.communicate()[0] == "", "it was to be killed before its first token"
@@ -151,7 +151,7 @@ def test_a_client_that_is_killed_leaves_nothing(small_package: Path, where: str)
             assert isinstance(last, Finished)
             assert last.completion_tokens == LONG.max_tokens
             snapshot = at_rest(neighbour)
-            assert snapshot.engine.requests_cancelled_total == 1
+            assert snapshot.models[0].engine.requests_cancelled_total == 1
         assert works(daemon) == alone
 
 
@@ -198,7 +198,7 @@ def test_a_connection_that_is_reset_frees_its_request(small_package: Path) -> No
             proxy.reset()
             with pytest.raises(ClientError):
                 list(events)
-            assert at_rest(other).engine.requests_cancelled_total == 1
+            assert at_rest(other).models[0].engine.requests_cancelled_total == 1
         works(daemon)
 
 

@@ -24,13 +24,13 @@ def ask_for_eight(daemon: Daemon) -> list[str]:
     options = Options(max_tokens=8, n=ROWS, temperature=0.0, ignore_eos=True)
     texts, ends = [""] * ROWS, 0
     with Client(daemon.target, scope=b"") as client:
-        model = client.snapshot()
+        engine = client.snapshot().models[0].engine
         for event in client.generate(prompt=PROMPT, options=options):
             if isinstance(event, Delta):
                 texts[event.index] += event.text
             elif isinstance(event, Finished):
                 ends += 1
-                assert event.prompt_tokens * ROWS * model.engine.kv_bytes_per_token > LIMIT_BYTES
+                assert event.prompt_tokens * ROWS * engine.kv_bytes_per_token > LIMIT_BYTES
     assert ends == ROWS
     return texts
 

@@ -33,7 +33,7 @@ METHODS = {
     "Tokenize": pb.TokenizeRequest,
     "Detokenize": pb.DetokenizeRequest,
 }
-GOOD_ENDS = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
+GOOD_ENDS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED"}
 
 
 @pytest.fixture(scope="module")

@@ -305,7 +305,6 @@ async def test_a_structure_that_no_answer_fits_is_the_requests_fault() -> None:
         prefill_chunk_tokens=8,
         kv_budget_tokens=1000,
     )
-    engine.start()
     asked = pb.GenerateRequest(prompt="abc", max_tokens=4, grammar="start: start")
     try:
         async with generation(engine) as channel:
