@@ -124,6 +124,8 @@ _BREAKS: tuple[Callable[[bytes, int, int, random.Random], bytes], ...] = (
 
 def _change(message: Message, chance: random.Random, depth: int) -> None:
     """One field of it, or of a message in it."""
+    if not message.DESCRIPTOR.fields:
+        return
     field = chance.choice(message.DESCRIPTOR.fields)
     if chance.random() < 0.1:
         message.ClearField(field.name)
