@@ -29,15 +29,14 @@ from .errors import (
 )
 from .kvcache import KVCache
 from .lateness import Lateness
+from .live import Live, Sink
 from .pace import Pace
 from .scheduler import Decode, Prefill, Scheduler, Step
-from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
+from .sequence import Delta, Event, Failed, Request, Sequence
 from .session import Chunk, Logits, Session
 from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
-
-Sink = Callable[[Event], None]
 
 _LATE_EVERY_S = 0.25
 
@@ -47,18 +46,6 @@ class Companion(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-
-
-@dataclass(eq=False)
-class _Live:
-    """A request that has not ended: its text side, where its events go, and when things happened (seconds)."""
-
-    completion: Completion
-    sink: Sink
-    arrived_s: float
-    guesser: Guesser | None
-    started_s: float | None = None
-    first_token_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +105,7 @@ class Engine:
             prefill_chunk_tokens=prefill_chunk_tokens,
             token_cost=token_cost,
         )
-        self._live: dict[Sequence, _Live] = {}
+        self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
         self._pace = Pace()
@@ -253,7 +240,7 @@ class Engine:
         sequence.deadline_s = None if timeout_s is None else now_s + timeout_s
         sequence.new_tokens = self._scheduler.new_tokens(sequence.request)
         guesser = Guesser(sequence.request.prompt) if self._speculate else None
-        self._live[sequence] = _Live(completion, sink, now_s, guesser)
+        self._live[sequence] = Live(completion, sink, now_s, guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
 
@@ -371,7 +358,7 @@ class Engine:
         for row in ready:
             if live := self._live.get(row.sequence):
                 try:
-                    picks.append((row, _picks(live, row)))
+                    picks.append((row, live.picks(row.logits, row.guess)))
                 except GrammarError as error:
                     self._fail(row.sequence, error)
         return picks
@@ -406,7 +393,7 @@ class Engine:
             self._pace.prefilled(now_s, now_s - self._step_began_s, tokens, beside=bool(step.decode))
         sequence.computed += tokens
 
-    def _accept(self, sequence: Sequence, live: _Live, picks: list[Pick], now_s: float) -> list[Event]:
+    def _accept(self, sequence: Sequence, live: Live, picks: list[Pick], now_s: float) -> list[Event]:
         """Takes what was picked, up to where the completion ends."""
         if live.first_token_s is None:
             live.first_token_s = now_s
@@ -427,7 +414,7 @@ class Engine:
             return [delta]
         self._forget(sequence)
         self._meter.finished(now_s - live.arrived_s)
-        return [delta, _finished(sequence, live, reason, now_s)]
+        return [delta, live.finished(sequence, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
@@ -441,7 +428,7 @@ class Engine:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
 
-    def _forget(self, sequence: Sequence, *, keep: bool = True) -> _Live | None:
+    def _forget(self, sequence: Sequence, *, keep: bool = True) -> Live | None:
         """Takes a request out, wherever it is; None if it has ended before."""
         live = self._live.pop(sequence, None)
         if live is not None:
@@ -494,32 +481,3 @@ def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
         return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
     tokens = sequence.request.prompt[row.start : row.start + row.tokens]
     return Chunk(row.slot, tokens, row.start, logits=int(row.last))
-
-
-def _picks(live: _Live, row: _Ready) -> list[Pick]:
-    """Samples a token, and one more for as long as they are those that were guessed."""
-    picks: list[Pick] = []
-    for logits, guessed in itertools.zip_longest(row.logits, row.guess):
-        picks.append(live.completion.pick(logits))
-        if picks[-1].token != guessed or picks[-1].complete:
-            break
-    return picks
-
-
-def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:
-    assert live.started_s is not None
-    assert live.first_token_s is not None
-    prefill_s = max(live.first_token_s - live.started_s, 1e-9)
-    decode_s = max(now_s - live.first_token_s, 1e-9)
-    return Finished(
-        reason=reason,
-        usage=Usage(sequence.prompt_tokens, len(sequence.output), sequence.cached),
-        timings=Timings(
-            queue_ms=(live.started_s - live.arrived_s) * 1e3,
-            time_to_first_token_ms=(live.first_token_s - live.arrived_s) * 1e3,
-            total_ms=(now_s - live.arrived_s) * 1e3,
-            prefill_tokens_per_second=(sequence.prompt_tokens - sequence.cached) / prefill_s,
-            decode_tokens_per_second=(len(sequence.output) - 1) / decode_s,
-        ),
-        stop=live.completion.stop if reason is FinishReason.STOP else None,
-    )

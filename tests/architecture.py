@@ -24,6 +24,7 @@ LAYERS = {
         "conversations",
         "bench autotune loading pressure_watch",
         "engine grammar",
+        "live",
         "completion",
         "turn_text lateness",
         "openvino_session",

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from runtime.chat import ChatTemplate
-from runtime.engine import Engine, Sink
+from runtime.engine import Engine
 from runtime.errors import EdgeQwenError
 from runtime.grammar import Grammars
 from runtime.limits import LimitBook
+from runtime.live import Sink
 from runtime.model import Model, ModelFacts
 from runtime.models import Models
 from runtime.package import SamplingDefaults
