@@ -84,13 +84,14 @@ def figures(rate: float, seconds: float, outcomes: Sequence[Outcome], samples: S
     """Of one level of load: rates a second, times in milliseconds."""
     answered = [each for each in outcomes if each.answered]
     refused = [each for each in outcomes if not each.answered]
+    span_s = max(seconds, _last(answered))  # those that still waited are answered after the last has come
     gaps = [gap for each in answered for gap in _gaps(each)]
     return {
         "offered": rate,
         "arrived": len(outcomes),
-        "answered": len(answered) / seconds,
-        "good": sum(each.good for each in outcomes) / seconds,
-        "tokens": sum(sum(each.event_tokens) for each in answered) / max(seconds, _last(answered)),
+        "answered": len(answered) / span_s,
+        "good": sum(each.good for each in outcomes) / span_s,
+        "tokens": sum(sum(each.event_tokens) for each in answered) / span_s,
         "first_ms": quantiles([each.first_s for each in answered]),
         "token_ms": quantiles(gaps),
         "refused": dict(Counter(each.end for each in refused)),

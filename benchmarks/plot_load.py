@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,17 @@ def draw(raw: dict[str, Any], out: Path) -> None:
     plt.close(figure)
 
 
-def _quantiles(axes: Axes, loads: list[float], its: list[dict[str, float]], title: str) -> None:
+def _quantiles(axes: Axes, loads: list[float], its: list[dict[str, float] | None], title: str) -> None:
     axes.set_title(title, loc="left", fontweight="bold", fontsize=10)
     for name, colour in COLOURS.items():
-        axes.plot(loads, [each[name] for each in its], color=colour, marker="o", markersize=4, label=name)
+        axes.plot(
+            loads,
+            [each[name] if each else math.nan for each in its],
+            color=colour,
+            marker="o",
+            markersize=4,
+            label=name,
+        )
 
 
 def main() -> None:

@@ -35,8 +35,8 @@ def test_a_request_that_is_sent_late_has_waited() -> None:
 
 def test_good_answers_are_soon_and_steady() -> None:
     soon, late, slow = outcome(0, 1, 1.05), outcome(0, 2.1, 2.2), outcome(0, 1, 1.2)
-    its = figures(1.0, 2.0, [soon, late, slow, Outcome(0, 0, 0.01, "QueueFull")], SAMPLES)
-    assert (its["answered"], its["good"], its["refused"]) == (1.5, 0.5, {"QueueFull": 1})
+    its = figures(1.0, 4.0, [soon, late, slow, Outcome(0, 0, 0.01, "QueueFull")], SAMPLES)
+    assert (its["answered"], its["good"], its["refused"]) == (0.75, 0.25, {"QueueFull": 1})
     assert its["refused_ms"]["p99"] == pytest.approx(10)
     assert (its["queued_mean"], its["queued_most"], its["cpu_cores"]) == (2, 4, 1.5)
 
@@ -55,7 +55,8 @@ def test_the_page_and_the_plot_show_levels_with_and_without_refusals(tmp_path: P
     """What is not there is a dash; the page's table has a cell for each column."""
     quiet = figures(1.0, 2.0, [outcome(0, 1, 1.05)], SAMPLES)
     busy = figures(2.0, 2.0, [outcome(0, 1, 1.05), Outcome(0, 0, 0.01, "QueueFull")], SAMPLES)
-    levels = [{"share": 0.5, **quiet}, {"share": 2.0, **busy}]
+    empty = figures(0.1, 2.0, [], SAMPLES)
+    levels = [{"share": 0.1, **empty}, {"share": 0.5, **quiet}, {"share": 2.0, **busy}]
     raw = {"date": "today", "machine": "m", "busy_cores": 0.1, "threads": 2, "seconds": 2.0, "capacity": 1.0}
     raw = json.loads(json.dumps(raw | {"levels": levels}))
     table = [line for line in report(raw).splitlines() if line.startswith("|")]
