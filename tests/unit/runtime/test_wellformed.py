@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
+from serving import make_entrance
 from unit.runtime.fake_engine import TIMEOUT_S, FakeEngine, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
@@ -27,15 +28,18 @@ BAD_TEXT = b"\x12\x02\xff\xfe"
 async def server() -> AsyncIterator[grpc.aio.Channel]:
     """Everything that the daemon serves."""
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
-        server, _, health = make_server(only_model(FakeEngine()), max_message_bytes=1 << 20)
+        entrance = make_entrance()
+        server, _, health = make_server(only_model(FakeEngine()), 1 << 20, entrance)
         await health.serving()
-        server.add_insecure_port(f"unix:{folder}/s")
+        entrance.add_port(f"unix:{folder}/s")
         await server.start()
+        entrance.start()
         try:
             async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
                 yield channel
         finally:
             await server.stop(None)
+            await entrance.close()
 
 
 @pytest.mark.parametrize("data", [NO_MESSAGE, BAD_TEXT])
