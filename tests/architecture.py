@@ -39,10 +39,17 @@ LAYERS = {
         "package detect footprint",
         "profile",
         "validation",
-        "logs machine memory notify sensors cpu access",
+        "logs machine memory notify sensing sensors cpu access",
         "errors",
     ),
     "runtime.access": ("caller",),
+    "runtime.sensing": (
+        "rates",
+        "board",
+        "disk gpu memory network power processor temperature throttle",
+        "hwmon nvml",
+        "files",
+    ),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -158,6 +165,7 @@ DOORS = {
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
+    "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
