@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .model import Model
     from .models import Models
     from .package import Package
+    from .sensing.board import Board
     from .service import GenerationService
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
@@ -169,9 +170,11 @@ class Daemon:
     @classmethod
     def load(cls, config: Config) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
+        from .sensing.board import Board
 
         models = _load_models(config)
-        server, generation, health = make_server(models, config.max_message_bytes)
+        board = Board(folders=(config.state_dir, config.package))
+        server, generation, health = make_server(models, config.max_message_bytes, board)
         trim_after_load()
         return cls(models, server, generation, health)
 
@@ -234,8 +237,10 @@ def _load_models(config: Config) -> Models:
     return models
 
 
-def make_server(models: Models, max_message_bytes: int) -> tuple[grpc.aio.Server, GenerationService, Health]:
-    """A server with all services in front of `models`, which listens nowhere yet."""
+def make_server(
+    models: Models, max_message_bytes: int, board: Board | None = None
+) -> tuple[grpc.aio.Server, GenerationService, Health]:
+    """A server with all services in front of `models`, which listens nowhere yet; telemetry reads `board`."""
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
@@ -255,7 +260,7 @@ def make_server(models: Models, max_message_bytes: int) -> tuple[grpc.aio.Server
     generation, health = GenerationService(models), Health()
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, board), server)
     health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)

@@ -76,6 +76,8 @@ class Models:
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self.closed = asyncio.Event()
+        """Set when the engines stop, for those who would wait for news of them."""
 
     @property
     def ready(self) -> tuple[Model, ...]:
@@ -158,6 +160,7 @@ class Models:
         """Stops every engine; requests that have not ended get an error."""
         self._closing = True
         await asyncio.gather(*(asyncio.to_thread(model.engine.stop) for model in self.loaded))
+        self.closed.set()
 
     async def _go_on(self, change: Coroutine[Any, Any, T]) -> T:
         """One change after the other, each to its end: half of one is no state to be in."""

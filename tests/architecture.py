@@ -17,6 +17,8 @@ LAYERS = {
         "daemon commands detect_command",
         "models_service",
         "service health telemetry address",
+        "snapshot_messages",
+        "snapshots",
         "models",
         "model",
         "replies repository",
@@ -39,7 +41,7 @@ LAYERS = {
         "package detect footprint",
         "profile",
         "validation",
-        "logs machine memory notify sensing sensors cpu access",
+        "logs machine memory notify sensing cpu access",
         "errors",
     ),
     "runtime.access": ("caller",),
@@ -77,7 +79,15 @@ LAYERS = {
         "progress exhaustion weights context",
         "olive_environment requirements",
     ),
-    "edgeqwen": ("cli", "flags batch status", "client printing", "requests", "messages", "errors"),
+    "edgeqwen": (
+        "cli",
+        "flags batch status watch",
+        "client printing watch_view",
+        "observing",
+        "requests newest history",
+        "messages",
+        "errors",
+    ),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
@@ -127,6 +137,7 @@ ACROSS = {
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.models_service": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
+    "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
     "runtime.daemon": ("edgeqwen.v1",),
     "edgeqwen.*": ("edgeqwen.v1",),
@@ -136,12 +147,12 @@ ACROSS = {
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
-    " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
+    " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies edgeqwen.status",
+    "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.errors",
+    " edgeqwen.client edgeqwen.errors edgeqwen.observing",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -164,12 +175,12 @@ DOORS = {
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
-    "psutil": "runtime.telemetry",
+    "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
     " runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
-    " toolchain.sweep_report toolchain.tables edgeqwen.status",
+    " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",

@@ -29,6 +29,7 @@ from .client import (
 from .flags import chat_options, generation_options, split
 from .printing import Printing
 from .status import models, status
+from .watch import watch
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -94,6 +95,7 @@ Examples:
   edgeqwen batch questions.jsonl --max-tokens 64 > answers.jsonl
   edgeqwen generate "Once upon a time" --max-tokens 64 --seed 7 --temperature 0.8
   edgeqwen status --json
+  edgeqwen watch                           # live, with what was before
   edgeqwen models load qwen3-0.6b-int4 --default
 
 \b
@@ -272,6 +274,7 @@ def tokenize(target: str, text: str | None, chat: bool, count: bool, as_json: bo
 
 main.add_command(status)
 main.add_command(models)
+main.add_command(watch)
 
 
 @main.command()

@@ -38,8 +38,9 @@ from .messages import (
     event_of,
     result_of,
 )
+from .observing import AsyncObserving, Observing
 from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
-from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2_grpc
 
 __all__ = [
     "Ask",
@@ -91,7 +92,7 @@ def checked_target(target: str) -> str:
     raise ValueError(f"a target is unix:PATH or HOST:PORT (got {target!r}){hint}")
 
 
-class Client:
+class Client(Observing):
     """A connection to a daemon, made when first needed; may be shared by threads.
 
     Args:
@@ -262,16 +263,6 @@ class Client:
         except grpc.RpcError as error:
             raise_for(error, self.target)
 
-    def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
-        """What the daemon and its machine are doing."""
-        try:
-            reply: telemetry_pb2.Snapshot = self._telemetry.GetSnapshot(
-                telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
-            )
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
-        return reply
-
     def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""
         try:
@@ -294,7 +285,7 @@ class Client:
         raise ServerUnavailable(f"{self.target} stopped before it served")
 
 
-class AsyncClient:
+class AsyncClient(AsyncObserving):
     """`Client` for asyncio. Make it where an event loop runs."""
 
     def __init__(self, target: str | None = None, *, scope: bytes | None = None) -> None:
@@ -443,16 +434,6 @@ class AsyncClient:
             await self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
         except grpc.RpcError as error:
             raise_for(error, self.target)
-
-    async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
-        """What the daemon and its machine are doing."""
-        try:
-            reply: telemetry_pb2.Snapshot = await self._telemetry.GetSnapshot(
-                telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
-            )
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
-        return reply
 
     async def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""

@@ -43,9 +43,23 @@ def status(target: str, as_json: bool) -> None:
     weights = sum(each.model.weights_bytes for each in snapshot.models)
     table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {weights / 1e6:.0f} MB")
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
+    _add_board(table, snapshot)
     for reading in machine.temperatures:
         table.add_row(reading.sensor, f"{reading.celsius:.1f} C")
     _print(table)
+
+
+def _add_board(table: Table, snapshot: telemetry_pb2.Snapshot) -> None:
+    machine, energy = snapshot.machine, snapshot.energy
+    for disk in machine.disks:
+        table.add_row("disk", f"{disk.free_bytes / 1e9:.1f} of {disk.total_bytes / 1e9:.1f} GB free ({disk.folder})")
+    if machine.HasField("throttling"):
+        table.add_row("throttled", ", ".join(machine.throttling.reasons) or "no")
+    if energy.HasField("watts"):
+        tokens = f", {energy.joules_per_token:.2f} J a token" if energy.HasField("joules_per_token") else ""
+        table.add_row("power", f"{energy.watts:.1f} W ({', '.join(energy.covers)}){tokens}")
+    for gpu in machine.gpus:
+        table.add_row("GPU", gpu.name + (f", {gpu.busy:.0%} busy" if gpu.HasField("busy") else ""))
 
 
 def _add_model(table: Table, model: telemetry_pb2.ModelInfo, engine: telemetry_pb2.EngineInfo) -> None:

@@ -26,15 +26,22 @@ class Thermometers:
 
     def __init__(self, root: Path, chips: Sequence[Chip], wanted: Sequence[str] = ()) -> None:
         found = sorted([*_zones(root), *_channels(chips)])
-        self._sensors = [
-            (name, path) for name, path in found if not wanted or any(fnmatchcase(name, each) for each in wanted)
-        ]
+        self._sensors = [(name, path) for name, path in found if _counts(name, wanted)]
 
     def read(self) -> tuple[Temperature, ...]:
         """Those that answer, by name."""
         read = ((name, read_number(path)) for name, path in self._sensors)
         readings = (Temperature(name, number / 1000) for name, number in read if number is not None)
         return tuple(each for each in readings if _PLAUSIBLE_C[0] <= each.celsius <= _PLAUSIBLE_C[1])
+
+
+def chosen(temperatures: Sequence[Temperature], wanted: Sequence[str]) -> list[Temperature]:
+    """Those whose sensor matches one of the patterns; without patterns, all."""
+    return [each for each in temperatures if _counts(each.sensor, wanted)]
+
+
+def _counts(name: str, wanted: Sequence[str]) -> bool:
+    return not wanted or any(fnmatchcase(name, pattern) for pattern in wanted)
 
 
 def _zones(root: Path) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
-from edgeqwen.v1 import generation_pb2_grpc
+from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from runtime.address import Address
 from runtime.config import Config
 from runtime.daemon import Daemon, main, make_server, run
@@ -388,3 +388,27 @@ async def test_an_idle_daemon_leaves_at_the_first_signal(folder: Path, monkeypat
     assert it.lines[0]["model"] == "tiny"
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (folder / "s").exists()
+
+
+async def to_the_end(watch: grpc.aio.UnaryStreamCall[telemetry_pb2.WatchRequest, telemetry_pb2.Snapshot]) -> None:
+    while await watch.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_who_watches_hears_that_the_daemon_leaves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While requests end it still sees them, draining; then its call ends, and holds up nobody."""
+    async with running(folder, monkeypatch) as it:
+        call = it.generate(20)
+        await call.read()
+        request = telemetry_pb2.WatchRequest(interval_ms=100)
+        watch = telemetry_pb2_grpc.TelemetryStub(it.channel).Watch(request)
+        assert not (await watch.read()).models[0].engine.draining
+        leave()
+        while not (await watch.read()).models[0].engine.draining:
+            pass
+        for _ in range(20):
+            it.gate.release()
+        assert await tokens_of(call) > 0
+        with pytest.raises(grpc.aio.AioRpcError, match="the daemon is shutting down") as error:
+            await to_the_end(watch)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
