@@ -49,7 +49,7 @@ class CountingEngine(FakeEngine):
     def wait_idle(self, timeout_s: float) -> bool:
         return True
 
-    def stop(self) -> None:
+    def stop(self, reason: str = "") -> None:
         pass
 
     def stats(self) -> EngineStats:
