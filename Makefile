@@ -37,7 +37,7 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-arm64 test-qnn test-openvino lint format stubs bench clean distclean
+.PHONY: help demo test test-arm64 test-qnn test-openvino test-systemd lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
@@ -45,6 +45,7 @@ help:
 	@echo 'make test-arm64     the daemon as an ARM board runs it, emulated; needs apt-get and a network once'
 	@echo 'make test-qnn       packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
 	@echo 'make test-openvino  the tests that need OpenVINO, in an environment of their own'
+	@echo 'make test-systemd   the service under a systemd of its own; needs root and namespaces'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff rewrite the sources'
 	@echo 'make stubs      write the protobuf stubs again'
@@ -71,6 +72,10 @@ test-qnn: $(QNN_ENV)
 test-openvino:
 	@$(MAKE) --no-print-directory VENV='$(OPENVINO_VENV)' '$(OPENVINO_ENV)'
 	$(OPENVINO_VENV)/bin/pytest -m openvino
+
+# A minute. It boots on a copy of the root, whose writes go to memory.
+test-systemd: $(DEV_ENV)
+	$(BIN)/pytest -m systemd tests/booted
 
 # Some minutes. It ends after half an hour, whatever it waits for.
 test-arm64: $(DEV_ENV)

@@ -45,6 +45,11 @@ class Config(StrictModel):
     drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=30.0, description="How long running requests may go on after SIGTERM, in seconds."
     )
+    stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=30.0,
+        description="How long requests may wait for a step of the engine, in seconds, before systemd's watchdog is no"
+        " longer fed.",
+    )
     verify: bool = Field(default=True, description="Compare every file with its digest before loading it.")
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None, description="Threads of the model; unset: what was measured here, else the profile's."

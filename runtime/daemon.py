@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +21,10 @@ from .address import Address
 from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
 from .errors import EdgeQwenError
 from .memory import trim_after_load, use_one_heap
-from .notify import notify
+from .reload import Reloader
 
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
-    from structlog.typing import FilteringBoundLogger
 
     from .health import Health
     from .model import Model
@@ -29,6 +32,8 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .package import Package
     from .sensing.board import Board
     from .service import GenerationService
+    from .startup import Startup
+    from .watchdog import Watched
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
@@ -44,6 +49,7 @@ Examples:
 \b
 A setting is taken from its flag, else from EDGEQWEN_<NAME>, else from the --config file, else it has its default.
 The first SIGTERM or SIGINT stops accepting requests and lets running ones end; a second leaves at once.
+SIGHUP reads the configuration again; the log says what of it needs a restart.
 Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use.""",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
@@ -61,6 +67,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
+@click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
 @click.option("--verify/--no-verify", default=None, help="Check every file's digest first. Default: verify")
 @click.option("--threads", type=int, help="Threads of the model. Default: measured here, else the profile's")
 @click.option("--slots", type=int, help="Requests that decode together. Default: likewise")
@@ -74,13 +81,16 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--max-message-bytes", type=int, help="The largest request accepted. Default: 4194304")
 @click.option("--log-format", help="auto, json or console. Default: auto")
 @click.option("--log-level", help="debug, info, warning or error. Default: info")
+@click.option("--check-config", "check_only", is_flag=True, help="Say what is wrong or what would run, and leave.")
+@click.option("--json", "as_json", is_flag=True, help="Of --check-config: as one JSON object.")
 @click.version_option(package_name="edgeqwen")
-def main(config_file: Path | None, **flags: object) -> None:
+def main(config_file: Path | None, check_only: bool, as_json: bool, **flags: object) -> None:
     """Serve a package over gRPC."""
+    read = partial(load_config, config_file or _path_from_environment(), os.environ, flags)
     try:
-        config_file = config_file or _path_from_environment()
-        config = load_config(config_file, os.environ, flags)
-        asyncio.run(serve(config))
+        if check_only:
+            sys.exit(_check(read, as_json=as_json))
+        asyncio.run(serve(read))
     except EdgeQwenError as error:
         click.echo(f"edgeqwend: {error}", err=True)
         sys.exit(error.exit_code)
@@ -91,47 +101,70 @@ def _path_from_environment() -> Path | None:
     return Path(value) if value else None
 
 
-async def serve(config: Config) -> None:
-    """Loads, serves, drains and returns."""
+def _check(read: Callable[[], Config], *, as_json: bool) -> int:
+    """Prints what `--check-config` finds; returns the exit status."""
+    from .check import Checked, check
+
+    try:
+        checked = check(read())
+    except EdgeQwenError as error:
+        checked = Checked((error,), (), {})
+    if as_json:
+        click.echo(json.dumps(checked.as_json()))
+        return checked.exit_code
+    for name, value in checked.runs.items():
+        click.echo(f"{name:16} {value}")
+    for warning in checked.warnings:
+        click.echo(f"edgeqwend: warning: {warning}", err=True)
+    for line in checked.lines:
+        click.echo(f"edgeqwend: {line}", err=True)
+    return checked.exit_code
+
+
+async def serve(read: Callable[[], Config]) -> None:
+    """Loads, serves, drains and returns. `read` reads the configuration, again for each reload."""
+    config = read()
+    faulthandler.enable()  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
     use_one_heap()
     # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
     sys.setswitchinterval(0.0005)
     from .logs import configure
+    from .startup import Startup
+    from .supervision import tell
 
     configure(config.log_format, config.log_level)
     started_s = time.monotonic()
     address = Address(config.listen)
     address.require_free()  # before the load: a second daemon must find out at once
-    daemon = Daemon.load(config)
-    await run(daemon, address, config.drain_timeout_s, started_s)
+    daemon = Daemon.load(config, Startup(tell))
+    reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
+    await run(daemon, address, reloader, started_s)
 
 
-async def run(daemon: Daemon, address: Address, drain_timeout_s: float, started_s: float) -> None:
+async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: float) -> None:
     """Serves until a signal says to leave, then drains. `started_s` is when loading began, on the monotonic clock."""
     import structlog
+
+    from .supervision import stopping, supervised
+    from .watchdog import StepWatch
 
     log = structlog.get_logger()
     signals = _Signals()
     try:
         listen = await daemon.listen(address)
         log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
-        _tell_systemd(log, "READY=1")
-        await signals.first.wait()
-        _tell_systemd(log, "STOPPING=1", f"EXTEND_TIMEOUT_USEC={round((drain_timeout_s + 5) * 1e6)}")
-        log.info("draining", timeout_s=drain_timeout_s)
-        drained = await daemon.drain(drain_timeout_s, signals.second)
+        watch = StepWatch(daemon.engines, lambda: reloader.config.stall_timeout_s)
+        async with supervised(watch.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
+            await signals.first.wait()
+            timeout_s = reloader.config.drain_timeout_s
+            stopping(timeout_s)
+            log.info("draining", timeout_s=timeout_s)
+            drained = await daemon.drain(timeout_s, signals.second)
     finally:
         await daemon.close()
         address.release()
         signals.forget()
     log.info("stopped", drained=drained)
-
-
-def _tell_systemd(log: FilteringBoundLogger, *state: str) -> None:
-    try:
-        notify(*state)
-    except OSError as error:  # whoever started the daemon will find out; those it serves need not suffer
-        log.warning("cannot reach NOTIFY_SOCKET", state=state[0], detail=str(error))
 
 
 class _Signals:
@@ -168,11 +201,11 @@ class Daemon:
         self._health = health
 
     @classmethod
-    def load(cls, config: Config) -> Daemon:
+    def load(cls, config: Config, startup: Startup) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .sensing.board import Board
 
-        models = _load_models(config)
+        models = _load_models(config, startup)
         board = Board(folders=(config.state_dir, config.package))
         server, generation, health = make_server(models, config.max_message_bytes, board)
         trim_after_load()
@@ -186,6 +219,10 @@ class Daemon:
         summary = {name: getattr(model.facts, name) for name in names} | {"slots": model.engine.stats().slots}
         more = {"more_models": ", ".join(each.name for each in others)} if others else {}
         return {"model": model.name, **summary, **more}
+
+    def engines(self) -> list[Watched]:
+        """Those of all models that are loaded."""
+        return [model.engine for model in self._models.loaded]
 
     async def listen(self, address: Address) -> str:
         """Starts the server; returns where it listens."""
@@ -209,7 +246,7 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_models(config: Config) -> Models:
+def _load_models(config: Config, startup: Startup) -> Models:
     """The packages that the configuration names, and what may come later."""
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
@@ -217,10 +254,10 @@ def _load_models(config: Config) -> Models:
     from .package import Package, variants_of
     from .repository import Repository
 
-    def open_package(path: Path, variant: str | None) -> Package:
+    def open_package(path: Path, variant: str | None, progress: Callable[[int], None] = lambda _: None) -> Package:
         if variant is None and config.variant in variants_of(path):
             variant = config.variant
-        package = Package.open(path, variant, verify=config.verify)
+        package = Package.open(path, variant, verify=config.verify, progress=progress)
         package.require_this_machine(simulate=config.simulate)
         return package
 
@@ -231,7 +268,8 @@ def _load_models(config: Config) -> Models:
     loader = Loader(open_package, load, lambda package: footprint_of_loaded(package, config), available_bytes)
     models = Models(Repository(config.packages_dir or config.package.parent, paths), loader, config.drain_timeout_s)
     for path in paths:
-        package = open_package(path, config.variant if path == config.package else None)
+        package = open_package(path, config.variant if path == config.package else None, startup.checked)
+        startup.loading(package.build.memory.weights_bytes)
         models.require_room_for(package)
         models.add(load(package))
     return models

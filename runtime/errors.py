@@ -81,6 +81,10 @@ class AddressInUse(EdgeQwenError):
     exit_code = 6
 
 
+class DeployError(EdgeQwenError):
+    """The service cannot be placed, changed or looked at on this machine."""
+
+
 class LocalSettingsError(EdgeQwenError):
     """What was measured on this board cannot be read or kept."""
 

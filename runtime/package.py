@@ -20,6 +20,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -210,15 +211,23 @@ class Package:
     build_digest: str
 
     @classmethod
-    def open(cls, root: Path, variant: str | None = None, *, verify: bool = True) -> Package:
+    def open(
+        cls,
+        root: Path,
+        variant: str | None = None,
+        *,
+        verify: bool = True,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Package:
         """Opens `variant` of the package at `root`; a package of one variant needs no name.
 
-        With `verify`, reads every file and compares its digest. Raises PackageError or PackageCorrupt.
+        With `verify`, reads every file, compares its digest, and tells `progress` of every few bytes that it has read.
+        Raises PackageError or PackageCorrupt.
         """
         variant_dir = _variant_dir(root, variant)
         content = (variant_dir / BUILD_FILE).read_bytes()
         package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
-        package._check_files(digests=verify)
+        package._check_files(progress if verify else None)
         return package
 
     @property
@@ -293,7 +302,8 @@ class Package:
         config: dict[str, object] = json.loads(path.read_bytes()) if path.is_file() else {}
         return config
 
-    def _check_files(self, *, digests: bool) -> None:
+    def _check_files(self, progress: Callable[[int], None] | None) -> None:
+        """With `progress`, their digests too."""
         for name, expected in self.build.files.items():
             path = self.root / _inside(name)
             if path.is_symlink() or not path.is_file():
@@ -302,7 +312,7 @@ class Package:
                 raise PackageCorrupt(
                     f"{name} has {path.stat().st_size} bytes, not {expected.size_bytes}: copy the package again"
                 )
-            if digests and (got := file_digest(path)) != expected.sha256:
+            if progress and (got := file_digest(path, progress)) != expected.sha256:
                 raise PackageCorrupt(
                     f"{name} is corrupt: its SHA-256 is {got[:12]}..., not {expected.sha256[:12]}...;"
                     " copy the package again"
@@ -331,12 +341,13 @@ def build_json(build: Build) -> str:
     return build.model_dump_json(indent=1, exclude=unused) + "\n"
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex, in bounded memory."""
+def file_digest(path: Path, progress: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a file, in hex, in bounded memory. `progress` is told how many bytes were read, some at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+            progress(len(chunk))
     return digest.hexdigest()
 
 

@@ -14,8 +14,8 @@ from fnmatch import fnmatchcase
 # another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
-        "daemon commands detect_command",
-        "models_service",
+        "daemon commands detect_command deploy",
+        "models_service check supervision",
         "service health telemetry address",
         "snapshot_messages",
         "snapshots",
@@ -33,10 +33,12 @@ LAYERS = {
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache",
         "settings",
+        "watchdog",
         "sequence session stats speculation",
         "turn",
         "structure",
-        "adapters inference config localsettings presets",
+        "reload",
+        "adapters inference config localsettings presets startup",
         "tuning",
         "package detect footprint",
         "profile",
@@ -45,6 +47,7 @@ LAYERS = {
         "errors",
     ),
     "runtime.access": ("caller",),
+    "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
     "runtime.sensing": (
         "rates",
         "board",
@@ -145,7 +148,7 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.detect_command toolchain.advise_command"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
@@ -182,7 +185,8 @@ DOORS = {
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service",
+    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
+    " runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"

@@ -27,6 +27,7 @@ SHIPPED = {
     "edgeqwen": REPO / "protos" / "edgeqwen",
     "runtime": REPO / "runtime",
     "runtime/device_profiles": REPO / "device_profiles",
+    "runtime/systemd": REPO / "systemd",
     "toolchain": REPO / "toolchain",
 }
 VERSION = tomllib.loads((REPO / "pyproject.toml").read_text("utf-8"))["project"]["version"]
@@ -128,6 +129,7 @@ def test_client_command_needs_no_extra(client: Environment) -> None:
     assert VERSION in client.run("edgeqwen", "--version")
     assert "chat" in client.run("edgeqwen", "--help")
     assert "--autotune" in client.run("edgeqwen", "bench", "--help")
+    assert "--dry-run" in client.run("edgeqwen", "service", "install", "--help")
     assert _present(client, "numpy", "onnxruntime", "pydantic") == []
 
 

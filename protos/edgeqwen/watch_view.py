@@ -14,8 +14,8 @@ from rich.text import Text
 from .history import History, ModelPoint, Point, hottest
 from .v1 import telemetry_pb2 as pb
 
-_WIDE = 100  # columns from which panels stand side by side
-_NARROW = 56  # below, there is no room for what was
+_WIDE = 116  # columns from which panels stand side by side, with room for what was
+_NARROW = 56  # below, there is no such room
 _NAME, _VALUE = 12, 27  # columns for what a row is of and for what it says
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", ".:-=+*#@"
 

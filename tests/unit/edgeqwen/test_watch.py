@@ -227,7 +227,7 @@ def test_the_view_shows_what_matters() -> None:
         assert part in text
 
 
-@pytest.mark.parametrize("width", [20, 34, 60, 80, 99, 100, 140, 250])
+@pytest.mark.parametrize("width", [20, 34, 55, 56, 80, 115, 116, 140, 250])
 @pytest.mark.parametrize("snapshot", [full(), pb.Snapshot()], ids=["full", "empty"])
 def test_the_view_fits_any_terminal(width: int, snapshot: pb.Snapshot) -> None:
     """No line is wider, and a board that tells nothing is drawn too."""

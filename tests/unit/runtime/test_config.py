@@ -54,6 +54,7 @@ SPELLED = {
     "listen": ("[::1]:50051", "[::1]:50051"),
     "queue_limit": ("7", 7),
     "drain_timeout_s": ("2.5", 2.5),
+    "stall_timeout_s": ("12.5", 12.5),
     "verify": ("0", False),
     "threads": ("3", 3),
     "slots": ("2", 2),

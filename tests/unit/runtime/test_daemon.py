@@ -32,11 +32,13 @@ from runtime.config import Config
 from runtime.daemon import Daemon, main, make_server, run
 from runtime.engine import Engine
 from runtime.errors import AddressInUse, ConfigError
+from runtime.reload import Reloader
 
 BAD_FLAGS = {
     "listen": "nowhere",
     "queue_limit": "0",
     "drain_timeout_s": "-1",
+    "stall_timeout_s": "0",
     "threads": "0",
     "slots": "0",
     "context_tokens": "0",
@@ -63,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 def test_every_setting_has_a_flag() -> None:
     """What a file and the environment can set, a flag can."""
-    flags = {parameter.name for parameter in main.params} - {"config_file", "version"}
+    flags = {parameter.name for parameter in main.params} - {"config_file", "check_only", "as_json", "version"}
     assert flags == set(Config.model_fields) == set(BAD_FLAGS) | UNBOUNDED
 
 
@@ -286,9 +288,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *, drain_timeout_s: float = TIMEOUT_S
-) -> AsyncIterator[Running]:
+async def running(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: float) -> AsyncIterator[Running]:
     gate = threading.Semaphore(0)
 
     def gated(history: tuple[int, ...]) -> int:
@@ -306,9 +306,11 @@ async def running(
         manager.setblocking(False)
         daemon = Daemon(models, *make_server(models, max_message_bytes=1 << 20))
         async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(target) as channel:
-            task = asyncio.create_task(run(daemon, Address(target), drain_timeout_s, time.monotonic()))
+            config = Config(package=Path("p"), **{"drain_timeout_s": TIMEOUT_S, **settings})  # type: ignore[arg-type]
+            reloader = Reloader(lambda: config, config)
+            task = asyncio.create_task(run(daemon, Address(target), reloader, time.monotonic()))
             it = Running(task, channel, gate, manager, lines)
-            assert await it.told() == "READY=1"
+            assert await it.told() == f"READY=1\nSTATUS=serving tiny at {target}"
             yield it
             await task
 
@@ -388,6 +390,36 @@ async def test_an_idle_daemon_leaves_at_the_first_signal(folder: Path, monkeypat
     assert it.lines[0]["model"] == "tiny"
     assert signal.getsignal(signal.SIGTERM) is before
     assert not (folder / "s").exists()
+
+
+async def test_a_hangup_reads_the_configuration_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd hears when it begins and that it is over; the log says what took effect."""
+    async with running(folder, monkeypatch) as it:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert (await it.told()).startswith("RELOADING=1\nMONOTONIC_USEC=")
+        assert await it.told() == "READY=1"
+        leave()
+    assert [line["event"] for line in it.lines] == ["ready", "reloaded", "draining", "stopped"]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+async def test_the_watchdog_is_fed_while_steps_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as systemd asks; a row whose step never ends silences it, and the next step brings it back."""
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    async with running(folder, monkeypatch, stall_timeout_s=1.0) as it:
+        assert await it.told() == "WATCHDOG=1"
+        call = it.generate(2)
+        await call.read()
+        while not any("no longer fed" in line["event"] for line in it.lines):
+            told = asyncio.create_task(it.told())
+            await asyncio.wait({told}, timeout=0.1)
+            told.cancel()
+        it.gate.release(100)
+        assert await it.told() == "WATCHDOG=1"
+        leave()
+        while (await it.told()).startswith("WATCHDOG=1"):
+            pass
 
 
 async def to_the_end(watch: grpc.aio.UnaryStreamCall[telemetry_pb2.WatchRequest, telemetry_pb2.Snapshot]) -> None:

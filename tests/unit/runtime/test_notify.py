@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from runtime.notify import notify
+from runtime.notify import notify, reloading, watchdog_interval_s
 
 
 def receive(address: str | bytes, listen_at: str) -> str:
@@ -49,3 +50,27 @@ def test_a_manager_that_is_gone_is_an_error(tmp_path: Path) -> None:
         manager.bind(path)
     with pytest.raises(ConnectionRefusedError):
         notify("READY=1", environ={"NOTIFY_SOCKET": path})
+
+
+@pytest.mark.parametrize(
+    ("environ", "interval_s"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_hears_twice_in_its_time(environ: dict[str, str], interval_s: float | None) -> None:
+    """Where systemd wants to hear from this process at all."""
+    assert watchdog_interval_s(environ) == interval_s
+
+
+def test_a_reload_says_when_it_began() -> None:
+    """In microseconds of the monotonic clock, as Type=notify-reload compares them."""
+    before = time.monotonic_ns() // 1000
+    state, stamp = reloading()
+    assert state == "RELOADING=1"
+    assert before <= int(stamp.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000

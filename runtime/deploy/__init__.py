@@ -1,0 +1,1 @@
+"""Places the daemon on a board as a service of systemd."""

@@ -1,0 +1,108 @@
+"""What the daemon will need on this machine, by its configuration and its package."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..check import memory_of, total_bytes
+from ..config import Config, load_config
+from ..cpu import read_cpu
+from ..errors import EdgeQwenError, LocalSettingsError
+from ..localsettings import LocalSettingsFile
+from ..package import Package, variants_of
+from ..settings import RunSettings, decide
+from .plan import CONFIG_PATH, DropIns
+from .target import Target
+
+_BACKOFF_SINCE = 254
+_DEVICE_GROUPS = frozenset({"render", "video"})
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Drop-ins, and what could not be found out, in a sentence; empty if all could."""
+
+    drop_ins: DropIns
+    unknown: str
+
+
+def expect(target: Target, package: str | None, variant: str | None) -> Expectation:
+    """What the target's configuration asks for, or where it has none yet, `package` alone, as the target calls it."""
+    backoff = (target.systemd_version or 0) >= _BACKOFF_SINCE
+    file = target.path(CONFIG_PATH)
+    flags: dict[str, object] = {} if file.is_file() else {"package": package, "variant": variant}
+    try:
+        config = load_config(file if file.is_file() else None, {}, flags)
+        paths = [target.path(path) for path in (config.package, *config.more_packages)]
+        packages = [_open(path, config, is_default=path == paths[0]) for path in paths]
+        drop_ins = _drop_ins(config, packages, target, backoff=backoff)
+    except EdgeQwenError as error:
+        return Expectation(DropIns(backoff=backoff), f"no limit of memory and no device is set: {error}")
+    return Expectation(drop_ins, "")
+
+
+def _open(path: Path, config: Config, *, is_default: bool) -> Package:
+    variant = config.variant if is_default or config.variant in variants_of(path) else None
+    return Package.open(path, variant, verify=False)
+
+
+def _drop_ins(config: Config, packages: Sequence[Package], target: Target, *, backoff: bool) -> DropIns:
+    settings = [(package, _settings(package, config, target)) for package in packages]
+    found = {provider_of(package, its.device, simulate=config.simulate) for package, its in settings}
+    providers = tuple(sorted(filter(None, found)))
+    needs_device = any(provider != "openvino-cpu" for provider in providers)
+    footprints = [memory_of(package, its) for package, its in settings]
+    return DropIns(
+        providers=providers,
+        groups=tuple(sorted(_DEVICE_GROUPS & target.groups())) if needs_device else (),
+        network=network_of(config),
+        memory_bytes=total_bytes(footprints) + sum(_adapters_bytes(package, config, target) for package in packages),
+        backoff=backoff,
+    )
+
+
+def _settings(package: Package, config: Config, target: Target) -> RunSettings:
+    local = None
+    file = LocalSettingsFile(target.path(config.state_dir), package.build_digest, read_cpu())
+    if target.is_this_machine:
+        with suppress(LocalSettingsError):  # the daemon ignores it too, and says so
+            local = file.read(verify=False)
+    cores = package.build.profile.device.cores
+    return decide(config, package, file, local, cores, adapters=bool(config.adapters_dir or package.build.adapters))
+
+
+def provider_of(package: Package, device: str | None, *, simulate: bool = False) -> str | None:
+    """The drop-in of the execution provider that `package` runs on. `device` is OpenVINO's."""
+    backend = package.build.profile.execution.backend
+    if backend == "openvino":
+        return f"openvino-{(device or 'CPU').partition('.')[0].lower()}"
+    return None if backend == "ort" or simulate else backend
+
+
+def network_of(config: Config) -> str | None:
+    """`loopback` or `private` if one of the settings named `listen` or `*_listen` is a TCP address."""
+    names = (name for name in Config.model_fields if name == "listen" or name.endswith("_listen"))
+    values = [value for value in (getattr(config, name) for name in names) if isinstance(value, str)]
+    hosts = {value.rpartition(":")[0].strip("[]") for value in values if not value.startswith("unix:")}
+    if not hosts:
+        return None
+    return "loopback" if all(map(_is_loopback, hosts)) else "private"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _adapters_bytes(package: Package, config: Config, target: Target) -> int:
+    """Each takes the size of its file."""
+    files = [package.adapter_file(name) for name in package.build.adapters]
+    if config.adapters_dir:
+        files += target.path(Path(config.adapters_dir)).glob("*.onnx_adapter")
+    return sum(file.stat().st_size for file in files if file.is_file())
