@@ -149,13 +149,18 @@ class _Draw:
         for rail in machine.rails:
             yield "rail", Text(f"{rail.watts:.2f} W {rail.name}"), Text()
         for disk in machine.disks:
-            moved = _flow(disk, "read_bytes_per_second", "written_bytes_per_second")
-            room = Text(f"{size(disk.free_bytes)} free{moved}")
+            room = Text(f"{size(disk.free_bytes)} free")
             yield "disk", room, self._bar(disk.total_bytes - disk.free_bytes, disk.total_bytes)
+            if disk.HasField("read_bytes_per_second"):
+                moved = (size(disk.read_bytes_per_second), size(disk.written_bytes_per_second))
+                yield "", Text("{}/s read, {}/s written".format(*moved)), Text()
         for port in machine.network:
             if port.received_bytes or port.sent_bytes:
-                moved = _flow(port, "received_bytes_per_second", "sent_bytes_per_second")
-                yield "network", Text(f"{port.name}{moved}"), Text()
+                text = Text(port.name)
+                if port.HasField("received_bytes_per_second"):
+                    moved = (size(port.received_bytes_per_second), size(port.sent_bytes_per_second))
+                    text.append(", {}/s in, {}/s out".format(*moved))
+                yield "network", text, Text()
 
     def _cores(self, cores: Sequence[pb.CpuCore]) -> Iterator[Row]:
         if len(cores) > 16:  # a row each would fill the screen: one column each does
@@ -280,12 +285,6 @@ def _gpu(gpu: pb.Gpu) -> str:
     if gpu.HasField("watts"):
         parts.append(f"{gpu.watts:.0f} W")
     return ", ".join(parts)
-
-
-def _flow(of: pb.Disk | pb.NetworkInterface, inward: str, outward: str) -> str:
-    if not (of.HasField(inward) and of.HasField(outward)):
-        return ""
-    return f", {size(getattr(of, inward))}/s in, {size(getattr(of, outward))}/s out"
 
 
 def _hung(engine: pb.EngineInfo) -> str:
