@@ -82,9 +82,18 @@ class Snapshots:
     Args:
         board: read in a thread, as sensors on a slow bus take their time.
         clock: that of the board's readings, in seconds.
+        slow_s: how long to wait for the board.
     """
 
-    def __init__(self, models: Models, board: Sensed, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        models: Models,
+        board: Sensed,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        slow_s: float = SLOW_S,
+    ) -> None:
+        self._slow_s = slow_s
         self._models = models
         self._board = board
         self._clock = clock
@@ -97,13 +106,13 @@ class Snapshots:
     async def newest(self, max_age_s: float) -> Sample:
         """A sample that is at most so old, or one that is being taken, or a new one.
 
-        Where the board does not answer within `SLOW_S` it is one of the rest, without the board.
+        Where the board does not answer within `slow_s` it is one of the rest, without the board.
         """
         if self._clock() - self._newest.when_s <= max_age_s:
             return self._newest
         if self._flight is None or self._flight.done():
             self._flight = asyncio.create_task(self._take())
-        done, _ = await asyncio.wait({self._flight}, timeout=SLOW_S)
+        done, _ = await asyncio.wait({self._flight}, timeout=self._slow_s)
         return done.pop().result() if done else self._sample(Reading(self._clock()))
 
     def before(self, sample: Sample) -> Sample:
