@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from .completion import Completion, Pick
 from .errors import Fault, GrammarError, QueueFull, RequestError, Unavailable
 from .kvcache import KVCache
+from .progress import Progress
 from .scheduler import Decode, Prefill, Scheduler, Step
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
-from .session import Chunk, Logits, Session
+from .session import Chunk, Logits, Session, ThreadedSession
 from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 from .stats import EngineStats, Meter
+from .throttle import Throttle, ladder
 from .tokenizer import Tokenizer
 
 Sink = Callable[[Event], None]
+
+_LONGEST_REST_S = 5.0
 
 
 @dataclass(eq=False)
@@ -95,6 +99,11 @@ class Engine:
         self._live: dict[Sequence, _Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
+        self._progress = Progress()
+        self._throttle = ladder(self._scheduler.kv.max_running, session.spec.threads)[0]
+        self._threads = self._throttle.threads  # what the session was last told
+        self._on_work: Callable[[], None] = lambda: None
+        self._step_s = 0.0  # when the last step began
         self._draining = False
         self._stopping = False
         self._wake = threading.Condition()
@@ -114,6 +123,36 @@ class Engine:
         """Whether nothing is queued or running."""
         with self._wake:
             return not self._live
+
+    @property
+    def levels(self) -> tuple[Throttle, ...]:
+        """What it can be lowered to, full power first."""
+        return ladder(self._scheduler.kv.max_running, self._session.spec.threads)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is queued, running or to be cleared; without the lock, as `stalled`."""
+        return not self._scheduler.idle
+
+    @property
+    def failures(self) -> int:
+        """Steps that failed since the last that worked."""
+        return self._progress.failures
+
+    def stalled(self, bound_s: float) -> bool:
+        """Whether there is work and no step has ended for longer than `bound_s`. Never blocks."""
+        return self.has_work and self._progress.age_s(self._clock()) > bound_s
+
+    def when_work_comes(self, call: Callable[[], None]) -> None:
+        """`call` is called, on the thread that submits, when work comes to an engine that had none."""
+        self._on_work = call
+
+    def throttle(self, throttle: Throttle) -> None:
+        """From the next step on no more than this is used: one of `levels`, with a reason."""
+        with self._wake:
+            self._throttle = throttle
+            self._scheduler.kv.limit_running(throttle.rows)
+            self._wake.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
@@ -164,8 +203,12 @@ class Engine:
             if self._scheduler.room < len(asked):
                 self._meter.rejected()
                 raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
+            if was_idle := self._scheduler.idle:
+                self._progress.arrived(self._clock())
             sequences = [self._add(each, sink, its) for (each, sink), its in zip(asked, completions, strict=True)]
             self._wake.notify_all()
+        if was_idle:
+            self._on_work()
         return sequences
 
     def _add(self, request: Request, sink: Sink, completion: Completion) -> Sequence:
@@ -207,10 +250,13 @@ class Engine:
                 kv_budget_tokens=kv.budget_tokens,
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
+                failures_in_a_row=self._progress.failures,
+                throttle=self._throttle,
             )
 
     def _schedule(self) -> Step:
         with self._wake:
+            self._step_s = self._clock()
             step = self._scheduler.schedule()
             if step.prefill and step.prefill.start == step.prefill.sequence.cached:
                 self._live[step.prefill.sequence].started_s = self._clock()
@@ -286,14 +332,18 @@ class Engine:
             now_s = self._clock()
             if step.prefill:
                 step.prefill.sequence.computed += step.prefill.tokens
-            tokens = 0
+            tokens = computed = 0
             for row, its in picks:
+                computed += 1 + len(row.guess)
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
                     events += ((live.sink, event) for event in self._accept(row.sequence, live, its, now_s))
                     tokens += len(row.sequence.output) - before
             self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens)
+            if computed and not step.prefill and len(step.runs) == 1:
+                self._meter.decoded(now_s, (now_s - self._step_s) / (1 + self._token_cost * (computed - 1)))
+            self._progress.worked(now_s) if step.runs else self._progress.rested(now_s)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
@@ -321,19 +371,40 @@ class Engine:
         self._scheduler.remove(sequence)
         del self._live[sequence]
         self._meter.finished(now_s - live.arrived_s)
+        self._meter.answered(now_s, len(sequence.output), now_s - live.first_token_s)
         return [delta, _finished(sequence, live, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
+                self._set_threads()
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
+                self._progress.failed(self._clock())
                 self._fail_all(f"the engine failed: {str(error) or type(error).__name__}")
+            self._rest()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
+
+    def _set_threads(self) -> None:
+        """Takes as many threads as it may; streams wait for that, some tenths of a second."""
+        wanted = self._throttle.threads
+        if wanted is not None and wanted != self._threads and isinstance(self._session, ThreadedSession):
+            self._threads = wanted  # first: what fails is not tried again with every step
+            self._session.limit_threads(wanted)
+
+    def _rest(self) -> None:
+        """Pauses so that the step has its share of the time. Requests are queued and cancelled meanwhile."""
+        share = self._throttle.share
+        if share == 1.0:
+            return
+        seconds = min(_LONGEST_REST_S, (self._clock() - self._step_s) * (1 - share) / share)
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping or self._throttle.share > share, seconds)
+        self._progress.rested(self._clock())
 
     def _fail(self, sequence: Sequence, message: str) -> None:
         """Ends one request that cannot go on."""

@@ -38,6 +38,7 @@ LAYERS = {
         "turn",
         "structure",
         "reload",
+        "throttle progress",
         "adapters inference config localsettings presets startup",
         "tuning",
         "package detect footprint",
@@ -202,6 +203,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.throttle", "runtime.progress"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

@@ -108,7 +108,7 @@ class PresetInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., values: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "guessed_tokens_total", "right_guesses_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining")
+    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "guessed_tokens_total", "right_guesses_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining", "time_per_token_p50_ms", "time_per_token_p95_ms", "decode_step_p50_ms", "failures_in_a_row", "throttle")
     QUEUE_DEPTH_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LIMIT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,11 @@ class EngineInfo(_message.Message):
     TIME_TO_FIRST_TOKEN_P95_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    TIME_PER_TOKEN_P50_MS_FIELD_NUMBER: _ClassVar[int]
+    TIME_PER_TOKEN_P95_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_STEP_P50_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_IN_A_ROW_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_FIELD_NUMBER: _ClassVar[int]
     queue_depth: int
     queue_limit: int
     running: int
@@ -161,7 +166,26 @@ class EngineInfo(_message.Message):
     time_to_first_token_p95_ms: float
     last_step_age_ms: float
     draining: bool
-    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., kv_warm_tokens: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., guessed_tokens_total: _Optional[int] = ..., right_guesses_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
+    time_per_token_p50_ms: float
+    time_per_token_p95_ms: float
+    decode_step_p50_ms: float
+    failures_in_a_row: int
+    throttle: Throttle
+    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., kv_warm_tokens: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., guessed_tokens_total: _Optional[int] = ..., right_guesses_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ..., time_per_token_p50_ms: _Optional[float] = ..., time_per_token_p95_ms: _Optional[float] = ..., decode_step_p50_ms: _Optional[float] = ..., failures_in_a_row: _Optional[int] = ..., throttle: _Optional[_Union[Throttle, _Mapping]] = ...) -> None: ...
+
+class Throttle(_message.Message):
+    __slots__ = ("level", "reason", "rows", "threads", "share")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    reason: str
+    rows: int
+    threads: int
+    share: float
+    def __init__(self, level: _Optional[int] = ..., reason: _Optional[str] = ..., rows: _Optional[int] = ..., threads: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class ProcessInfo(_message.Message):
     __slots__ = ("pid", "rss_bytes", "cpu_cores", "threads", "open_files")
