@@ -38,6 +38,7 @@ LAYERS = {
         "turn",
         "structure",
         "reload",
+        "governor",
         "throttle progress",
         "adapters inference config localsettings presets startup",
         "tuning",
@@ -203,7 +204,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
-    | {"runtime.throttle", "runtime.progress"}
+    | {"runtime.throttle", "runtime.progress", "runtime.governor"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
