@@ -147,6 +147,11 @@ class Engine:
         """`call` is called, on the thread that submits, when work comes to an engine that had none."""
         self._on_work = call
 
+    @property
+    def throttled(self) -> Throttle:
+        """What it may use now."""
+        return self._throttle
+
     def throttle(self, throttle: Throttle) -> None:
         """From the next step on no more than this is used: one of `levels`, with a reason."""
         with self._wake:

@@ -42,7 +42,7 @@ class Governor:
     """
 
     def __init__(self, limit_c: float, lowest: int) -> None:
-        self._limit_c = limit_c
+        self.limit_c = limit_c
         self.lowest = lowest
         self.decision = NORMAL
         self._hot_readings = 0
@@ -59,10 +59,10 @@ class Governor:
             hottest_c: None while no sensor answers: then nothing changes, unless the board throttles itself.
             throttled: what the board says that holds it back.
         """
-        too_hot = hottest_c is not None and hottest_c >= self._limit_c
+        too_hot = hottest_c is not None and hottest_c >= self.limit_c
         if too_hot or throttled:
             self._hot(now_s, hottest_c, throttled)
-        elif hottest_c is not None and hottest_c <= self._limit_c - _COOL_C:
+        elif hottest_c is not None and hottest_c <= self.limit_c - _COOL_C:
             self._cool(now_s)
         else:
             self._hot_readings, self._cool_since_s = 0, None
@@ -78,7 +78,7 @@ class Governor:
         self._settled_s, self._settled_from_c = now_s + _SETTLE_S, hottest_c
 
     def _falls(self, hottest_c: float | None) -> bool:
-        if hottest_c is None or self._settled_from_c is None or hottest_c >= self._limit_c + _MUCH_C:
+        if hottest_c is None or self._settled_from_c is None or hottest_c >= self.limit_c + _MUCH_C:
             return False
         return hottest_c <= self._settled_from_c - _FALLS_C
 
@@ -104,7 +104,7 @@ class Governor:
     def _reason(self, hottest_c: float | None, throttled: Sequence[str]) -> str:
         if throttled:
             return f"the board throttles itself: {', '.join(throttled)}"
-        return f"the board was at {hottest_c:.1f} C, its limit is {self._limit_c:g} C"
+        return f"the board was at {hottest_c:.1f} C, its limit is {self.limit_c:g} C"
 
 
 def lowered(levels: tuple[Throttle, ...], heat: Decision, low_power: str) -> Throttle:

@@ -15,7 +15,8 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command deploy",
-        "models_service check supervision",
+        "models_service health_report control check supervision",
+        "caretaker",
         "service health telemetry address",
         "snapshot_messages",
         "snapshots",
@@ -32,19 +33,21 @@ LAYERS = {
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache",
+        "expectation",
         "settings",
         "watchdog",
         "sequence session stats speculation",
         "turn",
         "structure",
         "reload",
-        "governor",
+        "governor checks",
         "throttle progress",
         "adapters inference config localsettings presets startup",
         "tuning",
         "package detect footprint",
         "profile",
         "validation",
+        "battery cgroup",
         "logs machine memory notify sensing cpu access",
         "errors",
     ),
@@ -144,6 +147,8 @@ ACROSS = {
     "runtime.service": ("edgeqwen.v1",),
     "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
+    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.control": ("edgeqwen.v1",),
     "runtime.daemon": ("edgeqwen.v1",),
     "edgeqwen.*": ("edgeqwen.v1",),
 }
@@ -156,8 +161,8 @@ DOORS = {
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.errors edgeqwen.observing",
+    "grpc": "runtime.control runtime.daemon runtime.health runtime.health_report runtime.models_service runtime.replies"
+    " runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.observing",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -187,8 +192,8 @@ DOORS = {
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
-    " runtime.supervision",
+    "structlog": "runtime.caretaker runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service"
+    " runtime.service runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
@@ -204,7 +209,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
-    | {"runtime.throttle", "runtime.progress", "runtime.governor"}
+    | {"runtime.throttle", "runtime.progress", "runtime.governor", "runtime.checks"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

@@ -14,6 +14,7 @@ import structlog
 from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer, no_models
 
+from runtime.caretaker import Caretaker
 from runtime.chat import ChatTemplate
 from runtime.daemon import make_server
 from runtime.engine import Engine
@@ -58,10 +59,11 @@ def serving(
                 Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
                 adapters=session.adapters,
             )
-            server = run(_start(engine, reader, target))
+            server, caretaker = run(_start(engine, reader, target))
             try:
                 yield target
             finally:
+                run(caretaker.stop())
                 engine.stop()
                 run(server.stop(1))
     finally:
@@ -70,11 +72,11 @@ def serving(
         loop.close()
 
 
-async def _start(engine: Engine, reader: RequestReader, target: str) -> grpc.aio.Server:
+async def _start(engine: Engine, reader: RequestReader, target: str) -> tuple[grpc.aio.Server, Caretaker]:
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health = make_server(models, max_message_bytes=4 << 20)
+    server, _, caretaker = make_server(models, max_message_bytes=4 << 20)
     server.add_insecure_port(target)
     await server.start()
-    await health.serving()
-    return server
+    await caretaker.start()
+    return server, caretaker

@@ -49,13 +49,14 @@ boards = st.builds(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(boards, st.sampled_from([1, 2, 4, 8, None]), st.lists(st.floats(-0.4, 0.4), min_size=7, max_size=7))
 def test_any_board_settles_below_its_limit_without_swinging(
     board: ThermalModel, threads: int | None, noise: list[float]
 ) -> None:
     """Busy for six hours, with noise on the sensor. In the last two, a board that can be kept cool at all is never more
-    than 5 C above the limit, and changes its level at most about twice in half an hour for each of its levels."""
+    than 3 C above the limit, beside what it gains within four readings, and changes its level at most about twice in
+    half an hour for each of its levels."""
     power = powers(4, threads)
     if board.steady_c(power[-1]) > LIMIT_C - 2:
         return
@@ -68,11 +69,12 @@ def test_any_board_settles_below_its_limit_without_swinging(
             late_levels.append(level)
             hottest_late_c = max(hottest_late_c, board.celsius)
     changes = sum(left != right for left, right in pairwise(late_levels))
-    assert hottest_late_c <= LIMIT_C + 5
+    gain_c = max(0.0, board.steady_c(1.0) - LIMIT_C) / board.tau_s * PERIOD_S
+    assert hottest_late_c <= LIMIT_C + 3 + 4 * gain_c
     assert changes <= 2 * (len(power) - 1) * 2 * HOUR / 1800
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(boards, st.sampled_from([1, 4, None]))
 def test_a_board_that_stays_cool_is_left_alone(board: ThermalModel, threads: int | None) -> None:
     power = powers(4, threads)
