@@ -36,11 +36,19 @@ class HealthService(health_pb2_grpc.HealthServicer):
 
     Args:
         warners: whoever may have to warn of something.
+        memory_use: bytes in use of this process's control group, and its limit.
     """
 
-    def __init__(self, caretaker: Caretaker, warners: Sequence[Warner] = ()) -> None:
+    def __init__(
+        self,
+        caretaker: Caretaker,
+        warners: Sequence[Warner] = (),
+        *,
+        memory_use: Callable[[], tuple[int | None, int | None]] = read_memory_use,
+    ) -> None:
         self._caretaker = caretaker
         self._warners = list(warners)
+        self._memory_use = memory_use
         self._ready_bytes = _resident_bytes()
 
     def warn_by(self, warner: Warner) -> None:
@@ -103,7 +111,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
         yield checks.check_memory(
             reading.memory_available_bytes,
             reading.memory.total_bytes,
-            *read_memory_use(),
+            *self._memory_use(),
             reading.memory_psi_full_avg10,
         )
         yield checks.check_disk(reading.disk_free_bytes)

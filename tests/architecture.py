@@ -89,9 +89,9 @@ LAYERS = {
     ),
     "edgeqwen": (
         "cli",
-        "flags batch status watch",
+        "flags batch status watch health_command",
         "client printing watch_view",
-        "observing",
+        "observing operations",
         "requests newest history",
         "messages",
         "errors",
@@ -157,12 +157,12 @@ ACROSS = {
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
-    " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status edgeqwen.watch",
+    " edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.control runtime.daemon runtime.health runtime.health_report runtime.models_service runtime.replies"
-    " runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.observing",
+    " runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.observing edgeqwen.operations",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",

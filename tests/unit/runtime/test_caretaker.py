@@ -45,6 +45,7 @@ class Care:
 
     def __init__(self, clock: Clock, **changes) -> None:  # type: ignore[no-untyped-def]
         self.models, self.health = no_models(), RecordingHealth()
+        self.warnings: list[tuple[str, str]] = []
         self.taker = Caretaker(self.models, self.health, stall_timeout_s=STALL_S, clock=clock, **changes)
 
     def add(self, name: str, session: ScriptedSession, clock: Clock) -> Engine:
