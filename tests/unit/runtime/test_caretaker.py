@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from fakes import ScriptedSession, no_models
@@ -16,7 +17,7 @@ from runtime.caretaker import FAILURES, Caretaker
 from runtime.engine import Engine
 from runtime.health import Health
 from runtime.model import Model, ModelFacts
-from runtime.sensing.board import Reading
+from runtime.sensing.board import Board, Reading
 from runtime.sensing.temperature import Temperature
 from runtime.sequence import Failed, Request
 
@@ -195,3 +196,46 @@ async def test_work_wakes_it(looked_after: tuple[Engine, Looks]) -> None:
     await asyncio.to_thread(engine.submit, Request((1, 2), 200), inbox)
     await until(lambda: looks.count > 0)
     await asyncio.to_thread(inbox.all)
+
+
+async def test_the_board_itself_is_read(clock: Clock, tmp_path: Path) -> None:
+    """Its hottest sensor lowers the engine; one that vanishes or breaks meanwhile changes nothing; and cool, it comes
+    back."""
+    sensor = tmp_path / "sys/class/thermal/thermal_zone0/temp"
+    sensor.parent.mkdir(parents=True)
+    (sensor.parent / "type").write_text("cpu-thermal\n")
+    care = Care(clock, read=Board(tmp_path, clock=clock).read)
+    engine = care.add("m", ThreadsSession(), clock)
+    await care.taker.look()
+
+    async def see(text: str | None, seconds: int) -> int:
+        """The level after so many readings, a second apart."""
+        sensor.unlink(missing_ok=True)
+        if text is not None:
+            sensor.write_text(text)
+        for _ in range(seconds):
+            clock.now_s += 1
+            await care.taker.fresh(TIMEOUT_S)
+        return engine.throttled.level
+
+    assert [await see("84900", 20), await see("85000", 2), await see(None, 100), await see("hot", 100)] == [0, 1, 1, 1]
+    assert [await see("79900", 30), await see("79900", 2)] == [1, 0]
+    await care.close()
+
+
+async def test_a_sensor_that_hangs_holds_up_nobody(clock: Clock) -> None:
+    """Health goes on, and who asks for a reading is told that there is none."""
+    leave = threading.Event()
+
+    def hang() -> Reading:
+        assert leave.wait(TIMEOUT_S)
+        return reading(50.0)
+
+    care = Care(clock, read=hang)
+    care.add("m", ScriptedSession(), clock)
+    assert await care.taker.fresh(0.01) is None
+    await care.taker.look()
+    assert care.health.models == {"m": True}
+    leave.set()
+    assert await care.taker.fresh(TIMEOUT_S) == reading(50.0)
+    await care.close()
