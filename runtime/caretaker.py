@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal, Protocol
 
@@ -23,6 +23,8 @@ from .sensing.board import Reading
 from .sequence import Request
 
 PowerMode = Literal["normal", "low"]
+Warner = Callable[[], Sequence[tuple[str, str]]]
+"""What somebody has to warn an operator of now, such as a certificate that expires: a sentence, and what to do."""
 
 PERIOD_S = 1.0
 DEFAULT_LIMIT_C = 85.0
@@ -66,11 +68,12 @@ class Caretaker:
         self.health = health
         self._read_board = read
         self._governor = Governor(DEFAULT_LIMIT_C, 0)
-        self._stall_timeout_s = stall_timeout_s
+        self.stall_timeout_s = stall_timeout_s
         self._read_battery = battery
         self._low_percent = low_power_battery_percent
         self._clock = clock
         self._log = structlog.get_logger()
+        self._warners: list[Warner] = []
         self._known: tuple[Model, ...] = ()
         self._serves: dict[str, bool] = {}
         self._asked_for: PowerMode = "normal"
@@ -104,11 +107,19 @@ class Caretaker:
 
     def stalled(self, engine: Engine) -> bool:
         """Whether it has work and has made no step for longer than it may. Never blocks."""
-        return engine.stalled(self._stall_timeout_s)
+        return engine.stalled(self.stall_timeout_s)
 
     def alive(self) -> bool:
         """Whether no engine stalls. Never blocks."""
         return not any(self.stalled(model.engine) for model in self.models.loaded)
+
+    def warn_by(self, warner: Warner) -> None:
+        """Asks `warner` too, for each health report."""
+        self._warners.append(warner)
+
+    def warnings(self) -> list[tuple[str, str]]:
+        """What everybody warns of now."""
+        return [warning for warner in self._warners for warning in warner()]
 
     async def start(self) -> None:
         """Tells health, and begins to look."""
@@ -168,15 +179,18 @@ class Caretaker:
                 self._log.error("does not serve", model=model.name, reason=reason)
         await self.health.follow(self._serves)
 
-    def note(self, reading: Reading | None, battery_percent: float | None = None) -> None:
+    def note(self, reading: Reading, battery_percent: float | None = None) -> None:
         """Acts on what the board says."""
+        saved = self.saving_power
         self._reading, self._battery_percent = reading, battery_percent
-        if reading is not None:
-            before = self._governor.decision
-            decision = self._governor.update(self._clock(), reading.hottest_c, reading.throttled or ())
-            if decision.level != before.level:
-                reason = decision.reason or "the board has cooled down"
-                self._log.warning("heat", level=decision.level, reason=reason, celsius=reading.hottest_c)
+        if self.saving_power != saved and self._asked_for == "normal":
+            self._log.info("battery", saving_power=bool(self.saving_power), percent=battery_percent)
+        before = self._governor.decision.level
+        decision = self._governor.update(self._clock(), reading.hottest_c, reading.throttled or ())
+        if decision.level > before:
+            self._log.warning("heat", lowered=decision.level, reason=decision.reason)
+        elif decision.level < before:
+            self._log.info("heat", lowered=decision.level, reason="the board has cooled down")
         self._apply()
 
     def _apply(self) -> None:

@@ -346,9 +346,10 @@ class Engine:
                     events += ((live.sink, event) for event in self._accept(row.sequence, live, its, now_s))
                     tokens += len(row.sequence.output) - before
             self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens)
-            if computed and not step.prefill and len(step.runs) == 1:
+            if computed and not step.prefill and len({row.sequence.request.adapter for row in step.decode}) == 1:
                 self._meter.decoded(now_s, (now_s - self._step_s) / (1 + self._token_cost * (computed - 1)))
-            self._progress.worked(now_s) if step.runs else self._progress.rested(now_s)
+            ran = step.prefill or step.decode
+            self._progress.worked(now_s) if ran else self._progress.rested(now_s)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:

@@ -6,7 +6,7 @@ import dataclasses
 import mmap
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,6 @@ from .model import Model
 from .sensing.board import Reading
 from .stats import EngineStats
 
-Warner = Callable[[], Sequence[tuple[str, str]]]
-"""What somebody has to warn an operator of now, such as a certificate that expires: a sentence, and what to do."""
-
 _SENSORS_S = 2.0
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
@@ -35,25 +32,18 @@ class HealthService(health_pb2_grpc.HealthServicer):
     """Judges the models that `caretaker` looks after, and their board.
 
     Args:
-        warners: whoever may have to warn of something.
         memory_use: bytes in use of this process's control group, and its limit.
     """
 
     def __init__(
         self,
         caretaker: Caretaker,
-        warners: Sequence[Warner] = (),
         *,
         memory_use: Callable[[], tuple[int | None, int | None]] = read_memory_use,
     ) -> None:
         self._caretaker = caretaker
-        self._warners = list(warners)
         self._memory_use = memory_use
         self._ready_bytes = _resident_bytes()
-
-    def warn_by(self, warner: Warner) -> None:
-        """Asks `warner` too, for each report."""
-        self._warners.append(warner)
 
     async def GetHealthReport(  # noqa: N802 - the name is the contract's
         self, request: pb.GetHealthReportRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -75,7 +65,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
                 yield dataclasses.replace(check, model=model.name)
         yield from self._of_board(reading or Reading(0.0))
         yield from self._footprint()
-        yield from checks.check_warnings([warning for warner in self._warners for warning in warner()])
+        yield from checks.check_warnings(self._caretaker.warnings())
 
     def _of_model(self, model: Model, stats: EngineStats) -> Iterator[Check]:
         age_ms = stats.last_step_age_ms

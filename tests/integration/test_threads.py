@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.engine import Engine
 from runtime.ort_session import OrtSession
 from runtime.package import Package
+from runtime.sequence import Delta, Event, Finished, Request
 from runtime.session import Chunk, ThreadedSession
+from runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -65,3 +69,25 @@ def test_the_old_session_goes_before_the_new_one_comes(int4_package: Path) -> No
     ).stdout
     before, after = (int(kb) << 10 for kb in re.findall(r"(\d+) kB", shown))
     assert after - before < package.build.memory.weights_bytes / 3
+
+
+def test_an_answer_goes_on_while_the_engine_is_lowered_and_raised(int4_package: Path) -> None:
+    """Down to its lowest level, and back: every token comes, as many as were asked for."""
+    package = Package.open(int4_package)
+    session = OrtSession(package.serving_graph, slots=2, context_tokens=128, threads=2)
+    tokenizer = Tokenizer.from_file(package.tokenizer_file)
+    limits = {"queue_limit": 4, "prefill_chunk_tokens": 64, "kv_budget_tokens": 256}
+    engine = Engine(session, tokenizer, eos_token_ids=frozenset(), **limits)
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine.start()
+    engine.submit(Request(tuple(TOKENS[:16]), 60), events.put)
+    tokens = 0
+    levels = [*engine.levels[1:], engine.levels[0]]
+    while not isinstance(event := events.get(timeout=60), Finished):
+        assert isinstance(event, Delta)
+        tokens += len(event.token_ids)
+        if levels and tokens > 5:
+            engine.throttle(levels.pop(0))
+    engine.stop()
+    assert tokens == 60
+    assert engine.throttled == engine.levels[0]

@@ -37,7 +37,8 @@ def care() -> Care:
 @pytest.fixture
 async def channel(care: Care) -> AsyncIterator[grpc.aio.Channel]:
     def add(server: grpc.aio.Server) -> None:
-        health = HealthService(care.taker, [lambda: care.warnings], memory_use=lambda: (10**8, 10**9))
+        care.taker.warn_by(lambda: care.warnings)
+        health = HealthService(care.taker, memory_use=lambda: (10**8, 10**9))
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         control_pb2_grpc.add_ControlServicer_to_server(ControlService(care.taker), server)
 
