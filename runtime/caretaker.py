@@ -41,6 +41,12 @@ class BatteryReader(Protocol):
     def __call__(self) -> float | None: ...
 
 
+def hottest_c(reading: Reading) -> float | None:
+    """Of the sensors that count, and of what computes beside the processor."""
+    gpus = (gpu.celsius for gpu in reading.gpus)
+    return max((each for each in (reading.hottest_c, *gpus) if each is not None), default=None)
+
+
 class Caretaker:
     """Cares for the engines of `models`, those too that come later.
 
@@ -183,10 +189,10 @@ class Caretaker:
         """Acts on what the board says."""
         saved = self.saving_power
         self._reading, self._battery_percent = reading, battery_percent
-        if self.saving_power != saved and self._asked_for == "normal":
+        if bool(self.saving_power) != bool(saved):
             self._log.info("battery", saving_power=bool(self.saving_power), percent=battery_percent)
         before = self._governor.decision.level
-        decision = self._governor.update(self._clock(), reading.hottest_c, reading.throttled or ())
+        decision = self._governor.update(self._clock(), hottest_c(reading), reading.throttled or ())
         if decision.level > before:
             self._log.warning("heat", lowered=decision.level, reason=decision.reason)
         elif decision.level < before:

@@ -16,7 +16,7 @@ from edgeqwen.v1 import health_pb2 as pb
 from edgeqwen.v1 import health_pb2_grpc
 
 from . import checks
-from .caretaker import Caretaker
+from .caretaker import Caretaker, hottest_c
 from .cgroup import read_memory_use
 from .checks import Check
 from .expectation import Expectation
@@ -96,7 +96,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
         )
 
     def _of_board(self, reading: Reading) -> Iterator[Check]:
-        yield checks.check_temperature(reading.hottest_c, self._caretaker.limit_c)
+        yield checks.check_temperature(hottest_c(reading), self._caretaker.limit_c)
         yield checks.check_throttling(reading.throttled)
         yield checks.check_memory(
             reading.memory_available_bytes,

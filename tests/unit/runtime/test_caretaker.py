@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from unit.runtime.fake_engine import make_reader
 from unit.runtime.test_engine import TIMEOUT_S, Inbox
 from unit.runtime.test_progress import Clock, ThreadsSession, make_engine
 
-from runtime.caretaker import FAILURES, Caretaker
+from runtime.caretaker import FAILURES, Caretaker, hottest_c
 from runtime.engine import Engine
 from runtime.health import Health
 from runtime.model import Model, ModelFacts
 from runtime.sensing.board import Board, Reading
+from runtime.sensing.gpu import Gpu
 from runtime.sensing.temperature import Temperature
 from runtime.sequence import Failed, Request
 
@@ -221,6 +223,14 @@ async def test_the_board_itself_is_read(clock: Clock, tmp_path: Path) -> None:
     assert [await see("84900", 20), await see("85000", 2), await see(None, 100), await see("hot", 100)] == [0, 1, 1, 1]
     assert [await see("79900", 30), await see("79900", 2)] == [1, 0]
     await care.close()
+
+
+def test_a_gpu_counts_too() -> None:
+    """Whichever is hotter."""
+    cool, hot = Gpu("a", celsius=40.0), Gpu("b", celsius=88.0)
+    assert hottest_c(Reading(0.0)) is hottest_c(Reading(0.0, gpus=(Gpu("c"),))) is None
+    assert hottest_c(replace(reading(50.0), gpus=(cool, hot))) == 88.0
+    assert hottest_c(replace(reading(50.0), gpus=(cool,))) == 50.0
 
 
 async def test_a_sensor_that_hangs_holds_up_nobody(clock: Clock) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from fakes import ScriptedSession, byte_tokenizer
-from unit.runtime.test_engine import TIMEOUT_S, Inbox, run_to_rest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.runtime.test_engine import TIMEOUT_S, Inbox, expected, run_to_rest
 
 from runtime.engine import Engine
 from runtime.sequence import Failed, Finished, Request
@@ -171,3 +173,26 @@ def test_a_rest_ends_when_the_engine_stops_or_may_do_more(clock: Clock) -> None:
     engine.submit(Request((1, 2), 9), Inbox())
     assert steps.acquire(timeout=TIMEOUT_S)
     engine.stop()
+
+
+@given(
+    prompts=st.lists(st.tuples(st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8),
+    changes=st.lists(st.integers(0, 5), max_size=60),
+)
+def test_whatever_the_levels_do_every_answer_is_its_own(prompts: list[tuple[int, int]], changes: list[int]) -> None:
+    """The tokens are those of an engine left alone, and nobody is admitted above the limit."""
+    session = ThreadsSession()
+    engine = make_engine(session, Clock())
+    asked = [(Request(tuple(range(1, 1 + length)), tokens), Inbox()) for length, tokens in prompts]
+    for request, inbox in asked:
+        engine.submit(request, inbox)
+    running = 0
+    for level in changes:
+        engine.throttle(engine.levels[level])
+        engine.step()
+        now = engine.stats().running
+        assert now <= max(running, engine.levels[level].rows)
+        running = now
+    run_to_rest(engine)
+    for request, inbox in asked:
+        assert inbox.tokens() == expected(request.prompt, request.max_tokens)
