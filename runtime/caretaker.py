@@ -74,7 +74,7 @@ class Caretaker:
         self.health = health
         self._read_board = read
         self._governor = Governor(DEFAULT_LIMIT_C, 0)
-        self.stall_timeout_s = stall_timeout_s
+        self._stall_timeout_s = stall_timeout_s
         self._read_battery = battery
         self._low_percent = low_power_battery_percent
         self._clock = clock
@@ -113,7 +113,7 @@ class Caretaker:
 
     def stalled(self, engine: Engine) -> bool:
         """Whether it has work and has made no step for longer than it may. Never blocks."""
-        return engine.stalled(self.stall_timeout_s)
+        return engine.stalled(self._stall_timeout_s)
 
     def alive(self) -> bool:
         """Whether no engine stalls. Never blocks."""
@@ -170,6 +170,11 @@ class Caretaker:
         except TimeoutError:
             return None
         return self._reading
+
+    def set_bounds(self, stall_timeout_s: float, low_power_battery_percent: float | None) -> None:
+        """As when it was made."""
+        self._stall_timeout_s, self._low_percent = stall_timeout_s, low_power_battery_percent
+        self._wake.set()
 
     async def look(self) -> None:
         """Tells health which models serve now."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .sensing.board import Board
     from .service import GenerationService
     from .startup import Startup
-    from .watchdog import Watched
 
 _POWER_SIGNALS: Mapping[signal.Signals, PowerMode] = {signal.SIGUSR1: "low", signal.SIGUSR2: "normal"}
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
@@ -151,15 +150,15 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
     import structlog
 
     from .supervision import stopping, supervised
-    from .watchdog import StepWatch
 
     log = structlog.get_logger()
     signals = _Signals(daemon.set_power_mode)
     try:
         listen = await daemon.listen(address)
         log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
-        watch = StepWatch(daemon.engines, lambda: reloader.config.stall_timeout_s)
-        async with supervised(watch.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
+        daemon.follow(reloader.config)
+        reloader.add(daemon.follow)
+        async with supervised(daemon.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
             await signals.first.wait()
             timeout_s = reloader.config.drain_timeout_s
             stopping(timeout_s)
@@ -233,9 +232,9 @@ class Daemon:
         more = {"more_models": ", ".join(each.name for each in others)} if others else {}
         return {"model": model.name, **summary, **more}
 
-    def engines(self) -> list[Watched]:
-        """Those of all models that are loaded."""
-        return [model.engine for model in self._models.loaded]
+    def follow(self, config: Config) -> None:
+        """Takes what of `config` may change while it runs."""
+        self._caretaker.set_bounds(config.stall_timeout_s, config.low_power_battery_percent)
 
     async def listen(self, address: Address) -> str:
         """Starts the server; returns where it listens."""

@@ -45,7 +45,6 @@ BAD_FLAGS = {
     "max_message_bytes": "0",
     "device": "AUTO",
     "share_prefix": "everybody",
-    "stall_timeout_s": "0",
     "low_power_battery_percent": "100",
     "log_format": "xml",
     "log_level": "loud",
