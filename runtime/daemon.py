@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     import grpc.aio
 
     from .caretaker import Caretaker, PowerMode
+    from .clients import Clients
     from .model import Model
     from .models import Models
     from .package import Package
@@ -214,12 +215,14 @@ class Daemon:
     @classmethod
     def load(cls, config: Config, startup: Startup) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
+        from .clients import Clients
         from .sensing.board import Board
 
-        models = _load_models(config, startup)
+        clients = Clients(config.limits.book)
+        models = _load_models(config, startup, clients)
         board = Board(folders=(config.state_dir, config.package))
         caretaker = _make_caretaker(models, config)
-        server, generation, caretaker = make_server(models, config.max_message_bytes, board, caretaker)
+        server, generation, caretaker = make_server(models, config.max_message_bytes, clients, board, caretaker)
         trim_after_load()
         return cls(models, server, generation, caretaker)
 
@@ -267,7 +270,7 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_models(config: Config, startup: Startup) -> Models:
+def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
     """The packages that the configuration names, and what may come later."""
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
@@ -283,7 +286,8 @@ def _load_models(config: Config, startup: Startup) -> Models:
         return package
 
     def load(package: Package) -> Model:
-        return load_model(package, config, config.adapters_dir if package.root == config.package else None)
+        adapters_dir = config.adapters_dir if package.root == config.package else None
+        return load_model(package, config, adapters_dir, clients=clients)
 
     paths = [config.package, *config.more_packages]
     loader = Loader(open_package, load, lambda package: footprint_of_loaded(package, config), available_bytes)
@@ -314,11 +318,16 @@ def _make_caretaker(models: Models, config: Config) -> Caretaker:
 
 
 def make_server(
-    models: Models, max_message_bytes: int, board: Board | None = None, caretaker: Caretaker | None = None
+    models: Models,
+    max_message_bytes: int,
+    clients: Clients | None = None,
+    board: Board | None = None,
+    caretaker: Caretaker | None = None,
 ) -> tuple[grpc.aio.Server, GenerationService, Caretaker]:
     """A server with all services in front of `models`, which listens nowhere yet.
 
-    Telemetry reads `board`. `caretaker` looks after the models; None makes one that reads no board.
+    `clients` are those of the models; telemetry reads `board`; `caretaker` looks after the models, None makes one that
+    reads no board.
     """
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
@@ -348,7 +357,7 @@ def make_server(
     generation, caretaker = GenerationService(models), caretaker or Caretaker(models, Health())
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, board), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, board, clients), server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker), server)
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(caretaker), server)
     caretaker.health.add_to(server)

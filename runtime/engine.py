@@ -9,45 +9,37 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from .clients import Clients
 from .completion import Completion, Pick
-from .errors import Fault, GrammarError, QueueFull, RequestError, Unavailable
+from .errors import (
+    DeadlineTooShort,
+    EdgeQwenError,
+    Exhausted,
+    Fault,
+    GrammarError,
+    QueueFull,
+    RateLimited,
+    RequestError,
+    Unavailable,
+)
 from .kvcache import KVCache
+from .lateness import Lateness
+from .live import Live, Ready, Sink, chunk_of, finished_of, picks_of
+from .lowering import Lowering
+from .pace import Pace
 from .progress import Progress
 from .scheduler import Decode, Prefill, Scheduler, Step
-from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
-from .session import Chunk, Logits, Session, ThreadedSession
+from .sequence import Delta, Event, Failed, Request, Sequence
+from .session import Session
 from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 from .stats import EngineStats, Meter
-from .throttle import Throttle, ladder
+from .throttle import Throttle
 from .tokenizer import Tokenizer
 
-Sink = Callable[[Event], None]
-
-_LONGEST_REST_S = 5.0
-
-
-@dataclass(eq=False)
-class _Live:
-    """A request that has not ended: its text side, where its events go, and when things happened (seconds)."""
-
-    completion: Completion
-    sink: Sink
-    arrived_s: float
-    guesser: Guesser | None
-    started_s: float | None = None
-    first_token_s: float | None = None
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a step computed for one sequence: logits after its last token, and after each of the tokens guessed next."""
-
-    sequence: Sequence
-    logits: Logits
-    guess: tuple[int, ...] = ()
+_LATE_EVERY_S = 0.25
 
 
 class Engine:
@@ -65,6 +57,7 @@ class Engine:
         speculate: whether a step may compute tokens that are guessed from the request's own text.
         token_cost: of a further token in a step, against a step with one; it decides how many guesses pay.
         ids: numbers of the requests, those of all engines in a process if they share it.
+        clients: keeps them to their limits and counts; None: there are no limits.
         clock: monotonic seconds.
     """
 
@@ -81,6 +74,7 @@ class Engine:
         speculate: bool = True,
         token_cost: float = TOKEN_COST,
         ids: Iterator[int] | None = None,
+        clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -96,14 +90,16 @@ class Engine:
             prefill_chunk_tokens=prefill_chunk_tokens,
             token_cost=token_cost,
         )
-        self._live: dict[Sequence, _Live] = {}
+        self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
         self._progress = Progress()
-        self._throttle = ladder(self._scheduler.kv.max_running, session.spec.threads)[0]
-        self._threads = self._throttle.threads  # what the session was last told
+        self._lowering = Lowering(session, self._scheduler.kv.max_running)
         self._on_work: Callable[[], None] = lambda: None
-        self._step_s = 0.0  # when the last step began
+        self._pace = Pace()
+        self._lateness = Lateness(self._scheduler, self._pace)
+        self._clients = clients or Clients(clock=clock)
+        self._step_began_s = self._looked_for_late_s = clock()
         self._draining = False
         self._stopping = False
         self._wake = threading.Condition()
@@ -127,7 +123,7 @@ class Engine:
     @property
     def levels(self) -> tuple[Throttle, ...]:
         """What it can be lowered to, full power first."""
-        return ladder(self._scheduler.kv.max_running, self._session.spec.threads)
+        return self._lowering.levels
 
     @property
     def has_work(self) -> bool:
@@ -150,12 +146,12 @@ class Engine:
     @property
     def throttled(self) -> Throttle:
         """What it may use now."""
-        return self._throttle
+        return self._lowering.now
 
     def throttle(self, throttle: Throttle) -> None:
         """From the next step on no more than this is used: one of `levels`, with a reason."""
         with self._wake:
-            self._throttle = throttle
+            self._lowering.now = throttle
             self._scheduler.kv.limit_running(throttle.rows)
             self._wake.notify_all()
 
@@ -182,53 +178,82 @@ class Engine:
             self._thread.join()
         self._fail_all(reason)
 
-    def submit(self, request: Request, sink: Sink) -> Sequence:
-        """Queues `request`. `sink` gets its events on the engine's thread and must not block.
+    def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
+        """Queues `request`. `sink` gets its events, mostly on the engine's thread, and must not block.
 
-        Raises QueueFull, or Unavailable while draining.
+        Args:
+            timeout_s: the request is of no use after so long; None: it always is.
+
+        Raises QueueFull, RateLimited, DeadlineTooShort, or Unavailable while draining.
         """
-        return self.submit_all([(request, sink)])[0]
+        return self.submit_all([(request, sink)], timeout_s=timeout_s)[0]
 
-    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
-        """Queues all of them, one behind the other, or none.
+    def submit_all(self, asked: list[tuple[Request, Sink]], *, timeout_s: float | None = None) -> list[Sequence]:
+        """Queues all of them, one behind the other, or none. They are of one client.
 
         Raises as `submit` does, and RequestError for more than the queue ever has room for.
         """
         most = self._scheduler.queue_limit + self._scheduler.kv.max_running
         if len(asked) > most:
             raise RequestError([Fault("n", f"must be at most {most}, as many as wait and run here (got {len(asked)})")])
+        client = asked[0][0].client
         completions = []
         for request, _ in asked:
+            assert request.client == client
             assert len(request.prompt) > 0
             assert 0 < request.max_tokens <= self.context_tokens - len(request.prompt)
             completions.append(Completion(request, self._tokenizer, self._eos_token_ids, self.vocab_size))
         with self._wake:
             if self._draining:
                 raise Unavailable("the daemon is shutting down; send the request to another one")
-            if self._scheduler.room < len(asked):
+            try:
+                leave = self._make_way(asked, timeout_s)
+            except (Exhausted, DeadlineTooShort) as error:
                 self._meter.rejected()
-                raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
+                if not isinstance(error, RateLimited):
+                    self._clients.refused(client, len(asked))
+                raise
             if was_idle := self._scheduler.idle:
                 self._progress.arrived(self._clock())
-            sequences = [self._add(each, sink, its) for (each, sink), its in zip(asked, completions, strict=True)]
+            sequences = [Sequence(next(self._ids), request) for request, _ in asked]
+            for sequence, (_, sink), its in zip(sequences, asked, completions, strict=True):
+                sequence.group = sequences[0].id
+                self._add(sequence, sink, its, timeout_s)
             self._wake.notify_all()
         if was_idle:
             self._on_work()
+        for sink, event in leave:
+            sink(event)
         return sequences
 
-    def _add(self, request: Request, sink: Sink, completion: Completion) -> Sequence:
-        sequence = Sequence(next(self._ids), request)
-        guesser = Guesser(request.prompt) if self._speculate else None
-        self._live[sequence] = _Live(completion, sink, self._clock(), guesser)
+    def _make_way(self, asked: list[tuple[Request, Sink]], timeout_s: float | None) -> list[tuple[Sink, Event]]:
+        """Sees whether they may wait; what it returns is to be told to those that had to leave for them."""
+        client = asked[0][0].client
+        limit, retry_after_s = self._scheduler.queue_limit, self._retry_after_s()
+        leave = self._scheduler.giving_way(client, len(asked))
+        if leave is None:
+            raise QueueFull(limit, retry_after_s, client)
+        if timeout_s is not None and (late := self._lateness.of(asked[0][0], timeout_s, self._clock())):
+            raise late
+        prompt_tokens = [len(request.prompt) for request, _ in asked]
+        self._clients.submitted(client, prompt_tokens, ends_in_s=retry_after_s)
+        return [
+            self._dismiss(each, QueueFull(limit, retry_after_s, each.request.client, gave_way=True)) for each in leave
+        ]
+
+    def _add(self, sequence: Sequence, sink: Sink, completion: Completion, timeout_s: float | None) -> None:
+        now_s = self._clock()
+        sequence.deadline_s = None if timeout_s is None else now_s + timeout_s
+        sequence.new_tokens = self._scheduler.new_tokens(sequence.request)
+        guesser = Guesser(sequence.request.prompt) if self._speculate else None
+        self._live[sequence] = Live(completion, sink, now_s, guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
-        return sequence
 
     def cancel(self, sequence: Sequence) -> None:
         """Forgets `sequence` wherever it is; a second call, or one after its end, does nothing."""
         with self._wake:
-            if self._live.pop(sequence, None) is not None:
-                self._scheduler.remove(sequence)
+            if self._forget(sequence) is not None:
                 self._meter.cancelled()
                 self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
@@ -256,19 +281,24 @@ class Engine:
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
                 failures_in_a_row=self._progress.failures,
-                throttle=self._throttle,
+                throttle=self._lowering.now,
             )
 
     def _schedule(self) -> Step:
         with self._wake:
-            self._step_s = self._clock()
+            self._step_began_s = now_s = self._clock()
+            late = self._dismiss_late(now_s)
             step = self._scheduler.schedule()
             if step.prefill and step.prefill.start == step.prefill.sequence.cached:
-                self._live[step.prefill.sequence].started_s = self._clock()
-                self._meter.prefill_started(step.prefill.sequence.cached)
-            return step
+                sequence = step.prefill.sequence
+                self._live[sequence].started_s = now_s
+                self._meter.prefill_started(sequence.cached)
+                self._clients.started(sequence.request.client)
+        for sink, event in late:
+            sink(event)
+        return step
 
-    def _run(self, step: Step) -> list[_Ready]:
+    def _run(self, step: Step) -> list[Ready]:
         """Runs the model, for each sequence that gets tokens now."""
         for clear in step.clear:
             self._session.clear(clear.slot, clear.keep)
@@ -277,11 +307,11 @@ class Engine:
         runs = step.runs
         return [each for rows in runs for each in self._compute(rows, keep=rows is not runs[-1])]
 
-    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[_Ready]:
+    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[Ready]:
         """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
         follow it. With `keep`, the logits outlive the next run."""
         guesses = self._guesses([row for row in rows if isinstance(row, Decode)])
-        chunks = [_chunk(row, guesses.get(row.sequence, ())) for row in rows]
+        chunks = [chunk_of(row, guesses.get(row.sequence, ())) for row in rows]
         logits = self._session.run(
             chunks,
             adapter=rows[0].sequence.request.adapter,
@@ -291,7 +321,7 @@ class Engine:
             logits = logits.copy()
         ends = itertools.accumulate(chunk.logits for chunk in chunks)
         return [
-            _Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
+            Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
             for row, chunk, end in zip(rows, chunks, ends, strict=True)
             if chunk.logits
         ]
@@ -320,42 +350,59 @@ class Engine:
         """Whether what is computed beside it must not matter. Where one runs at a time, nothing ever is."""
         return row.sequence.request.deterministic and self._scheduler.kv.max_running > 1
 
-    def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
-        picks: list[tuple[_Ready, list[Pick]]] = []
+    def _sample(self, ready: list[Ready]) -> list[tuple[Ready, list[Pick]]]:
+        picks: list[tuple[Ready, list[Pick]]] = []
         for row in ready:
             if live := self._live.get(row.sequence):
                 try:
-                    picks.append((row, _picks(live, row)))
+                    picks.append((row, picks_of(live, row)))
                 except GrammarError as error:
-                    self._fail(row.sequence, str(error))
+                    self._fail(row.sequence, error)
         return picks
 
-    def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
+    def _commit(self, step: Step, picks: list[tuple[Ready, list[Pick]]]) -> None:
         """Notes what was computed, and delivers what came of it."""
         events: list[tuple[Sink, Event]] = []
         with self._wake:
             now_s = self._clock()
             if step.prefill:
-                step.prefill.sequence.computed += step.prefill.tokens
-            tokens = computed = 0
+                self._note_prefill(step, now_s)
+            tokens, computed = Counter[str](), 0  # by client, and with what was guessed
             for row, its in picks:
                 computed += 1 + len(row.guess)
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
                     events += ((live.sink, event) for event in self._accept(row.sequence, live, its, now_s))
-                    tokens += len(row.sequence.output) - before
-            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens)
-            if computed and not step.prefill and len({row.sequence.request.adapter for row in step.decode}) == 1:
-                self._meter.decoded(now_s, (now_s - self._step_s) / (1 + self._token_cost * (computed - 1)))
-            ran = step.prefill or step.decode
-            self._progress.worked(now_s) if ran else self._progress.rested(now_s)
+                    tokens[row.sequence.request.client] += len(row.sequence.output) - before
+            if tokens:
+                self._clients.generated(tokens)
+            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens.total())
+            self._note_progress(step, computed, now_s)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
 
-    def _accept(self, sequence: Sequence, live: _Live, picks: list[Pick], now_s: float) -> list[Event]:
+    def _note_progress(self, step: Step, computed: int, now_s: float) -> None:
+        """`computed` tokens were decoded, those that were guessed among them."""
+        if not (step.prefill or step.decode):
+            self._progress.rested(now_s)
+            return
+        self._progress.worked(now_s)
+        if computed and not step.prefill and len({row.sequence.request.adapter for row in step.decode}) == 1:
+            tokens_s = now_s - self._step_began_s
+            self._meter.decoded(now_s, tokens_s / (1 + self._token_cost * (computed - 1)))
+
+    def _note_prefill(self, step: Step, now_s: float) -> None:
+        assert step.prefill is not None
+        sequence, tokens = step.prefill.sequence, step.prefill.tokens
+        self._clients.prefilled(sequence.request.client, tokens)
+        if not step.prefill.last:
+            self._pace.prefilled(now_s, now_s - self._step_began_s, tokens, beside=bool(step.decode))
+        sequence.computed += tokens
+
+    def _accept(self, sequence: Sequence, live: Live, picks: list[Pick], now_s: float) -> list[Event]:
         """Takes what was picked, up to where the completion ends."""
         if live.first_token_s is None:
             live.first_token_s = now_s
@@ -374,16 +421,15 @@ class Engine:
         delta = deltas[0] if len(deltas) == 1 else Delta.join(deltas)
         if reason is None:
             return [delta]
-        self._scheduler.remove(sequence)
-        del self._live[sequence]
+        self._forget(sequence)
         self._meter.finished(now_s - live.arrived_s)
         self._meter.answered(now_s, len(sequence.output), now_s - live.first_token_s)
-        return [delta, _finished(sequence, live, reason, now_s)]
+        return [delta, finished_of(sequence, live, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
-                self._set_threads()
+                self._lowering.set_threads()
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
                 self._progress.failed(self._clock())
@@ -395,80 +441,56 @@ class Engine:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
 
-    def _set_threads(self) -> None:
-        """Takes as many threads as it may; streams wait for that, some tenths of a second."""
-        wanted = self._throttle.threads
-        if wanted is not None and wanted != self._threads and isinstance(self._session, ThreadedSession):
-            self._threads = wanted  # first: what fails is not tried again with every step
-            self._session.limit_threads(wanted)
-
     def _rest(self) -> None:
-        """Pauses so that the step has its share of the time. Requests are queued and cancelled meanwhile."""
-        share = self._throttle.share
-        if share == 1.0:
-            return
-        seconds = min(_LONGEST_REST_S, (self._clock() - self._step_s) * (1 - share) / share)
-        with self._wake:
-            self._wake.wait_for(lambda: self._stopping or self._throttle.share > share, seconds)
-        self._progress.rested(self._clock())
+        """Pauses after a step, if it is to. Requests are queued and cancelled meanwhile."""
+        share = self._lowering.now.share
+        if share < 1:
+            seconds = self._lowering.rest_s(self._clock() - self._step_began_s)
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._lowering.now.share > share, seconds)
+            self._progress.rested(self._clock())
 
-    def _fail(self, sequence: Sequence, message: str) -> None:
+    def _forget(self, sequence: Sequence, *, keep: bool = True) -> Live | None:
+        """Takes a request out, wherever it is; None if it has ended before."""
+        live = self._live.pop(sequence, None)
+        if live is not None:
+            self._scheduler.remove(sequence, keep=keep)
+            self._clients.ended(sequence.request.client, started=live.started_s is not None)
+            if live.started_s is not None:
+                now_s = self._clock()
+                self._pace.released(now_s, now_s - live.started_s)
+        return live
+
+    def _dismiss(self, sequence: Sequence, why: EdgeQwenError) -> tuple[Sink, Event]:
+        """Refuses a request that was let in; what it returns is to be told to it."""
+        live = self._forget(sequence)
+        assert live is not None
+        self._meter.rejected()
+        self._clients.refused(sequence.request.client, 1)
+        return live.sink, Failed(str(why), why)
+
+    def _dismiss_late(self, now_s: float) -> list[tuple[Sink, Event]]:
+        """Now and then, those that wait in vain."""
+        if now_s - self._looked_for_late_s < _LATE_EVERY_S:
+            return []
+        self._looked_for_late_s = now_s
+        return [self._dismiss(sequence, why) for sequence, why in self._lateness.among(now_s)]
+
+    def _fail(self, sequence: Sequence, error: EdgeQwenError) -> None:
         """Ends one request that cannot go on."""
         with self._wake:
-            live = self._live.pop(sequence, None)
-            if live is not None:
-                self._scheduler.remove(sequence, keep=False)
+            live = self._forget(sequence, keep=False)
         if live is not None:
-            live.sink(Failed(message))
+            live.sink(Failed(str(error), error))
 
     def _fail_all(self, message: str) -> None:
         with self._wake:
-            failed, self._live = self._live, {}
-            for sequence in failed:
-                self._scheduler.remove(sequence, keep=False)
+            failed = [live for sequence in list(self._live) if (live := self._forget(sequence, keep=False))]
             self._scheduler.kv.forget_warm()  # what the failed step left in any slot is not known
             self._wake.notify_all()
-        for live in failed.values():
+        for live in failed:
             live.sink(Failed(message))
 
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""
         return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
-
-
-def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
-    """What a run computes of it."""
-    sequence = row.sequence
-    if isinstance(row, Decode):
-        return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
-    tokens = sequence.request.prompt[row.start : row.start + row.tokens]
-    return Chunk(row.slot, tokens, row.start, logits=int(row.last))
-
-
-def _picks(live: _Live, row: _Ready) -> list[Pick]:
-    """Samples a token, and one more for as long as they are those that were guessed."""
-    picks: list[Pick] = []
-    for logits, guessed in itertools.zip_longest(row.logits, row.guess):
-        picks.append(live.completion.pick(logits))
-        if picks[-1].token != guessed or picks[-1].complete:
-            break
-    return picks
-
-
-def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:
-    assert live.started_s is not None
-    assert live.first_token_s is not None
-    prefill_s = max(live.first_token_s - live.started_s, 1e-9)
-    decode_s = max(now_s - live.first_token_s, 1e-9)
-    return Finished(
-        reason=reason,
-        usage=Usage(sequence.prompt_tokens, len(sequence.output), sequence.cached),
-        timings=Timings(
-            queue_ms=(live.started_s - live.arrived_s) * 1e3,
-            time_to_first_token_ms=(live.first_token_s - live.arrived_s) * 1e3,
-            total_ms=(now_s - live.arrived_s) * 1e3,
-            prefill_tokens_per_second=(sequence.prompt_tokens - sequence.cached) / prefill_s,
-            decode_tokens_per_second=(len(sequence.output) - 1) / decode_s,
-        ),
-        stop=live.completion.stop if reason is FinishReason.STOP else None,
-    )

@@ -12,6 +12,7 @@ import grpc.aio
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
+from .clients import Clients
 from .errors import Fault, RequestError, Unavailable
 from .models import Models
 from .replies import abort
@@ -36,6 +37,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     Args:
         models: what is loaded. The sensors that count are those that its profiles name, or all.
         board: what to read; None reads this machine's.
+        clients: who asks; None: nobody does.
         clock: that of the board.
         keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
     """
@@ -44,10 +46,12 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         self,
         models: Models,
         board: Sensed | None = None,
+        clients: Clients | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
     ) -> None:
+        self._clients = clients or Clients()
         self._keep_s = keep_s
         self._clock = clock
         self._snapshots = Snapshots(models, board or Board(), clock=clock)
@@ -89,7 +93,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
                     await self._snapshots.newest(self._keep_s / 2)
 
     def _message(self, now: Sample, before: Sample) -> pb.Snapshot:
-        return snapshot_message(now, before, self._snapshots.token_energy(now))
+        return snapshot_message(now, before, self._snapshots.token_energy(now), self._clients.stats())
 
 
 def next_tick_s(last_s: float, interval_s: float) -> float:

@@ -27,28 +27,29 @@ LAYERS = {
         "conversations",
         "bench autotune loading",
         "engine grammar",
+        "live lowering",
         "completion",
-        "turn_text",
+        "turn_text lateness",
         "openvino_session",
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
-        "static_session kvcache",
+        "static_session kvcache fairqueue",
         "expectation",
         "settings",
         "watchdog",
-        "sequence session stats speculation",
+        "clients sequence session stats speculation",
         "turn",
         "structure",
         "reload",
         "governor checks",
         "throttle progress",
         "adapters inference config localsettings presets startup",
-        "tuning",
-        "package detect footprint",
+        "tuning limit_config",
+        "package detect footprint limits pace",
         "profile",
         "validation",
         "battery cgroup",
-        "logs machine memory notify sensing cpu access",
+        "logs machine memory notify sensing cpu access fingerprint",
         "errors",
     ),
     "runtime.access": ("caller",),
@@ -92,7 +93,7 @@ LAYERS = {
         "flags batch status watch health_command",
         "client printing watch_view",
         "observing operations",
-        "requests newest history",
+        "requests retrying newest history",
         "messages",
         "errors",
     ),
@@ -187,8 +188,8 @@ DOORS = {
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
-    " runtime.validation toolchain.cli",
+    "pydantic": "runtime.config runtime.limit_config runtime.localsettings runtime.package runtime.presets"
+    " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
@@ -210,6 +211,7 @@ PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
     | {"runtime.throttle", "runtime.progress", "runtime.governor", "runtime.checks"}
+    | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
