@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from .errors import ConfigError, Fault
+from .limit_config import LimitConfig
 from .profile import OPENVINO_DEVICE
 from .validation import StrictModel, parse
 
@@ -41,6 +42,9 @@ class Config(StrictModel):
     )
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
+    )
+    limits: LimitConfig = Field(
+        default=LimitConfig(), description="What clients may ask for, by default and by name; unset: as they like."
     )
     drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=30.0, description="How long running requests may go on after SIGTERM, in seconds."
@@ -140,8 +144,13 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _typed(value: str, annotation: Any) -> object:
-    """A number or truth value where the field wants one and the text is one; a list of what stands between commas; else
-    the text, to be refused as such."""
+    """A number, truth value or mapping where the field wants one and the text is one; a list of what stands between
+    commas; else the text, to be refused as such."""
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
     wanted = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
     wanted |= {get_args(each)[0] for each in wanted if get_origin(each) is Annotated}
     if any(get_origin(each) is list for each in wanted):

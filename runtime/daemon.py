@@ -26,6 +26,7 @@ from .reload import Reloader
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
 
+    from .clients import Clients
     from .health import Health
     from .model import Model
     from .models import Models
@@ -203,11 +204,13 @@ class Daemon:
     @classmethod
     def load(cls, config: Config, startup: Startup) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
+        from .clients import Clients
         from .sensing.board import Board
 
-        models = _load_models(config, startup)
+        clients = Clients(config.limits.book)
+        models = _load_models(config, startup, clients)
         board = Board(folders=(config.state_dir, config.package))
-        server, generation, health = make_server(models, config.max_message_bytes, board)
+        server, generation, health = make_server(models, config.max_message_bytes, clients, board)
         trim_after_load()
         return cls(models, server, generation, health)
 
@@ -246,7 +249,7 @@ class Daemon:
         await self._server.stop(_GOODBYE_S)
 
 
-def _load_models(config: Config, startup: Startup) -> Models:
+def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
     """The packages that the configuration names, and what may come later."""
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
@@ -262,7 +265,8 @@ def _load_models(config: Config, startup: Startup) -> Models:
         return package
 
     def load(package: Package) -> Model:
-        return load_model(package, config, config.adapters_dir if package.root == config.package else None)
+        adapters_dir = config.adapters_dir if package.root == config.package else None
+        return load_model(package, config, adapters_dir, clients=clients)
 
     paths = [config.package, *config.more_packages]
     loader = Loader(open_package, load, lambda package: footprint_of_loaded(package, config), available_bytes)
@@ -276,9 +280,12 @@ def _load_models(config: Config, startup: Startup) -> Models:
 
 
 def make_server(
-    models: Models, max_message_bytes: int, board: Board | None = None
+    models: Models, max_message_bytes: int, clients: Clients | None = None, board: Board | None = None
 ) -> tuple[grpc.aio.Server, GenerationService, Health]:
-    """A server with all services in front of `models`, which listens nowhere yet; telemetry reads `board`."""
+    """A server with all services in front of `models`, which listens nowhere yet.
+
+    `clients` are those of the models; telemetry reads `board`.
+    """
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
@@ -298,7 +305,7 @@ def make_server(
     generation, health = GenerationService(models), Health()
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, board), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients, board), server)
     health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)

@@ -12,6 +12,7 @@ import grpc.aio
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
+from .clients import Clients
 from .errors import Fault, RequestError, Unavailable
 from .models import Models
 from .replies import abort
@@ -35,6 +36,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
 
     Args:
         models: what is loaded. The sensors that count are those that its profiles name, or all.
+        clients: who asks; None: nobody does.
         board: what to read; None reads this machine's.
         clock: that of the board.
         keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
@@ -43,6 +45,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     def __init__(
         self,
         models: Models,
+        clients: Clients | None = None,
         board: Sensed | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -50,7 +53,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     ) -> None:
         self._keep_s = keep_s
         self._clock = clock
-        self._snapshots = Snapshots(models, board or Board(), clock=clock)
+        self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
         self._closed = models.closed
 
     async def GetSnapshot(  # noqa: N802 - the name is the contract's

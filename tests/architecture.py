@@ -27,23 +27,23 @@ LAYERS = {
         "bench autotune loading",
         "engine grammar",
         "completion",
-        "turn_text",
+        "turn_text lateness",
         "openvino_session",
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
-        "static_session kvcache",
+        "static_session kvcache fairqueue",
         "settings",
         "watchdog",
-        "sequence session stats speculation",
+        "clients sequence session stats speculation",
         "turn",
         "structure",
         "reload",
         "adapters inference config localsettings presets startup",
-        "tuning",
-        "package detect footprint",
+        "tuning limit_config",
+        "package detect footprint limits pace",
         "profile",
         "validation",
-        "logs machine memory notify sensing cpu access",
+        "logs machine memory notify sensing cpu access fingerprint",
         "errors",
     ),
     "runtime.access": ("caller",),
@@ -87,7 +87,7 @@ LAYERS = {
         "flags batch status watch",
         "client printing watch_view",
         "observing",
-        "requests newest history",
+        "requests retrying newest history",
         "messages",
         "errors",
     ),
@@ -155,7 +155,7 @@ DOORS = {
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.errors edgeqwen.observing",
+    " edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -180,8 +180,8 @@ DOORS = {
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
-    " runtime.validation toolchain.cli",
+    "pydantic": "runtime.config runtime.limit_config runtime.localsettings runtime.package runtime.presets"
+    " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
@@ -202,6 +202,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

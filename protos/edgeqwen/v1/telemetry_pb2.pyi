@@ -17,7 +17,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s")
+    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients")
     TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class Snapshot(_message.Message):
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     ENERGY_FIELD_NUMBER: _ClassVar[int]
     RATES_S_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
     time_unix_ms: int
     uptime_s: float
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -32,7 +33,42 @@ class Snapshot(_message.Message):
     machine: MachineInfo
     energy: Energy
     rates_s: float
-    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ...) -> None: ...
+    clients: _containers.RepeatedCompositeFieldContainer[ClientInfo]
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ...) -> None: ...
+
+class ClientInfo(_message.Message):
+    __slots__ = ("name", "waiting", "running", "requests_total", "refused_total", "prompt_tokens_total", "completion_tokens_total", "limits")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    waiting: int
+    running: int
+    requests_total: int
+    refused_total: int
+    prompt_tokens_total: int
+    completion_tokens_total: int
+    limits: ClientLimits
+    def __init__(self, name: _Optional[str] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., requests_total: _Optional[int] = ..., refused_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., limits: _Optional[_Union[ClientLimits, _Mapping]] = ...) -> None: ...
+
+class ClientLimits(_message.Message):
+    __slots__ = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "prompt_tokens", "output_tokens")
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    requests_per_minute: int
+    tokens_per_minute: int
+    concurrent_requests: int
+    prompt_tokens: int
+    output_tokens: int
+    def __init__(self, requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrent_requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
 class Energy(_message.Message):
     __slots__ = ("watts", "covers", "joules", "counted_s", "joules_per_token", "window_s")
