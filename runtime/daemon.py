@@ -357,7 +357,7 @@ def make_server(
     generation, caretaker = GenerationService(models), caretaker or Caretaker(models, Health())
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, board, clients), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients, board), server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker), server)
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(caretaker), server)
     caretaker.health.add_to(server)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 
-from .clients import ClientStats
 from .model import ModelFacts
 from .sensing.board import Reading
 from .sensing.gpu import Gpu
@@ -17,9 +16,7 @@ from .sensing.temperature import chosen
 from .snapshots import ModelReading, Sample, TokenEnergy
 
 
-def snapshot_message(
-    now: Sample, before: Sample, tokens: TokenEnergy | None, clients: Sequence[ClientStats] = ()
-) -> pb.Snapshot:
+def snapshot_message(now: Sample, before: Sample, tokens: TokenEnergy | None) -> pb.Snapshot:
     """`now`, with rates since `before`; they may be the same sample, which has none."""
     rates = rates_between(before.board, now.board)
     return pb.Snapshot(
@@ -30,7 +27,7 @@ def snapshot_message(
         machine=_machine(now.board, rates, _sensors(now)),
         energy=_energy(now, tokens),
         rates_s=rates.seconds,
-        clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in clients],
+        clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in now.clients],
     )
 
 

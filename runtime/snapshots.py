@@ -15,6 +15,7 @@ from typing import Protocol
 
 import psutil
 
+from .clients import Clients, ClientStats
 from .model import ModelFacts
 from .models import Models
 from .sensing.board import Reading
@@ -64,6 +65,7 @@ class Sample:
     time_unix_ms: int
     uptime_s: float
     models: tuple[ModelReading, ...]
+    clients: tuple[ClientStats, ...]
     process: ProcessReading
     board: Reading
 
@@ -88,6 +90,7 @@ class Snapshots:
     def __init__(
         self,
         models: Models,
+        clients: Clients,
         board: Sensed,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +98,7 @@ class Snapshots:
     ) -> None:
         self._slow_s = slow_s
         self._models = models
+        self._clients = clients
         self._board = board
         self._clock = clock
         self._process = psutil.Process()
@@ -150,6 +154,7 @@ class Snapshots:
             models=tuple(
                 ModelReading(model.facts, model.sensors, model.engine.stats()) for model in self._models.ready
             ),
+            clients=tuple(self._clients.stats()),
             process=self._read_process(),
             board=board,
         )

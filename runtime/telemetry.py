@@ -36,8 +36,8 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
 
     Args:
         models: what is loaded. The sensors that count are those that its profiles name, or all.
-        board: what to read; None reads this machine's.
         clients: who asks; None: nobody does.
+        board: what to read; None reads this machine's.
         clock: that of the board.
         keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
     """
@@ -45,16 +45,15 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     def __init__(
         self,
         models: Models,
-        board: Sensed | None = None,
         clients: Clients | None = None,
+        board: Sensed | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
     ) -> None:
-        self._clients = clients or Clients()
         self._keep_s = keep_s
         self._clock = clock
-        self._snapshots = Snapshots(models, board or Board(), clock=clock)
+        self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
         self._closed = models.closed
 
     async def GetSnapshot(  # noqa: N802 - the name is the contract's
@@ -93,7 +92,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
                     await self._snapshots.newest(self._keep_s / 2)
 
     def _message(self, now: Sample, before: Sample) -> pb.Snapshot:
-        return snapshot_message(now, before, self._snapshots.token_energy(now), self._clients.stats())
+        return snapshot_message(now, before, self._snapshots.token_energy(now))
 
 
 def next_tick_s(last_s: float, interval_s: float) -> float:

@@ -163,7 +163,7 @@ DOORS = {
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.control runtime.daemon runtime.health runtime.health_report runtime.models_service runtime.replies"
-    " runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.observing edgeqwen.operations",
+    " runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",

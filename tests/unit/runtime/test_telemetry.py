@@ -23,6 +23,7 @@ from unit.runtime.test_snapshots import CountingEngine, FakeBoard
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
+from runtime.clients import Clients
 from runtime.model import Model, ModelFacts
 from runtime.sensing.board import Board, Reading
 from runtime.snapshot_messages import snapshot_message
@@ -40,7 +41,7 @@ async def stub_of(service: TelemetryService) -> AsyncIterator[telemetry_pb2_grpc
 
 
 async def snapshot_of(root: Path) -> pb.Snapshot:
-    async with stub_of(TelemetryService(only_model(FakeEngine()), Board(root))) as stub:
+    async with stub_of(TelemetryService(only_model(FakeEngine()), board=Board(root))) as stub:
         return await stub.GetSnapshot(pb.GetSnapshotRequest())
 
 
@@ -82,7 +83,7 @@ async def test_temperatures_are_those_that_count(tmp_path: Path) -> None:
     """Of all sensors, those that the profiles of the loaded models name."""
     models = no_models()
     models.add(Model(FakeEngine(), make_reader(), FACTS, ("cpu-*",)))
-    async with stub_of(TelemetryService(models, Board(board(JETSON, tmp_path)))) as stub:
+    async with stub_of(TelemetryService(models, board=Board(board(JETSON, tmp_path)))) as stub:
         snapshot = await stub.GetSnapshot(pb.GetSnapshotRequest())
     assert [each.sensor for each in snapshot.machine.temperatures] == ["cpu-thermal"]
 
@@ -120,7 +121,7 @@ def test_rates_are_those_since_the_earlier_sample(tmp_path: Path) -> None:
     root, clock, engine = board(X86, tmp_path), Clock(), CountingEngine()
     put(root, "proc/stat", "cpu0 100 0 0 900 0 0 0 0 0 0\ncpu1 100 0 0 900 0 0 0 0 0 0")
     put(root, "proc/net/dev", "eth0: 1000 1 0 0 0 0 0 0 2000 1 0 0 0 0 0 0")
-    snapshots = Snapshots(only_model(engine), Board(root, clock=clock), clock=clock)
+    snapshots = Snapshots(only_model(engine), Clients(), Board(root, clock=clock), clock=clock)
     first = asyncio.run(snapshots.newest(0.0))
     put(root, "proc/stat", "cpu0 200 0 0 900 0 0 0 0 0 0\ncpu1 100 0 0 1000 0 0 0 0 0 0")
     put(root, "proc/net/dev", "eth0: 3000 1 0 0 0 0 0 0 2000 1 0 0 0 0 0 0")
@@ -142,7 +143,7 @@ def test_rates_are_those_since_the_earlier_sample(tmp_path: Path) -> None:
 
 async def test_a_watch_begins_at_once_and_goes_on(tmp_path: Path) -> None:
     """In the interval that was asked for, about; each snapshot has rates since the one before."""
-    service = TelemetryService(only_model(FakeEngine()), Board(board(PI, tmp_path)))
+    service = TelemetryService(only_model(FakeEngine()), board=Board(board(PI, tmp_path)))
     async with stub_of(service) as stub:
         watch = stub.Watch(pb.WatchRequest(interval_ms=100))
         seen = [await watch.read() for _ in range(4)]
@@ -175,7 +176,7 @@ class CountedBoard:
 async def test_many_watchers_share_readings() -> None:
     """One reading a tick, however many there are; without a tick, none."""
     fake = FakeBoard()
-    async with stub_of(TelemetryService(only_model(FakeEngine()), fake, clock=fake.clock)) as stub:
+    async with stub_of(TelemetryService(only_model(FakeEngine()), board=fake, clock=fake.clock)) as stub:
         watches = [stub.Watch(pb.WatchRequest(interval_ms=100)) for _ in range(16)]
         for ticks in range(4):
             seen = await asyncio.gather(*(watch.read() for watch in watches))
@@ -189,7 +190,7 @@ async def test_many_watchers_share_readings() -> None:
 async def test_two_watchers_have_rates_of_their_own() -> None:
     """One that looks rarely sees its whole interval, however often others look."""
     fake = FakeBoard()
-    async with stub_of(TelemetryService(only_model(FakeEngine()), fake, clock=fake.clock)) as stub:
+    async with stub_of(TelemetryService(only_model(FakeEngine()), board=fake, clock=fake.clock)) as stub:
         often, rarely = (stub.Watch(pb.WatchRequest(interval_ms=each)) for each in (100, 500))
         await asyncio.gather(often.read(), rarely.read())
         for _ in range(3):
@@ -204,7 +205,7 @@ async def test_two_watchers_have_rates_of_their_own() -> None:
 async def test_power_is_read_between_snapshots_that_are_far_apart() -> None:
     """Somebody who looks once an hour must not lose the energy of that hour."""
     fake = FakeBoard()
-    service = TelemetryService(only_model(FakeEngine()), fake, clock=fake.clock, keep_s=0.01)
+    service = TelemetryService(only_model(FakeEngine()), board=fake, clock=fake.clock, keep_s=0.01)
     async with stub_of(service) as stub:
         watch = stub.Watch(pb.WatchRequest(interval_ms=20_000))
         await watch.read()
@@ -219,7 +220,7 @@ async def test_power_is_read_between_snapshots_that_are_far_apart() -> None:
 
 async def test_who_reads_slowly_gets_no_backlog() -> None:
     """Beyond the 4 MB that the transport holds nothing is made for him: each message is fresh when it is sent."""
-    service = TelemetryService(only_model(FakeEngine(), name="n" * 1_000_000), CountedBoard())
+    service = TelemetryService(only_model(FakeEngine(), name="n" * 1_000_000), board=CountedBoard())
     async with stub_of(service) as stub:
         slow = stub.Watch(pb.WatchRequest(interval_ms=100))
         quick = stub.Watch(pb.WatchRequest(interval_ms=100))
@@ -251,7 +252,7 @@ def test_whatever_a_board_says_becomes_a_message(
     root = board(name, tmp_path_factory.mktemp("board"))
     damage(root, data.draw(damages(name)))
     clock = Clock()
-    snapshots = Snapshots(only_model(FakeEngine()), Board(root, clock=clock), clock=clock)
+    snapshots = Snapshots(only_model(FakeEngine()), Clients(), Board(root, clock=clock), clock=clock)
     first = asyncio.run(snapshots.newest(0.0))
     clock.now_s += 1
     now = asyncio.run(snapshots.newest(0.0))
