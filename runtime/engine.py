@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from .clients import Clients
 from .completion import Completion, Pick
@@ -28,38 +27,19 @@ from .errors import (
 )
 from .kvcache import KVCache
 from .lateness import Lateness
+from .live import Live, Ready, Sink, chunk_of, finished_of, picks_of
+from .lowering import Lowering
 from .pace import Pace
+from .progress import Progress
 from .scheduler import Decode, Prefill, Scheduler, Step
-from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
-from .session import Chunk, Logits, Session
+from .sequence import Delta, Event, Failed, Request, Sequence
+from .session import Session
 from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 from .stats import EngineStats, Meter
+from .throttle import Throttle
 from .tokenizer import Tokenizer
 
-Sink = Callable[[Event], None]
-
 _LATE_EVERY_S = 0.25
-
-
-@dataclass(eq=False)
-class _Live:
-    """A request that has not ended: its text side, where its events go, and when things happened (seconds)."""
-
-    completion: Completion
-    sink: Sink
-    arrived_s: float
-    guesser: Guesser | None
-    started_s: float | None = None
-    first_token_s: float | None = None
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a step computed for one sequence: logits after its last token, and after each of the tokens guessed next."""
-
-    sequence: Sequence
-    logits: Logits
-    guess: tuple[int, ...] = ()
 
 
 class Engine:
@@ -110,9 +90,12 @@ class Engine:
             prefill_chunk_tokens=prefill_chunk_tokens,
             token_cost=token_cost,
         )
-        self._live: dict[Sequence, _Live] = {}
+        self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
+        self._progress = Progress()
+        self._lowering = Lowering(session, self._scheduler.kv.max_running)
+        self._on_work: Callable[[], None] = lambda: None
         self._pace = Pace()
         self._lateness = Lateness(self._scheduler, self._pace)
         self._clients = clients or Clients(clock=clock)
@@ -136,6 +119,41 @@ class Engine:
         """Whether nothing is queued or running."""
         with self._wake:
             return not self._live
+
+    @property
+    def levels(self) -> tuple[Throttle, ...]:
+        """What it can be lowered to, full power first."""
+        return self._lowering.levels
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is queued, running or to be cleared; without the lock, as `stalled`."""
+        return not self._scheduler.idle
+
+    @property
+    def failures(self) -> int:
+        """Steps that failed since the last that worked."""
+        return self._progress.failures
+
+    def stalled(self, bound_s: float) -> bool:
+        """Whether there is work and no step has ended for longer than `bound_s`. Never blocks."""
+        return self.has_work and self._progress.age_s(self._clock()) > bound_s
+
+    def when_work_comes(self, call: Callable[[], None]) -> None:
+        """`call` is called, on the thread that submits, when work comes to an engine that had none."""
+        self._on_work = call
+
+    @property
+    def throttled(self) -> Throttle:
+        """What it may use now."""
+        return self._lowering.now
+
+    def throttle(self, throttle: Throttle) -> None:
+        """From the next step on no more than this is used: one of `levels`, with a reason."""
+        with self._wake:
+            self._lowering.now = throttle
+            self._scheduler.kv.limit_running(throttle.rows)
+            self._wake.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
@@ -195,11 +213,15 @@ class Engine:
                 if not isinstance(error, RateLimited):
                     self._clients.refused(client, len(asked))
                 raise
+            if was_idle := self._scheduler.idle:
+                self._progress.arrived(self._clock())
             sequences = [Sequence(next(self._ids), request) for request, _ in asked]
             for sequence, (_, sink), its in zip(sequences, asked, completions, strict=True):
                 sequence.group = sequences[0].id
                 self._add(sequence, sink, its, timeout_s)
             self._wake.notify_all()
+        if was_idle:
+            self._on_work()
         for sink, event in leave:
             sink(event)
         return sequences
@@ -224,7 +246,7 @@ class Engine:
         sequence.deadline_s = None if timeout_s is None else now_s + timeout_s
         sequence.new_tokens = self._scheduler.new_tokens(sequence.request)
         guesser = Guesser(sequence.request.prompt) if self._speculate else None
-        self._live[sequence] = _Live(completion, sink, now_s, guesser)
+        self._live[sequence] = Live(completion, sink, now_s, guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
 
@@ -258,6 +280,8 @@ class Engine:
                 kv_budget_tokens=kv.budget_tokens,
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
+                failures_in_a_row=self._progress.failures,
+                throttle=self._lowering.now,
             )
 
     def _schedule(self) -> Step:
@@ -274,7 +298,7 @@ class Engine:
             sink(event)
         return step
 
-    def _run(self, step: Step) -> list[_Ready]:
+    def _run(self, step: Step) -> list[Ready]:
         """Runs the model, for each sequence that gets tokens now."""
         for clear in step.clear:
             self._session.clear(clear.slot, clear.keep)
@@ -283,11 +307,11 @@ class Engine:
         runs = step.runs
         return [each for rows in runs for each in self._compute(rows, keep=rows is not runs[-1])]
 
-    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[_Ready]:
+    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[Ready]:
         """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
         follow it. With `keep`, the logits outlive the next run."""
         guesses = self._guesses([row for row in rows if isinstance(row, Decode)])
-        chunks = [_chunk(row, guesses.get(row.sequence, ())) for row in rows]
+        chunks = [chunk_of(row, guesses.get(row.sequence, ())) for row in rows]
         logits = self._session.run(
             chunks,
             adapter=rows[0].sequence.request.adapter,
@@ -297,7 +321,7 @@ class Engine:
             logits = logits.copy()
         ends = itertools.accumulate(chunk.logits for chunk in chunks)
         return [
-            _Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
+            Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
             for row, chunk, end in zip(rows, chunks, ends, strict=True)
             if chunk.logits
         ]
@@ -326,25 +350,26 @@ class Engine:
         """Whether what is computed beside it must not matter. Where one runs at a time, nothing ever is."""
         return row.sequence.request.deterministic and self._scheduler.kv.max_running > 1
 
-    def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
-        picks: list[tuple[_Ready, list[Pick]]] = []
+    def _sample(self, ready: list[Ready]) -> list[tuple[Ready, list[Pick]]]:
+        picks: list[tuple[Ready, list[Pick]]] = []
         for row in ready:
             if live := self._live.get(row.sequence):
                 try:
-                    picks.append((row, _picks(live, row)))
+                    picks.append((row, picks_of(live, row)))
                 except GrammarError as error:
                     self._fail(row.sequence, error)
         return picks
 
-    def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
+    def _commit(self, step: Step, picks: list[tuple[Ready, list[Pick]]]) -> None:
         """Notes what was computed, and delivers what came of it."""
         events: list[tuple[Sink, Event]] = []
         with self._wake:
             now_s = self._clock()
             if step.prefill:
                 self._note_prefill(step, now_s)
-            tokens = Counter[str]()  # by client
+            tokens, computed = Counter[str](), 0  # by client, and with what was guessed
             for row, its in picks:
+                computed += 1 + len(row.guess)
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
@@ -353,10 +378,21 @@ class Engine:
             if tokens:
                 self._clients.generated(tokens)
             self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens.total())
+            self._note_progress(step, computed, now_s)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
+
+    def _note_progress(self, step: Step, computed: int, now_s: float) -> None:
+        """`computed` tokens were decoded, those that were guessed among them."""
+        if not (step.prefill or step.decode):
+            self._progress.rested(now_s)
+            return
+        self._progress.worked(now_s)
+        if computed and not step.prefill and len({row.sequence.request.adapter for row in step.decode}) == 1:
+            tokens_s = now_s - self._step_began_s
+            self._meter.decoded(now_s, tokens_s / (1 + self._token_cost * (computed - 1)))
 
     def _note_prefill(self, step: Step, now_s: float) -> None:
         assert step.prefill is not None
@@ -366,7 +402,7 @@ class Engine:
             self._pace.prefilled(now_s, now_s - self._step_began_s, tokens, beside=bool(step.decode))
         sequence.computed += tokens
 
-    def _accept(self, sequence: Sequence, live: _Live, picks: list[Pick], now_s: float) -> list[Event]:
+    def _accept(self, sequence: Sequence, live: Live, picks: list[Pick], now_s: float) -> list[Event]:
         """Takes what was picked, up to where the completion ends."""
         if live.first_token_s is None:
             live.first_token_s = now_s
@@ -387,21 +423,34 @@ class Engine:
             return [delta]
         self._forget(sequence)
         self._meter.finished(now_s - live.arrived_s)
-        return [delta, _finished(sequence, live, reason, now_s)]
+        self._meter.answered(now_s, len(sequence.output), now_s - live.first_token_s)
+        return [delta, finished_of(sequence, live, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
+                self._lowering.set_threads()
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
+                self._progress.failed(self._clock())
                 self._fail_all(f"the engine failed: {str(error) or type(error).__name__}")
+            self._rest()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
 
-    def _forget(self, sequence: Sequence, *, keep: bool = True) -> _Live | None:
+    def _rest(self) -> None:
+        """Pauses after a step, if it is to. Requests are queued and cancelled meanwhile."""
+        share = self._lowering.now.share
+        if share < 1:
+            seconds = self._lowering.rest_s(self._clock() - self._step_began_s)
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._lowering.now.share > share, seconds)
+            self._progress.rested(self._clock())
+
+    def _forget(self, sequence: Sequence, *, keep: bool = True) -> Live | None:
         """Takes a request out, wherever it is; None if it has ended before."""
         live = self._live.pop(sequence, None)
         if live is not None:
@@ -445,41 +494,3 @@ class Engine:
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""
         return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
-
-
-def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
-    """What a run computes of it."""
-    sequence = row.sequence
-    if isinstance(row, Decode):
-        return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
-    tokens = sequence.request.prompt[row.start : row.start + row.tokens]
-    return Chunk(row.slot, tokens, row.start, logits=int(row.last))
-
-
-def _picks(live: _Live, row: _Ready) -> list[Pick]:
-    """Samples a token, and one more for as long as they are those that were guessed."""
-    picks: list[Pick] = []
-    for logits, guessed in itertools.zip_longest(row.logits, row.guess):
-        picks.append(live.completion.pick(logits))
-        if picks[-1].token != guessed or picks[-1].complete:
-            break
-    return picks
-
-
-def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:
-    assert live.started_s is not None
-    assert live.first_token_s is not None
-    prefill_s = max(live.first_token_s - live.started_s, 1e-9)
-    decode_s = max(now_s - live.first_token_s, 1e-9)
-    return Finished(
-        reason=reason,
-        usage=Usage(sequence.prompt_tokens, len(sequence.output), sequence.cached),
-        timings=Timings(
-            queue_ms=(live.started_s - live.arrived_s) * 1e3,
-            time_to_first_token_ms=(live.first_token_s - live.arrived_s) * 1e3,
-            total_ms=(now_s - live.arrived_s) * 1e3,
-            prefill_tokens_per_second=(sequence.prompt_tokens - sequence.cached) / prefill_s,
-            decode_tokens_per_second=(len(sequence.output) - 1) / decode_s,
-        ),
-        stop=live.completion.stop if reason is FinishReason.STOP else None,
-    )
