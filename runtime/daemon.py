@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,15 +29,16 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .access.certificates import Certificates
     from .access.entrance import Entrance
     from .access.rules import Rules
+    from .caretaker import Caretaker, PowerMode
     from .clients import Clients
-    from .health import Health
     from .model import Model
     from .models import Models
     from .package import Package
+    from .sensing.board import Board
     from .service import GenerationService
     from .startup import Startup
-    from .watchdog import Watched
 
+_POWER_SIGNALS: Mapping[signal.Signals, PowerMode] = {signal.SIGUSR1: "low", signal.SIGUSR2: "normal"}
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
 
@@ -54,6 +55,7 @@ A setting is taken from its flag, else from EDGEQWEN_<NAME>, else from the --con
 `tls`, `tokens` and `clients` are in the file only.
 The first SIGTERM or SIGINT stops accepting requests and lets running ones end; a second leaves at once.
 SIGHUP reads the configuration again; the log says what of it needs a restart.
+SIGUSR1 saves power, SIGUSR2 ends that.
 Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use.""",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
@@ -81,6 +83,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
+@click.option("--low-power-battery-percent", type=float, help="Save power on a battery with less. Default: never")
 @click.option("--verify/--no-verify", default=None, help="Check every file's digest first. Default: verify")
 @click.option("--threads", type=int, help="Threads of the model. Default: measured here, else the profile's")
 @click.option("--slots", type=int, help="Requests that decode together. Default: likewise")
@@ -150,6 +153,8 @@ async def serve(read: Callable[[], Config]) -> None:
     """Loads, serves, drains and returns. `read` reads the configuration, again for each reload."""
     config = read()
     faulthandler.enable(2)  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
+    for number in _POWER_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # while it loads, they shall not end it
     use_one_heap()
     # gRPC would write lines of its own past the log, such as one for whoever knocks at a TLS port.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -181,15 +186,15 @@ async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, 
     import structlog
 
     from .supervision import stopping, supervised
-    from .watchdog import StepWatch
 
     log = structlog.get_logger()
-    signals = _Signals()
+    signals = _Signals(daemon.set_power_mode)
     try:
         listen = " ".join(await daemon.listen(addresses))
         log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
-        watch = StepWatch(daemon.engines, lambda: reloader.config.stall_timeout_s)
-        async with supervised(watch.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
+        daemon.follow(reloader.config)
+        reloader.add(daemon.follow)
+        async with supervised(daemon.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
             await signals.first.wait()
             timeout_s = reloader.config.drain_timeout_s
             stopping(timeout_s)
@@ -204,15 +209,20 @@ async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, 
 
 
 class _Signals:
-    """The first and the second request to leave. A third gets the system's answer: the process ends on the spot."""
+    """The first and the second request to leave. A third gets the system's answer: the process ends on the spot.
+
+    Until then `set_power_mode` hears of those that save power or end that.
+    """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, set_power_mode: Callable[[PowerMode], None]) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for number in self.NUMBERS:
             self._loop.add_signal_handler(number, self._received)
+        for number, mode in _POWER_SIGNALS.items():
+            self._loop.add_signal_handler(number, set_power_mode, mode)
 
     def _received(self) -> None:
         if not self.first.is_set():
@@ -223,7 +233,7 @@ class _Signals:
 
     def forget(self) -> None:
         """From now on signals do what the system has them do."""
-        for number in self.NUMBERS:
+        for number in (*self.NUMBERS, *_POWER_SIGNALS):
             self._loop.remove_signal_handler(number)
 
 
@@ -236,24 +246,29 @@ class Daemon:
         entrance: Entrance,
         server: grpc.aio.Server,
         generation: GenerationService,
-        health: Health,
+        caretaker: Caretaker,
     ) -> None:
         self._models = models
         self._entrance = entrance
         self._server = server
         self._generation = generation
-        self._health = health
+        self._caretaker = caretaker
 
     @classmethod
     def load(cls, config: Config, entrance: Entrance, startup: Startup) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .clients import Clients
+        from .sensing.board import Board
 
         clients = Clients(config.limits.book)
         models = _load_models(config, startup, clients)
-        server, generation, health = make_server(models, config.max_message_bytes, entrance, clients)
+        board = Board(folders=(config.state_dir, config.package))
+        caretaker = _make_caretaker(models, config)
+        server, generation, caretaker = make_server(
+            models, config.max_message_bytes, entrance, clients, board, caretaker
+        )
         trim_after_load()
-        return cls(models, entrance, server, generation, health)
+        return cls(models, entrance, server, generation, caretaker)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -264,25 +279,34 @@ class Daemon:
         more = {"more_models": ", ".join(each.name for each in others)} if others else {}
         return {"model": model.name, **summary, **more}
 
-    def engines(self) -> list[Watched]:
-        """Those of all models that are loaded."""
-        return [model.engine for model in self._models.loaded]
+    def follow(self, config: Config) -> None:
+        """Takes what of `config` may change while it runs."""
+        self._caretaker.set_bounds(config.stall_timeout_s, config.low_power_battery_percent)
 
     async def listen(self, addresses: Sequence[Address]) -> list[str]:
         """Starts the server; returns where it listens."""
         listen = [address.bind(self._entrance.add_port) for address in addresses]
-        await self._health.serving()
+        await self._caretaker.start()
         await self._server.start()
         self._entrance.start()
         return listen
 
+    def alive(self) -> bool:
+        """Whether every engine that has work gets on. Never blocks."""
+        return self._caretaker.alive()
+
+    def set_power_mode(self, mode: PowerMode) -> None:
+        """Saves power, or no longer, as a signal says."""
+        self._caretaker.set_power_mode(mode, by="signal")
+
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
         """Refuses new requests and waits for the running ones; True if all of them ended."""
-        await self._health.not_serving()
+        await self._caretaker.drain()
         return await self._models.drain(timeout_s, at_once)
 
     async def close(self) -> None:
         """Ends the engines, then the server; requests that have not ended get an error."""
+        await self._caretaker.stop()
         await self._models.close()
         # A server that is told to stop while a call is open closes the connection right behind the call's end, and a
         # client that is just writing then loses what it has not read. Told afterwards, it waits until the client has.
@@ -358,19 +382,51 @@ def _load_certificates(config: Config) -> Certificates | None:
     return Certificates(Files(config.tls.certificate, config.tls.key, config.tls.client_ca))
 
 
+def _make_caretaker(models: Models, config: Config) -> Caretaker:
+    from .battery import battery_percent
+    from .caretaker import Caretaker
+    from .health import Health
+    from .sensing.board import Board
+
+    sensors = [pattern for model in models.ready for pattern in model.sensors]
+    return Caretaker(
+        models,
+        Health(),
+        Board(sensors=sensors, folders=(config.state_dir, config.package)).read,
+        stall_timeout_s=config.stall_timeout_s,
+        battery=battery_percent,
+        low_power_battery_percent=config.low_power_battery_percent,
+    )
+
+
 def make_server(
-    models: Models, max_message_bytes: int, entrance: Entrance, clients: Clients | None = None
-) -> tuple[grpc.aio.Server, GenerationService, Health]:
+    models: Models,
+    max_message_bytes: int,
+    entrance: Entrance,
+    clients: Clients | None = None,
+    board: Board | None = None,
+    caretaker: Caretaker | None = None,
+) -> tuple[grpc.aio.Server, GenerationService, Caretaker]:
     """A server with all services in front of `models`, to be reached by `entrance`, which listens nowhere yet.
 
-    `clients` are those of the models.
+    `clients` are those of the models; telemetry reads `board`; `caretaker` looks after the models, None makes one that
+    reads no board.
     """
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
-    from edgeqwen.v1 import generation_pb2_grpc, models_pb2_grpc, telemetry_pb2_grpc
+    from edgeqwen.v1 import (
+        control_pb2_grpc,
+        generation_pb2_grpc,
+        health_pb2_grpc,
+        models_pb2_grpc,
+        telemetry_pb2_grpc,
+    )
 
+    from .caretaker import Caretaker
+    from .control import ControlService
     from .health import SERVICES, Health
+    from .health_report import HealthService
     from .models_service import ModelsService
     from .service import GenerationService
     from .telemetry import TelemetryService
@@ -385,15 +441,18 @@ def make_server(
         ],
     )
     entrance.attach(server)
-    generation, health = GenerationService(models), Health()
+    generation, caretaker = GenerationService(models), caretaker or Caretaker(models, Health())
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry = TelemetryService(models, clients, warnings=entrance.warnings)
+    caretaker.warn_by(entrance.warnings)
+    telemetry = TelemetryService(models, clients, board, warnings=caretaker.warnings)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
-    health.add_to(server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker), server)
+    control_pb2_grpc.add_ControlServicer_to_server(ControlService(caretaker), server)
+    caretaker.health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
-    return server, generation, health
+    return server, generation, caretaker
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
 
 from .clients import Clients
 from .completion import Completion, Pick
@@ -29,32 +27,19 @@ from .errors import (
 )
 from .kvcache import KVCache
 from .lateness import Lateness
-from .live import Live, Sink
+from .live import Companion, Live, Ready, Sink, chunk_of, finished_of, guesses_of, picks_of
+from .lowering import Lowering
 from .pace import Pace
+from .progress import Progress
 from .scheduler import Decode, Prefill, Scheduler, Step
 from .sequence import Delta, Event, Failed, Request, Sequence
-from .session import Chunk, Logits, Session
-from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
+from .session import Session
+from .speculation import TOKEN_COST, Guesser
 from .stats import EngineStats, Meter
+from .throttle import Throttle
 from .tokenizer import Tokenizer
 
 _LATE_EVERY_S = 0.25
-
-
-class Companion(Protocol):
-    """What looks after an engine while it runs."""
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a step computed for one sequence: logits after its last token, and after each of the tokens guessed next."""
-
-    sequence: Sequence
-    logits: Logits
-    guess: tuple[int, ...] = ()
 
 
 class Engine:
@@ -108,6 +93,9 @@ class Engine:
         self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
+        self._progress = Progress()
+        self._lowering = Lowering(session, self._scheduler.kv.max_running)
+        self._on_work: Callable[[], None] = lambda: None
         self._pace = Pace()
         self._lateness = Lateness(self._scheduler, self._pace)
         self._clients = clients or Clients(clock=clock)
@@ -128,11 +116,6 @@ class Engine:
         return self._session.spec.vocab_size
 
     @property
-    def frees_kv(self) -> bool:
-        """Whether a lower limit of KV leaves memory to others."""
-        return self._session.spec.frees_kv
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is queued or running."""
         with self._wake:
@@ -141,9 +124,43 @@ class Engine:
     def wait_for_kv(self) -> bool:
         """Blocks until requests run or wait, or earlier ones left KV; False once the engine stops."""
         with self._wake:
-            kv = self._scheduler.kv
-            self._wake.wait_for(lambda: self._stopping or self._live or kv.warm_tokens or kv.has_clears)
+            self._wake.wait_for(lambda: self._stopping or self.has_work or self._scheduler.kv.warm_tokens)
             return not self._stopping
+
+    @property
+    def levels(self) -> tuple[Throttle, ...]:
+        """What it can be lowered to, full power first."""
+        return self._lowering.levels
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is queued, running or to be cleared; without the lock, as `stalled`."""
+        return not self._scheduler.idle
+
+    @property
+    def failures(self) -> int:
+        """Steps that failed since the last that worked."""
+        return self._progress.failures
+
+    def stalled(self, bound_s: float) -> bool:
+        """Whether there is work and no step has ended for longer than `bound_s`. Never blocks."""
+        return self.has_work and self._progress.age_s(self._clock()) > bound_s
+
+    def when_work_comes(self, call: Callable[[], None]) -> None:
+        """`call` is called, on the thread that submits, when work comes to an engine that had none."""
+        self._on_work = call
+
+    @property
+    def throttled(self) -> Throttle:
+        """What it may use now."""
+        return self._lowering.now
+
+    def throttle(self, throttle: Throttle) -> None:
+        """From the next step on no more than this is used: one of `levels`, with a reason."""
+        with self._wake:
+            self._lowering.now = throttle
+            self._scheduler.kv.limit_running(throttle.rows)
+            self._wake.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
@@ -211,11 +228,15 @@ class Engine:
                 if not isinstance(error, RateLimited):
                     self._clients.refused(client, len(asked))
                 raise
+            if was_idle := self._scheduler.idle:
+                self._progress.arrived(self._clock())
             sequences = [Sequence(next(self._ids), request) for request, _ in asked]
             for sequence, (_, sink), its in zip(sequences, asked, completions, strict=True):
                 sequence.group = sequences[0].id
                 self._add(sequence, sink, its, timeout_s)
             self._wake.notify_all()
+        if was_idle:
+            self._on_work()
         for sink, event in leave:
             sink(event)
         return sequences
@@ -252,14 +273,10 @@ class Engine:
                 self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
     def limit_kv(self, tokens: int | None) -> None:
-        """Promises at most `tokens` of KV from now on; None: the whole budget again.
-
-        What earlier requests left goes at once. Those that run go on, those that wait wait longer, and one request may
-        always run.
-        """
+        """Promises at most `tokens` of KV from now on, None: the whole budget. What earlier requests left goes at once;
+        those that run go on, and one may always run."""
         with self._wake:
-            kv = self._scheduler.kv
-            kv.limit(kv.budget_tokens if tokens is None else tokens)
+            self._scheduler.kv.limit(tokens)
             self._wake.notify_all()  # rows are cleared by a step, also if nothing else is to do
 
     def step(self) -> None:
@@ -285,6 +302,8 @@ class Engine:
                 kv_budget_tokens=kv.limit_tokens,
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
+                failures_in_a_row=self._progress.failures,
+                throttle=self._lowering.now,
             )
 
     def _schedule(self) -> Step:
@@ -301,7 +320,7 @@ class Engine:
             sink(event)
         return step
 
-    def _run(self, step: Step) -> list[_Ready]:
+    def _run(self, step: Step) -> list[Ready]:
         """Runs the model, for each sequence that gets tokens now."""
         for clear in step.clear:
             self._session.clear(clear.slot, clear.keep)
@@ -310,11 +329,13 @@ class Engine:
         runs = step.runs
         return [each for rows in runs for each in self._compute(rows, keep=rows is not runs[-1])]
 
-    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[_Ready]:
+    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[Ready]:
         """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
         follow it. With `keep`, the logits outlive the next run."""
-        guesses = self._guesses([row for row in rows if isinstance(row, Decode)])
-        chunks = [_chunk(row, guesses.get(row.sequence, ())) for row in rows]
+        decodes = [row for row in rows if isinstance(row, Decode)]
+        live = {row.sequence: self._live.get(row.sequence) for row in decodes if not self._must_be_exact(row)}
+        guesses = guesses_of(live, len(decodes), many_logits=self._many_logits, token_cost=self._token_cost)
+        chunks = [chunk_of(row, guesses.get(row.sequence, ())) for row in rows]
         logits = self._session.run(
             chunks,
             adapter=rows[0].sequence.request.adapter,
@@ -324,54 +345,35 @@ class Engine:
             logits = logits.copy()
         ends = itertools.accumulate(chunk.logits for chunk in chunks)
         return [
-            _Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
+            Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
             for row, chunk, end in zip(rows, chunks, ends, strict=True)
             if chunk.logits
         ]
-
-    def _guesses(self, rows: list[Decode]) -> dict[Sequence, tuple[int, ...]]:
-        """For each row the tokens that must follow, or the part of its guess that is worth computing now.
-
-        What is computed for one token rounds in another way than for several: rows that must be exact compute one.
-        """
-        guesses: dict[Sequence, tuple[int, ...]] = {}
-        offers: list[tuple[Sequence, Guesser, int]] = []
-        for sequence in (row.sequence for row in rows if not self._must_be_exact(row)):
-            if live := self._live.get(sequence):
-                useful = sequence.request.max_tokens - len(sequence.output) - 1
-                if self._many_logits and (forced := live.completion.forced[: min(useful, MAX_GUESS)]):
-                    guesses[sequence] = forced
-                elif live.guesser and (guess := live.guesser.guess[:useful]):
-                    offers.append((sequence, live.guesser, len(guess)))
-        tokens = len(rows) + sum(map(len, guesses.values()))
-        widths = choose_widths([offer[1:] for offer in offers], tokens=tokens, token_cost=self._token_cost)
-        for (sequence, guesser, _), width in zip(offers, widths, strict=True):
-            guesses[sequence] = guesser.guess[:width]
-        return guesses
 
     def _must_be_exact(self, row: Prefill | Decode) -> bool:
         """Whether what is computed beside it must not matter. Where one runs at a time, nothing ever is."""
         return row.sequence.request.deterministic and self._scheduler.kv.max_running > 1
 
-    def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
-        picks: list[tuple[_Ready, list[Pick]]] = []
+    def _sample(self, ready: list[Ready]) -> list[tuple[Ready, list[Pick]]]:
+        picks: list[tuple[Ready, list[Pick]]] = []
         for row in ready:
             if live := self._live.get(row.sequence):
                 try:
-                    picks.append((row, live.picks(row.logits, row.guess)))
+                    picks.append((row, picks_of(live, row)))
                 except GrammarError as error:
                     self._fail(row.sequence, error)
         return picks
 
-    def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
+    def _commit(self, step: Step, picks: list[tuple[Ready, list[Pick]]]) -> None:
         """Notes what was computed, and delivers what came of it."""
         events: list[tuple[Sink, Event]] = []
         with self._wake:
             now_s = self._clock()
             if step.prefill:
                 self._note_prefill(step, now_s)
-            tokens = Counter[str]()  # by client
+            tokens, computed = Counter[str](), 0  # by client, and with what was guessed
             for row, its in picks:
+                computed += 1 + len(row.guess)
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
@@ -380,10 +382,21 @@ class Engine:
             if tokens:
                 self._clients.generated(tokens)
             self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens.total())
+            self._note_progress(step, computed, now_s)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
+
+    def _note_progress(self, step: Step, computed: int, now_s: float) -> None:
+        """`computed` tokens were decoded, those that were guessed among them."""
+        if not (step.prefill or step.decode):
+            self._progress.rested(now_s)
+            return
+        self._progress.worked(now_s)
+        if computed and not step.prefill and len({row.sequence.request.adapter for row in step.decode}) == 1:
+            tokens_s = now_s - self._step_began_s
+            self._meter.decoded(now_s, tokens_s / (1 + self._token_cost * (computed - 1)))
 
     def _note_prefill(self, step: Step, now_s: float) -> None:
         assert step.prefill is not None
@@ -414,19 +427,32 @@ class Engine:
             return [delta]
         self._forget(sequence)
         self._meter.finished(now_s - live.arrived_s)
-        return [delta, live.finished(sequence, reason, now_s)]
+        self._meter.answered(now_s, len(sequence.output), now_s - live.first_token_s)
+        return [delta, finished_of(sequence, live, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
+                self._lowering.set_threads()
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
+                self._progress.failed(self._clock())
                 self._fail_all(f"the engine failed: {str(error) or type(error).__name__}")
+            self._rest()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
+
+    def _rest(self) -> None:
+        """Pauses after a step, if it is to. Requests are queued and cancelled meanwhile."""
+        share = self._lowering.now.share
+        if share < 1:
+            seconds = self._lowering.rest_s(self._clock() - self._step_began_s)
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._lowering.now.share > share, seconds)
+            self._progress.rested(self._clock())
 
     def _forget(self, sequence: Sequence, *, keep: bool = True) -> Live | None:
         """Takes a request out, wherever it is; None if it has ended before."""
@@ -472,12 +498,3 @@ class Engine:
     def _retry_after_s(self) -> float:
         """When a slot is likely to be free: the recent mean duration over the rows that share it."""
         return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
-
-
-def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
-    """What a run computes of it."""
-    sequence = row.sequence
-    if isinstance(row, Decode):
-        return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
-    tokens = sequence.request.prompt[row.start : row.start + row.tokens]
-    return Chunk(row.slot, tokens, row.start, logits=int(row.last))

@@ -16,7 +16,7 @@ from .errors import EdgeQwenError, Fault, RequestError
 from .model import Model
 from .models import Models, State
 from .replies import abort
-from .telemetry import model_info
+from .snapshot_messages import model_info
 
 _STATES: dict[State, pb.ModelState] = {
     "available": pb.MODEL_STATE_AVAILABLE,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from .config import Config
 from .errors import EdgeQwenError
 
-LIVE = frozenset({"clients", "drain_timeout_s", "log_format", "log_level", "stall_timeout_s", "tokens"})
+LIVE = frozenset(
+    {"clients", "drain_timeout_s", "log_format", "log_level", "low_power_battery_percent", "stall_timeout_s", "tokens"}
+)
 """Settings that take effect when the configuration is read again."""
 
 Hook = Callable[[Config], None]

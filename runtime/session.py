@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class SessionSpec:
         deterministic: whether a run can be.
         reuses_rows: whether a request can start from what another left in a row.
         frees_kv: whether memory of the KV cache is taken as it is written, and given back as it is cleared.
+        threads: that a run has, where they can be lowered (`ThreadedSession`).
     """
 
     vocab_size: int
@@ -38,6 +39,7 @@ class SessionSpec:
     deterministic: bool = True
     reuses_rows: bool = True
     frees_kv: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,4 +77,16 @@ class Session(Protocol):
 
     def clear(self, slot: int, keep: int = 0) -> None:
         """Gives the memory of `slot` from position `keep` on back to the system; what was in it is gone."""
+        ...
+
+
+@runtime_checkable
+class ThreadedSession(Session, Protocol):
+    """A session that can run on fewer threads than it was loaded with: `spec.threads`."""
+
+    def limit_threads(self, most: int) -> None:
+        """Runs on `most` threads from now on, up to `spec.threads`; what is in the rows stays.
+
+        May take as long as loading. Raises SessionError; the next call or run tries again.
+        """
         ...

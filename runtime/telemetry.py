@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import os
+import math
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc.aio
-import psutil
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
 from .clients import Clients
-from .model import Model, ModelFacts
+from .errors import Fault, RequestError, Unavailable
 from .models import Models
-from .sensors import SYSFS, Reading, read_temperatures
+from .replies import abort
+from .sensing.board import Board
+from .snapshot_messages import snapshot_message
+from .snapshots import Sample, Sensed, Snapshots
+
+INTERVAL_MS = 1000
+SHORTEST_MS = 100
+LONGEST_MS = 3_600_000
+
+_SHARED_S = 0.03  # who watches, and asks within this time, gets the same reading
+KEEP_S = 5.0
+
+_Context = grpc.aio.ServicerContext[pb.GetSnapshotRequest, pb.Snapshot]
+_WatchContext = grpc.aio.ServicerContext[pb.WatchRequest, pb.Snapshot]
 
 
 class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
@@ -27,100 +37,72 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     Args:
         models: what is loaded. The sensors that count are those that its profiles name, or all.
         clients: who asks; None: nobody does.
-        sysfs: where to look for sensors.
-        warnings: what whoever runs the daemon should know of it.
+        board: what to read; None reads this machine's.
+        warnings: what whoever runs the daemon should know of it, and what to do about it.
+        clock: that of the board.
+        keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
     """
 
     def __init__(
         self,
         models: Models,
         clients: Clients | None = None,
+        board: Sensed | None = None,
         *,
-        sysfs: Path = SYSFS,
-        warnings: Callable[[], Sequence[str]] = tuple,
+        warnings: Callable[[], Sequence[tuple[str, str]]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+        keep_s: float = KEEP_S,
     ) -> None:
-        self._models = models
-        self._clients = clients or Clients()
-        self._sysfs = sysfs
         self._warnings = warnings
-        self._started_s = time.monotonic()
-        self._process = psutil.Process()
-        self._last_cpu = _CpuReading.now(self._process)
+        self._keep_s = keep_s
+        self._clock = clock
+        self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
+        self._closed = models.closed
 
     async def GetSnapshot(  # noqa: N802 - the name is the contract's
-        self, request: pb.GetSnapshotRequest, context: grpc.aio.ServicerContext[pb.GetSnapshotRequest, pb.Snapshot]
+        self, request: pb.GetSnapshotRequest, context: _Context
     ) -> pb.Snapshot:
-        # Sensors on a slow bus take their time, in which streams go on.
-        return self.snapshot(await asyncio.to_thread(read_temperatures, self._sensors, self._sysfs))
+        return await self.snapshot()
 
-    @property
-    def _sensors(self) -> list[str]:
-        """Patterns of those that count."""
-        return [pattern for model in self._models.ready for pattern in model.sensors]
+    async def snapshot(self) -> pb.Snapshot:
+        """One that has everything up to now."""
+        now = await self._snapshots.newest(0.0)
+        return self._message(now, self._snapshots.before(now))
 
-    def snapshot(self, temperatures: Sequence[Reading]) -> pb.Snapshot:
-        """One reading of everything else."""
-        cpu, before = _CpuReading.now(self._process), self._last_cpu
-        self._last_cpu = cpu
-        return pb.Snapshot(
-            time_unix_ms=time.time_ns() // 1_000_000,
-            uptime_s=time.monotonic() - self._started_s,
-            models=map(_loaded_model, self._models.ready),
-            process=self._process_info(cpu, before),
-            machine=_machine_info(cpu, before, temperatures),
-            clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in self._clients.stats()],
-            warnings=self._warnings(),
-        )
+    async def Watch(  # noqa: N802 - the name is the contract's
+        self, request: pb.WatchRequest, context: _WatchContext
+    ) -> AsyncIterator[pb.Snapshot]:
+        interval_ms = request.interval_ms if request.HasField("interval_ms") else INTERVAL_MS
+        if not SHORTEST_MS <= interval_ms <= LONGEST_MS:
+            message = f"must be {SHORTEST_MS} to {LONGEST_MS} (got {interval_ms})"
+            await abort(context, RequestError([Fault("interval_ms", message)]))
+        now = await self._snapshots.newest(_SHARED_S)
+        before = self._snapshots.before(now)
+        while not self._closed.is_set():
+            # Returns when gRPC has room for it, so that who reads slowly holds up only himself.
+            yield self._message(now, before)
+            before = now
+            await self._wait_until(next_tick_s(now.when_s, interval_ms / 1000))
+            now = await self._snapshots.newest(_SHARED_S)
+        await abort(context, Unavailable("the daemon is shutting down"))
 
-    def _process_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.ProcessInfo:
-        with self._process.oneshot():
-            return pb.ProcessInfo(
-                pid=self._process.pid,
-                rss_bytes=self._process.memory_info().rss,
-                cpu_cores=_share(cpu.process_s - before.process_s, cpu.wall_s - before.wall_s),
-                threads=self._process.num_threads(),
-                open_files=self._process.num_fds(),
-            )
+    async def _wait_until(self, due_s: float) -> None:
+        while (left_s := due_s - self._clock()) > 0 and not self._closed.is_set():
+            try:
+                await asyncio.wait_for(self._closed.wait(), min(left_s, self._keep_s))
+            except TimeoutError:
+                if left_s > self._keep_s:
+                    await self._snapshots.newest(self._keep_s / 2)
 
-
-@dataclasses.dataclass(frozen=True)
-class _CpuReading:
-    """Processor times in seconds: of this process, of all cores busy, of all cores, and the clock's."""
-
-    process_s: float
-    busy_s: float
-    machine_s: float
-    wall_s: float
-
-    @classmethod
-    def now(cls, process: psutil.Process) -> _CpuReading:
-        own, machine = process.cpu_times(), psutil.cpu_times()
-        total = sum(machine) - machine.guest - machine.guest_nice  # the kernel counts guests in user and nice too
-        return cls(own.user + own.system, total - machine.idle - machine.iowait, total, time.monotonic())
+    def _message(self, now: Sample, before: Sample) -> pb.Snapshot:
+        message = snapshot_message(now, before, self._snapshots.token_energy(now))
+        message.warnings.extend(f"{what}: {advice}" for what, advice in self._warnings())
+        return message
 
 
-def model_info(facts: ModelFacts) -> pb.ModelInfo:
-    """What is told of a model."""
-    return pb.ModelInfo(**dataclasses.asdict(facts))
+def next_tick_s(last_s: float, interval_s: float) -> float:
+    """When to read after a reading at `last_s`: at a multiple of the interval, as all do who want the same one.
 
-
-def _loaded_model(model: Model) -> pb.LoadedModel:
-    return pb.LoadedModel(
-        model=model_info(model.facts), engine=pb.EngineInfo(**dataclasses.asdict(model.engine.stats()))
-    )
-
-
-def _machine_info(cpu: _CpuReading, before: _CpuReading, temperatures: Sequence[Reading]) -> pb.MachineInfo:
-    memory = psutil.virtual_memory()
-    return pb.MachineInfo(
-        cores=os.cpu_count() or 1,
-        cpu_busy=_share(cpu.busy_s - before.busy_s, cpu.machine_s - before.machine_s),
-        memory_total_bytes=memory.total,
-        memory_available_bytes=memory.available,
-        temperatures=[pb.Temperature(sensor=r.sensor, celsius=r.celsius) for r in temperatures],
-        load_1m=os.getloadavg()[0],
-    )
-
-
-def _share(part: float, whole: float) -> float:
-    return max(0.0, part / whole) if whole > 0 else 0.0
+    It is at least half an interval away: rates over a shorter time would mean little.
+    """
+    return math.ceil(last_s / interval_s + 0.5) * interval_s

@@ -15,8 +15,11 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command token_command deploy",
-        "models_service check supervision",
+        "models_service health_report control check supervision",
+        "caretaker",
         "service health telemetry address wellformed",
+        "snapshot_messages",
+        "snapshots",
         "models",
         "model",
         "replies repository",
@@ -24,27 +27,31 @@ LAYERS = {
         "conversations",
         "bench autotune loading pressure_watch",
         "engine grammar",
-        "live",
+        "live lowering",
         "completion",
         "turn_text lateness",
         "openvino_session",
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
         "static_session kvcache fairqueue",
+        "expectation",
         "settings",
         "watchdog",
         "clients sequence session stats speculation",
         "turn",
         "structure",
         "reload",
+        "governor checks",
+        "throttle progress",
         "adapters inference config localsettings presets startup",
         "tuning limit_config",
         "package detect footprint limits pace access_settings",
         "profile",
         "validation",
+        "battery cgroup",
         "memory_limits",
         "logs",
-        "outlet machine memory notify pressure sensors cpu access fingerprint",
+        "outlet machine memory notify pressure sensing cpu access fingerprint",
         "errors",
     ),
     "runtime.access": (
@@ -55,6 +62,13 @@ LAYERS = {
         "caller tokens seldom places",
     ),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
+    "runtime.sensing": (
+        "rates",
+        "board",
+        "disk gpu memory network power processor temperature throttle",
+        "hwmon nvml",
+        "files",
+    ),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -82,7 +96,15 @@ LAYERS = {
         "progress exhaustion weights context",
         "olive_environment requirements",
     ),
-    "edgeqwen": ("cli", "flags batch status", "client printing", "requests retrying", "messages connection", "errors"),
+    "edgeqwen": (
+        "cli",
+        "flags batch status watch health_command",
+        "client printing watch_view",
+        "observing operations",
+        "requests retrying newest history",
+        "messages connection",
+        "errors",
+    ),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
@@ -132,7 +154,10 @@ ACROSS = {
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.models_service": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
+    "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
+    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.control": ("edgeqwen.v1",),
     "runtime.daemon": ("edgeqwen.v1",),
     "edgeqwen.*": ("edgeqwen.v1",),
 }
@@ -142,13 +167,13 @@ DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
     " toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
-    " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
+    " edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies runtime.wellformed edgeqwen.status",
+    "google.protobuf": "runtime.replies runtime.wellformed edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.daemon runtime.health"
-    " runtime.models_service runtime.replies runtime.service runtime.telemetry runtime.wellformed edgeqwen.client"
-    " edgeqwen.connection edgeqwen.errors",
+    "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.control runtime.daemon"
+    " runtime.health runtime.health_report runtime.models_service runtime.replies runtime.service runtime.telemetry"
+    " runtime.wellformed edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -171,16 +196,17 @@ DOORS = {
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
-    "psutil": "runtime.telemetry",
+    "psutil": "runtime.snapshots",
+    "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.access_settings runtime.config runtime.limit_config runtime.localsettings runtime.package"
     " runtime.presets"
     " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
-    " toolchain.sweep_report toolchain.tables edgeqwen.status",
+    " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.relay"
-    " runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
-    " runtime.pressure_watch runtime.supervision",
+    " runtime.caretaker runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service"
+    " runtime.pressure_watch runtime.service runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
@@ -196,6 +222,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.throttle", "runtime.progress", "runtime.governor", "runtime.checks"}
     | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace", "runtime.pressure"}
 )
 PURE_MAY_IMPORT = frozenset(

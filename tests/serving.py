@@ -19,6 +19,7 @@ from fakes import ScriptedSession, byte_tokenizer, no_models
 from runtime.access.certificates import Certificates
 from runtime.access.entrance import Entrance
 from runtime.access.rules import Rules
+from runtime.caretaker import Caretaker
 from runtime.chat import ChatTemplate
 from runtime.clients import Clients
 from runtime.daemon import make_server
@@ -90,10 +91,11 @@ def serving(
                 adapters=session.adapters,
                 limits=book or LimitBook(),
             )
-            server, target = run(_start(engine, reader, entrance, listen or target, clients))
+            server, caretaker, target = run(_start(engine, reader, entrance, listen or target, clients))
             try:
                 yield target
             finally:
+                run(caretaker.stop())
                 engine.stop()
                 run(server.stop(1))
                 run(entrance.close())
@@ -105,12 +107,12 @@ def serving(
 
 async def _start(
     engine: Engine, reader: RequestReader, entrance: Entrance, listen: str, clients: Clients
-) -> tuple[grpc.aio.Server, str]:
+) -> tuple[grpc.aio.Server, Caretaker, str]:
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health = make_server(models, 4 << 20, entrance, clients)
+    server, _, caretaker = make_server(models, 4 << 20, entrance, clients)
     port = entrance.add_port(listen)
     await server.start()
     entrance.start()
-    await health.serving()
-    return server, listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+    await caretaker.start()
+    return server, caretaker, listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

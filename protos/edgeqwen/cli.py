@@ -31,8 +31,10 @@ from .client import (
     Unauthenticated,
 )
 from .flags import chat_options, connection_options, generation_options, retry_option, split
+from .health_command import health, power
 from .printing import Printing
 from .status import models, status
+from .watch import watch
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -93,6 +95,8 @@ Examples:
   edgeqwen batch questions.jsonl --max-tokens 64 > answers.jsonl
   edgeqwen generate "Once upon a time" --max-tokens 64 --seed 7 --temperature 0.8
   edgeqwen status --json
+  edgeqwen watch                           # live, with what was before
+  edgeqwen health                          # what is not well, and what to do
   edgeqwen models load qwen3-0.6b-int4 --default
 
 \b
@@ -266,8 +270,11 @@ def tokenize(target: Connection, text: str | None, chat: bool, count: bool, as_j
         click.echo(total if ids is None else " ".join(map(str, ids)))
 
 
+main.add_command(health)
+main.add_command(power)
 main.add_command(status)
 main.add_command(models)
+main.add_command(watch)
 
 
 @main.command()

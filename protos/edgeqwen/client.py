@@ -52,9 +52,11 @@ from .messages import (
     event_of,
     result_of,
 )
+from .observing import AsyncObserving, Observing
+from .operations import AsyncOperations, Operations
 from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
 from .retrying import retried, retried_async
-from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2_grpc
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -89,7 +91,7 @@ __all__ = [
 ]
 
 
-class Client:
+class Client(Observing, Operations):
     """A connection to a daemon, made when first needed; may be shared by threads.
 
     Args:
@@ -264,14 +266,6 @@ class Client:
         with errors_of(self.target):
             self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
 
-    def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
-        """What the daemon and its machine are doing."""
-        with errors_of(self.target):
-            reply: telemetry_pb2.Snapshot = self._telemetry.GetSnapshot(
-                telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
-            )
-        return reply
-
     def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""
         with errors_of(self.target):
@@ -292,7 +286,7 @@ class Client:
         raise ServerUnavailable(f"{self.target} stopped before it served")
 
 
-class AsyncClient:
+class AsyncClient(AsyncObserving, AsyncOperations):
     """`Client` for asyncio. Make it where an event loop runs."""
 
     def __init__(
@@ -441,14 +435,6 @@ class AsyncClient:
         """As `Client.unload_model`."""
         with errors_of(self.target):
             await self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
-
-    async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
-        """What the daemon and its machine are doing."""
-        with errors_of(self.target):
-            reply: telemetry_pb2.Snapshot = await self._telemetry.GetSnapshot(
-                telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
-            )
-        return reply
 
     async def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""

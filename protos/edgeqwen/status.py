@@ -47,9 +47,23 @@ def status(target: Connection, as_json: bool) -> None:
     weights = sum(each.model.weights_bytes for each in snapshot.models)
     table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {weights / 1e6:.0f} MB")
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
+    _add_board(table, snapshot)
     for reading in machine.temperatures:
         table.add_row(reading.sensor, f"{reading.celsius:.1f} C")
     _print(table)
+
+
+def _add_board(table: Table, snapshot: telemetry_pb2.Snapshot) -> None:
+    machine, energy = snapshot.machine, snapshot.energy
+    for disk in machine.disks:
+        table.add_row("disk", f"{disk.free_bytes / 1e9:.1f} of {disk.total_bytes / 1e9:.1f} GB free ({disk.folder})")
+    if machine.HasField("throttling"):
+        table.add_row("throttled", ", ".join(machine.throttling.reasons) or "no")
+    if energy.HasField("watts"):
+        tokens = f", {energy.joules_per_token:.2f} J a token" if energy.HasField("joules_per_token") else ""
+        table.add_row("power", f"{energy.watts:.1f} W ({', '.join(energy.covers)}){tokens}")
+    for gpu in machine.gpus:
+        table.add_row("GPU", gpu.name + (f", {gpu.busy:.0%} busy" if gpu.HasField("busy") else ""))
 
 
 def _add_model(table: Table, model: telemetry_pb2.ModelInfo, engine: telemetry_pb2.EngineInfo) -> None:
@@ -61,6 +75,9 @@ def _add_model(table: Table, model: telemetry_pb2.ModelInfo, engine: telemetry_p
         counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
         threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")
         table.add_row("threads", f"{threads}, by the {model.threads_from}; slots by the {model.slots_from}")
+    if (now := engine.throttle).level:
+        threads = f", {now.threads} threads" if now.HasField("threads") else ""
+        table.add_row("lowered", f"{now.reason}: {now.rows} rows{threads}, {now.share:.0%} of the time")
     for preset in model.presets:
         values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
         table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")

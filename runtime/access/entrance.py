@@ -63,13 +63,16 @@ class Entrance:
         self._bare: list[str] = []  # open to the network in plaintext
         self._log = structlog.get_logger()
 
-    def warnings(self) -> list[str]:
-        """What whoever runs this daemon should know of it, one sentence each."""
-        found = [f"{listen} is open to the network without TLS, as `insecure: true` says" for listen in self._bare]
+    def warnings(self) -> list[tuple[str, str]]:
+        """What whoever runs this daemon should know of it, and what to do about it."""
+        found = [
+            (f"{listen} is open to the network without TLS, as `insecure: true` says", "set tls, or listen on loopback")
+            for listen in self._bare
+        ]
         days = self.certificate_days_left
         if days is not None and days <= EXPIRES_SOON_DAYS:
             when = f"expires in {days:.0f} days" if days > 0 else "has expired"
-            found.append(f"the certificate {when}: replace its files, no restart is needed")
+            found.append((f"the certificate {when}", "replace its files, no restart is needed"))
         return found
 
     @property

@@ -11,14 +11,17 @@ Need = Role | Literal["anyone", "any caller"]
 """A role; or `any caller` that was told apart, whatever its roles; or `anyone`, without being asked who it is."""
 
 NEEDS: Mapping[str, Need] = {
+    "/edgeqwen.v1.Control/SetPowerMode": "admin",
     "/edgeqwen.v1.Generation/Detokenize": "generate",
     "/edgeqwen.v1.Generation/Generate": "generate",
     "/edgeqwen.v1.Generation/GenerateBatch": "generate",
     "/edgeqwen.v1.Generation/Tokenize": "generate",
+    "/edgeqwen.v1.Health/GetHealthReport": "observe",
     "/edgeqwen.v1.Models/ListModels": "observe",
     "/edgeqwen.v1.Models/LoadModel": "admin",
     "/edgeqwen.v1.Models/UnloadModel": "admin",
     "/edgeqwen.v1.Telemetry/GetSnapshot": "observe",
+    "/edgeqwen.v1.Telemetry/Watch": "observe",
     # Load balancers and orchestrators ask these before they have a name, and learn one bit.
     "/grpc.health.v1.Health/Check": "anyone",
     "/grpc.health.v1.Health/List": "anyone",

@@ -141,7 +141,7 @@ def test_plaintext_off_loopback_is_said_everywhere(int4_package: Path) -> None:
         port = port_of(daemon).rpartition(":")[2]
         with Client(f"127.0.0.1:{port}") as client:
             (warning,) = client.snapshot().warnings
-            assert warning == "0.0.0.0:0 is open to the network without TLS, as `insecure: true` says"
+            assert warning.startswith("0.0.0.0:0 is open to the network without TLS, as `insecure: true` says: ")
         assert "open to the network without TLS" in daemon.log.read_text()
 
 

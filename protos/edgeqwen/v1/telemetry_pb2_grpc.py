@@ -40,6 +40,11 @@ class TelemetryStub:
                 request_serializer=edgeqwen_dot_v1_dot_telemetry__pb2.GetSnapshotRequest.SerializeToString,
                 response_deserializer=edgeqwen_dot_v1_dot_telemetry__pb2.Snapshot.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/edgeqwen.v1.Telemetry/Watch',
+                request_serializer=edgeqwen_dot_v1_dot_telemetry__pb2.WatchRequest.SerializeToString,
+                response_deserializer=edgeqwen_dot_v1_dot_telemetry__pb2.Snapshot.FromString,
+                _registered_method=True)
 
 
 class TelemetryServicer:
@@ -53,12 +58,26 @@ class TelemetryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """A snapshot at once, then one in every interval, until the caller leaves or the daemon does (UNAVAILABLE). Callers
+        share the readings. Who reads slowly holds up only himself: no snapshot is made for him while gRPC has no room for
+        it. It has some megabytes, so read on, and drop what is old; `Client.watch` does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TelemetryServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSnapshot,
                     request_deserializer=edgeqwen_dot_v1_dot_telemetry__pb2.GetSnapshotRequest.FromString,
+                    response_serializer=edgeqwen_dot_v1_dot_telemetry__pb2.Snapshot.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=edgeqwen_dot_v1_dot_telemetry__pb2.WatchRequest.FromString,
                     response_serializer=edgeqwen_dot_v1_dot_telemetry__pb2.Snapshot.SerializeToString,
             ),
     }
@@ -89,6 +108,33 @@ class Telemetry:
             target,
             '/edgeqwen.v1.Telemetry/GetSnapshot',
             edgeqwen_dot_v1_dot_telemetry__pb2.GetSnapshotRequest.SerializeToString,
+            edgeqwen_dot_v1_dot_telemetry__pb2.Snapshot.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgeqwen.v1.Telemetry/Watch',
+            edgeqwen_dot_v1_dot_telemetry__pb2.WatchRequest.SerializeToString,
             edgeqwen_dot_v1_dot_telemetry__pb2.Snapshot.FromString,
             options,
             channel_credentials,

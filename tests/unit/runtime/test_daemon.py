@@ -27,7 +27,7 @@ from serving import make_entrance
 from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
-from edgeqwen.v1 import generation_pb2_grpc
+from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from runtime.address import Address
 from runtime.config import Config
 from runtime.daemon import Daemon, main, make_server, run
@@ -48,6 +48,7 @@ BAD_FLAGS = {
     "max_message_bytes": "0",
     "device": "AUTO",
     "share_prefix": "everybody",
+    "low_power_battery_percent": "100",
     "log_format": "xml",
     "log_level": "loud",
 }
@@ -426,3 +427,42 @@ async def test_the_watchdog_is_fed_while_steps_end(folder: Path, monkeypatch: py
         leave()
         while (await it.told()).startswith("WATCHDOG=1"):
             pass
+
+
+async def to_the_end(watch: grpc.aio.UnaryStreamCall[telemetry_pb2.WatchRequest, telemetry_pb2.Snapshot]) -> None:
+    while await watch.read() is not grpc.aio.EOF:
+        pass
+
+
+async def test_who_watches_hears_that_the_daemon_leaves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While requests end it still sees them, draining; then its call ends, and holds up nobody."""
+    async with running(folder, monkeypatch) as it:
+        call = it.generate(20)
+        await call.read()
+        request = telemetry_pb2.WatchRequest(interval_ms=100)
+        watch = telemetry_pb2_grpc.TelemetryStub(it.channel).Watch(request)
+        assert not (await watch.read()).models[0].engine.draining
+        leave()
+        while not (await watch.read()).models[0].engine.draining:
+            pass
+        for _ in range(20):
+            it.gate.release()
+        assert await tokens_of(call) > 0
+        with pytest.raises(grpc.aio.AioRpcError, match="the daemon is shutting down") as error:
+            await to_the_end(watch)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_signals_save_power_and_end_that(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each says what it wants, so it may come twice; the log says who wanted it, and requests go on."""
+    async with running(folder, monkeypatch) as it:
+        call = it.generate(4)
+        assert (await call.read()).HasField("started")
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+        while "normal" not in (modes := [line["mode"] for line in it.lines if line["event"] == "power mode"]):
+            await asyncio.sleep(0)
+        assert modes == ["low", "normal"]
+        it.gate.release(100)
+        assert await tokens_of(call) == 4
+        leave()

@@ -9,16 +9,18 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 import pytest
+from fakes import ScriptedSession, byte_tokenizer
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 from serving import make_entrance
-from unit.runtime.fake_engine import TIMEOUT_S, FakeEngine, only_model
+from unit.runtime.fake_engine import TIMEOUT_S, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 from runtime.daemon import make_server
+from runtime.engine import Engine
 
 NO_MESSAGE = b"\xff\xff\xff\xff"
 BAD_TEXT = b"\x12\x02\xff\xfe"
@@ -28,16 +30,20 @@ BAD_TEXT = b"\x12\x02\xff\xfe"
 async def server() -> AsyncIterator[grpc.aio.Channel]:
     """Everything that the daemon serves."""
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
+        limits = {"queue_limit": 4, "prefill_chunk_tokens": 8, "kv_budget_tokens": 1000}
+        engine = Engine(ScriptedSession(), byte_tokenizer(), eos_token_ids=frozenset(), **limits)
         entrance = make_entrance()
-        server, _, health = make_server(only_model(FakeEngine()), 1 << 20, entrance)
-        await health.serving()
+        server, _, caretaker = make_server(only_model(engine), 1 << 20, entrance)
         entrance.add_port(f"unix:{folder}/s")
         await server.start()
         entrance.start()
+        await caretaker.start()
         try:
             async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(f"unix:{folder}/s") as channel:
                 yield channel
         finally:
+            await caretaker.stop()
+            await asyncio.to_thread(engine.stop)
             await server.stop(None)
             await entrance.close()
 

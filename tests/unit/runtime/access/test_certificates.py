@@ -261,14 +261,17 @@ async def test_whoever_runs_the_daemon_is_warned(authority: Authority, tmp_path:
     """Of a certificate that ends soon, and of a port that all can read."""
     server = authority.server(days=10.2)
     async with guarded(certificates=Certificates(Files(server.certificate, server.key, authority.file))) as it:
-        assert it.entrance.warnings() == ["the certificate expires in 10 days: replace its files, no restart is needed"]
+        assert it.entrance.warnings() == [
+            ("the certificate expires in 10 days", "replace its files, no restart is needed")
+        ]
         assert it.entrance.certificate_days_left == pytest.approx(10.2, abs=0.01)
     async with guarded() as it:
         assert it.entrance.warnings() == []
         it.entrance.add_port("127.0.0.1:0")
         assert it.entrance.warnings() == []
         it.entrance.add_port("0.0.0.0:0")
-        assert it.entrance.warnings() == ["0.0.0.0:0 is open to the network without TLS, as `insecure: true` says"]
+        [(what, _)] = it.entrance.warnings()
+        assert what == "0.0.0.0:0 is open to the network without TLS, as `insecure: true` says"
     assert "open to the network without TLS" in [line["event"] for line in lines]
 
 
