@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .health import Health
     from .model import Model
     from .models import Models
+    from .open_calls import OpenCalls
     from .package import Package
-    from .service import GenerationService
     from .startup import Startup
     from .watchdog import Watched
 
@@ -194,10 +194,10 @@ class _Signals:
 class Daemon:
     """The loaded models and the server in front of them. `summary` describes the default one in the log."""
 
-    def __init__(self, models: Models, server: grpc.aio.Server, generation: GenerationService, health: Health) -> None:
+    def __init__(self, models: Models, server: grpc.aio.Server, calls: OpenCalls, health: Health) -> None:
         self._models = models
         self._server = server
-        self._generation = generation
+        self._calls = calls
         self._health = health
 
     @classmethod
@@ -207,9 +207,9 @@ class Daemon:
 
         clients = Clients(config.limits.book)
         models = _load_models(config, startup, clients)
-        server, generation, health = make_server(models, config.max_message_bytes, clients)
+        server, calls, health = make_server(models, config.max_message_bytes, clients)
         trim_after_load()
-        return cls(models, server, generation, health)
+        return cls(models, server, calls, health)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -242,7 +242,7 @@ class Daemon:
         # A server that is told to stop while a call is open closes the connection right behind the call's end, and a
         # client that is just writing then loses what it has not read. Told afterwards, it waits until the client has.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._generation.wait_ended(), _GOODBYE_S)
+            await asyncio.wait_for(self._calls.wait_none(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
 
 
@@ -278,15 +278,17 @@ def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
 
 def make_server(
     models: Models, max_message_bytes: int, clients: Clients | None = None
-) -> tuple[grpc.aio.Server, GenerationService, Health]:
+) -> tuple[grpc.aio.Server, OpenCalls, Health]:
     """A server with all services in front of `models`, which listens nowhere yet. `clients` are those of the models."""
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
     from edgeqwen.v1 import generation_pb2_grpc, models_pb2_grpc, telemetry_pb2_grpc
 
+    from .generator import Generator
     from .health import SERVICES, Health
     from .models_service import ModelsService
+    from .open_calls import OpenCalls
     from .service import GenerationService
     from .telemetry import TelemetryService
 
@@ -296,14 +298,15 @@ def make_server(
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
         ]
     )
-    generation, health = GenerationService(models), Health()
+    calls, health = OpenCalls(), Health()
+    generation = GenerationService(models, Generator(models), calls)
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients), server)
     health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
-    return server, generation, health
+    return server, calls, health
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ LAYERS = {
         "daemon commands detect_command deploy",
         "models_service check supervision",
         "service health telemetry address",
+        "generator",
         "models",
         "model",
-        "replies repository",
+        "replies repository open_calls",
         "requests board",
         "conversations",
         "bench autotune loading",
@@ -119,6 +120,7 @@ ACROSS = {
     "toolchain.kvscales": ("runtime.cuda_session", "runtime.ort_session", "runtime.session"),
     "toolchain.surgery": ("runtime.adapters",),
     "runtime.conversations": ("edgeqwen.v1",),
+    "runtime.generator": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.models_service": ("edgeqwen.v1",),
@@ -136,8 +138,8 @@ DOORS = {
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.status",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.errors",
+    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.open_calls runtime.replies runtime.service"
+    " runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -166,8 +168,8 @@ DOORS = {
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
-    " runtime.supervision",
+    "structlog": "runtime.daemon runtime.generator runtime.logs runtime.model runtime.models runtime.models_service"
+    " runtime.service runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
