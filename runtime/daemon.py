@@ -281,14 +281,16 @@ def make_server(
 ) -> tuple[grpc.aio.Server, OpenCalls, Health]:
     """A server with all services in front of `models`, which listens nowhere yet. `clients` are those of the models."""
     import grpc.aio
-    from grpc_reflection.v1alpha import reflection
 
+    from edgeqwen.kserve import inference_pb2_grpc
     from edgeqwen.v1 import generation_pb2_grpc, models_pb2_grpc, telemetry_pb2_grpc
 
     from .generator import Generator
     from .health import SERVICES, Health
+    from .kserve.service import SERVICE, InferenceService
     from .models_service import ModelsService
     from .open_calls import OpenCalls
+    from .reflection import add_reflection
     from .service import GenerationService
     from .telemetry import TelemetryService
 
@@ -299,13 +301,13 @@ def make_server(
         ]
     )
     calls, health = OpenCalls(), Health()
-    generation = GenerationService(models, Generator(models), calls)
-    generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
+    generator = Generator(models)
+    generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(models, generator, calls), server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients), server)
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(models, generator, calls), server)
     health.add_to(server)
-    names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, server)
+    add_reflection(server, [*(name for name in SERVICES if name), SERVICE, "grpc.health.v1.Health"])
     return server, calls, health
 
 

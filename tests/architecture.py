@@ -15,13 +15,13 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command deploy",
-        "models_service check supervision",
+        "models_service check supervision kserve reflection",
         "service health telemetry address",
         "generator",
         "models",
         "model",
         "replies repository open_calls",
-        "requests board",
+        "requests board chat_json",
         "conversations",
         "bench autotune loading",
         "engine grammar",
@@ -42,11 +42,12 @@ LAYERS = {
         "package detect footprint limits pace",
         "profile",
         "validation",
-        "logs machine memory notify sensors cpu access fingerprint",
+        "logs machine memory notify sensors cpu access fingerprint strict_json",
         "errors",
     ),
     "runtime.access": ("caller",),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
+    "runtime.kserve": ("service", "asking", "tensors"),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -126,7 +127,10 @@ ACROSS = {
     "runtime.models_service": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
-    "runtime.daemon": ("edgeqwen.v1",),
+    "runtime.chat_json": ("edgeqwen.v1",),
+    "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.reflection": ("edgeqwen.kserve",),
+    "runtime.daemon": ("edgeqwen.v1", "edgeqwen.kserve"),
     "edgeqwen.*": ("edgeqwen.v1",),
 }
 
@@ -136,12 +140,12 @@ DOORS = {
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies edgeqwen.status",
+    "google.protobuf": "runtime.reflection runtime.replies edgeqwen.status",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.open_calls runtime.replies runtime.service"
-    " runtime.telemetry edgeqwen.client edgeqwen.errors",
+    "grpc": "runtime.daemon runtime.health runtime.kserve.service runtime.models_service runtime.open_calls"
+    " runtime.reflection runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
-    "grpc_reflection": "runtime.daemon",
+    "grpc_reflection": "runtime.reflection",
     "grpc_status": "runtime.replies",
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
@@ -163,8 +167,8 @@ DOORS = {
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.config runtime.limit_config runtime.localsettings runtime.package runtime.presets"
-    " runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.chat_json runtime.config runtime.limit_config runtime.localsettings runtime.package"
+    " runtime.presets runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status",
     "safetensors": "toolchain.adapters toolchain.weights",
