@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from edgeqwen.v1 import generation_pb2 as pb
 
@@ -18,9 +18,14 @@ class _Loose(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class TextPart(StrictModel):
-    type: Literal["text"]
-    text: str
+def _joined(content: object) -> object:
+    """The text of a list of parts; other parts than text have no place here."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
+        raise ValueError('must be text, or a list of parts of "type": "text"')
+    return "".join(map(str, texts))
 
 
 class CalledFunction(_Loose):
@@ -36,18 +41,15 @@ class ToolCall(_Loose):
 
 class ChatMessage(_Loose):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[str | None, BeforeValidator(_joined)] = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
 
     def message(self) -> pb.Message:
-        content = self.content or ""
-        if not isinstance(content, str):
-            content = "".join(part.text for part in content)
         return pb.Message(
             role="system" if self.role == "developer" else self.role,
-            content=content,
+            content=self.content or "",
             reasoning=self.reasoning_content or "",
             tool_calls=[
                 pb.ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)

@@ -40,6 +40,9 @@ class Config(StrictModel):
     listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] = Field(
         default=DEFAULT_LISTEN, description="unix:PATH, or HOST:PORT."
     )
+    http_listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] | None = Field(
+        default=None, description="Where to answer the OpenAI API over HTTP: unix:PATH, or HOST:PORT; unset: nowhere."
+    )
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
     )

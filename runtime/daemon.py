@@ -19,7 +19,7 @@ import click
 
 from .address import Address
 from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import EdgeQwenError
+from .errors import ConfigError, EdgeQwenError, Fault
 from .memory import trim_after_load, use_one_heap
 from .reload import Reloader
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
 
     from .clients import Clients
     from .health import Health
+    from .http.listener import HttpListener
     from .model import Model
     from .models import Models
     from .open_calls import OpenCalls
@@ -65,6 +66,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--packages-dir", type=click.Path(path_type=Path), help="Where `edgeqwen models load` finds packages.")
 @click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
 @click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
+@click.option("--http-listen", help="The OpenAI API over HTTP: unix:PATH, or HOST:PORT on loopback. Default: nowhere")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
@@ -136,7 +138,8 @@ async def serve(read: Callable[[], Config]) -> None:
     started_s = time.monotonic()
     address = Address(config.listen)
     address.require_free()  # before the load: a second daemon must find out at once
-    daemon = Daemon.load(config, Startup(tell))
+    http = _make_http(config)
+    daemon = Daemon.load(config, Startup(tell), http)
     reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
     await run(daemon, address, reloader, started_s)
 
@@ -194,14 +197,22 @@ class _Signals:
 class Daemon:
     """The loaded models and the server in front of them. `summary` describes the default one in the log."""
 
-    def __init__(self, models: Models, server: grpc.aio.Server, calls: OpenCalls, health: Health) -> None:
+    def __init__(
+        self,
+        models: Models,
+        server: grpc.aio.Server,
+        calls: OpenCalls,
+        health: Health,
+        http: HttpListener | None = None,
+    ) -> None:
         self._models = models
+        self._http = http
         self._server = server
         self._calls = calls
         self._health = health
 
     @classmethod
-    def load(cls, config: Config, startup: Startup) -> Daemon:
+    def load(cls, config: Config, startup: Startup, http: HttpListener | None = None) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .clients import Clients
 
@@ -209,7 +220,7 @@ class Daemon:
         models = _load_models(config, startup, clients)
         server, calls, health = make_server(models, config.max_message_bytes, clients)
         trim_after_load()
-        return cls(models, server, calls, health)
+        return cls(models, server, calls, health, http)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -225,10 +236,12 @@ class Daemon:
         return [model.engine for model in self._models.loaded]
 
     async def listen(self, address: Address) -> str:
-        """Starts the server; returns where it listens."""
+        """Starts the servers; returns where they listen."""
         listen = address.bind(self._server.add_insecure_port)
         await self._health.serving()
         await self._server.start()
+        if self._http is not None:
+            listen = f"{listen}, HTTP {await self._http.start(self._models)}"
         return listen
 
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
@@ -244,6 +257,22 @@ class Daemon:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._calls.wait_none(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
+        if self._http is not None:
+            await self._http.close()
+
+
+def _make_http(config: Config) -> HttpListener | None:
+    """None unless it is asked for. Raises ConfigError or AddressInUse."""
+    if config.http_listen is None:
+        return None
+    try:
+        from .http.listener import HttpListener
+    except ModuleNotFoundError as error:
+        message = f"needs {error.name}, which is not installed: pip install 'edgeqwen[http]'"
+        raise ConfigError([Fault("http_listen", message)]) from error
+    http = HttpListener(config.http_listen, config.max_message_bytes)
+    http.require_free()
+    return http
 
 
 def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:

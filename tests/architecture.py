@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command deploy",
-        "models_service check supervision kserve reflection",
+        "models_service check supervision kserve reflection http",
         "service health telemetry address",
         "generator",
         "models",
@@ -42,11 +42,12 @@ LAYERS = {
         "package detect footprint limits pace",
         "profile",
         "validation",
-        "logs machine memory notify sensors cpu access fingerprint strict_json",
+        "logs machine memory notify sensors cpu access fingerprint strict_json fields",
         "errors",
     ),
     "runtime.access": ("caller",),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
+    "runtime.http": ("listener", "app", "exchange", "failures", "asking answers", "schemas"),
     "runtime.kserve": ("service", "asking", "tensors"),
     "toolchain": (
         "cli",
@@ -128,6 +129,7 @@ ACROSS = {
     "runtime.service": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
     "runtime.chat_json": ("edgeqwen.v1",),
+    "runtime.http.*": ("edgeqwen.v1",),
     "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
     "runtime.reflection": ("edgeqwen.kserve",),
     "runtime.daemon": ("edgeqwen.v1", "edgeqwen.kserve"),
@@ -140,8 +142,8 @@ DOORS = {
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.reflection runtime.replies edgeqwen.status",
-    "google.rpc": "runtime.replies edgeqwen.errors",
+    "google.protobuf": "runtime.fields runtime.reflection runtime.replies edgeqwen.status",
+    "google.rpc": "runtime.http.failures runtime.replies edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.kserve.service runtime.models_service runtime.open_calls"
     " runtime.reflection runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
@@ -167,11 +169,12 @@ DOORS = {
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.chat_json runtime.config runtime.limit_config runtime.localsettings runtime.package"
-    " runtime.presets runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.chat_json runtime.config runtime.http.schemas runtime.limit_config runtime.localsettings"
+    " runtime.package runtime.presets runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status",
     "safetensors": "toolchain.adapters toolchain.weights",
+    "starlette": "runtime.http.app runtime.http.exchange",
     "structlog": "runtime.daemon runtime.generator runtime.logs runtime.model runtime.models runtime.models_service"
     " runtime.service runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
@@ -181,6 +184,7 @@ DOORS = {
     "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
     " toolchain.sources",
+    "uvicorn": "runtime.http.listener",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.models toolchain.presets"
     " toolchain.structured",
 }

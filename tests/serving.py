@@ -6,8 +6,9 @@ import asyncio
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -21,6 +22,7 @@ from runtime.engine import Engine
 from runtime.grammar import Grammars
 from runtime.limits import LimitBook
 from runtime.model import Model, ModelFacts
+from runtime.models import Models
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
 from runtime.tokenizer import Tokenizer
@@ -38,7 +40,53 @@ def serving(
     **limits: int,
 ) -> Iterator[str]:
     """Serves `session` to clients with the limits of `book`; yields the target."""
-    tokenizer, clients = tokenizer or byte_tokenizer(), Clients(book)
+    clients = Clients(book)
+    with _models(session, tokenizer, template, clients, book, limits) as (models, run), _folder() as folder:
+        target = f"unix:{folder}/d.sock"
+        server = run(_start(models, target, clients))
+        try:
+            yield target
+        finally:
+            models.ready[0].engine.stop()
+            run(server.stop(1))
+
+
+@contextmanager
+def serving_http(
+    session: ScriptedSession,
+    listen: str = "unix",
+    *,
+    tokenizer: Tokenizer | None = None,
+    template: str = CHATML,
+    book: LimitBook | None = None,
+    limits: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Iterator[str]:
+    """Serves `session` over HTTP, with `options` of HttpListener; yields where."""
+    from runtime.http.listener import HttpListener  # late: it needs the extra `http`
+
+    with _models(session, tokenizer, template, Clients(book), book, limits or {}) as (models, run), _folder() as folder:
+        listen = f"unix:{folder}/h.sock" if listen == "unix" else listen
+        listener = HttpListener(listen, **{"max_body_bytes": 1 << 20, **options})
+        where = run(listener.start(models))
+        try:
+            yield where
+        finally:
+            models.ready[0].engine.stop()
+            run(listener.close())
+
+
+@contextmanager
+def _models(
+    session: ScriptedSession,
+    tokenizer: Tokenizer | None,
+    template: str,
+    clients: Clients,
+    book: LimitBook | None,
+    limits: Mapping[str, int],
+) -> Iterator[tuple[Models, Callable[[Coroutine[Any, Any, Any]], Any]]]:
+    """A model that runs `session`, and what runs coroutines on an event loop of its own."""
+    tokenizer = tokenizer or byte_tokenizer()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # not where a command's output goes
     engine = Engine(
         session,
@@ -47,42 +95,35 @@ def serving(
         clients=clients,
         **{"queue_limit": 64, "prefill_chunk_tokens": 16, "kv_budget_tokens": 10_000, **limits},
     )
+    reader = RequestReader(
+        tokenizer,
+        ChatTemplate(template),
+        SamplingDefaults(),
+        session.spec.vocab_size,
+        engine.context_tokens,
+        Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
+        adapters=session.adapters,
+        limits=book or LimitBook(),
+    )
+    models = no_models()
+    models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-
-    def run(coroutine):  # type: ignore[no-untyped-def]
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=20)
-
     try:
-        with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
-            target = f"unix:{folder}/d.sock"
-            reader = RequestReader(
-                tokenizer,
-                ChatTemplate(template),
-                SamplingDefaults(),
-                session.spec.vocab_size,
-                engine.context_tokens,
-                Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
-                adapters=session.adapters,
-                limits=book or LimitBook(),
-            )
-            server = run(_start(engine, reader, target, clients))
-            try:
-                yield target
-            finally:
-                engine.stop()
-                run(server.stop(1))
+        yield models, lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=20)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _start(engine: Engine, reader: RequestReader, target: str, clients: Clients) -> grpc.aio.Server:
-    models = no_models()
-    models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health = make_server(models, 4 << 20, clients)
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp")  # a socket's path must be short
+
+
+async def _start(models: Models, target: str, clients: Clients) -> grpc.aio.Server:
+    server, _, health = make_server(models, max_message_bytes=4 << 20, clients=clients)
     server.add_insecure_port(target)
     await server.start()
     await health.serving()

@@ -11,6 +11,7 @@ from edgeqwen.v1 import generation_pb2
 
 from ..chat_json import Conversation
 from ..errors import Fault, RequestError
+from ..fields import set_field
 from ..strict_json import read_json
 from ..validation import parse
 from .tensors import Value, read_inputs
@@ -190,15 +191,11 @@ def _stops(values: list[Any]) -> Iterator[str]:
 
 def _apply(request: generation_pb2.GenerateRequest, given: dict[str, Any]) -> None:
     """Raises RequestError for what its field cannot hold."""
-    faults = []
+    faults: list[Fault] = []
     for name, value in given.items():
-        target = request.sampling if name in _SAMPLING else request
-        try:
-            if name == "stop":
-                request.stop.extend(value)
-            else:
-                setattr(target, name, value)
-        except ValueError:
-            faults.append(Fault(name, f"is out of range (got {value})"))
+        if name == "stop":
+            request.stop.extend(value)
+        else:
+            faults += set_field(request.sampling if name in _SAMPLING else request, name, value, name)
     if faults:
         raise RequestError(faults)

@@ -55,6 +55,7 @@ SPELLED = {
     "more_packages": ("/q,/r", [Path("/q"), Path("/r")]),
     "packages_dir": ("/d", Path("/d")),
     "adapters_dir": ("/a", Path("/a")),
+    "http_listen": ("127.0.0.1:8000", "127.0.0.1:8000"),
     "listen": ("[::1]:50051", "[::1]:50051"),
     "queue_limit": ("7", 7),
     "limits": (

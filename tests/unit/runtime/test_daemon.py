@@ -35,6 +35,7 @@ from runtime.errors import AddressInUse, ConfigError
 from runtime.reload import Reloader
 
 BAD_FLAGS = {
+    "http_listen": "nowhere",
     "listen": "nowhere",
     "queue_limit": "0",
     "drain_timeout_s": "-1",
