@@ -94,7 +94,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ModelInferResponse:
         self._calls.add(context)
         try:
-            asked = self._read(request)
+            asked = await self._read(request)
             if asked.stream:
                 raise RequestError([Fault("stream", "is for ModelStreamInfer: leave it out")])
             async with aclosing(self._answer(request.id, asked)) as answers:
@@ -149,7 +149,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def streamed(self, request: pb.ModelInferRequest) -> AsyncGenerator[pb.ModelStreamInferResponse, None]:
         """The responses to one request of a stream; what is wrong with it is the last of them."""
         try:
-            async with aclosing(self._answer(request.id, self._read(request))) as answers:
+            async with aclosing(self._answer(request.id, await self._read(request))) as answers:
                 async for answer in answers:
                     yield pb.ModelStreamInferResponse(infer_response=answer)
         except EdgeQwenError as error:
@@ -157,9 +157,9 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             failed.parameters[_FINAL].bool_param = True
             yield pb.ModelStreamInferResponse(error_message=status_of(error).message, infer_response=failed)
 
-    def _read(self, request: pb.ModelInferRequest) -> Asked:
+    async def _read(self, request: pb.ModelInferRequest) -> Asked:
         try:
-            return read(request)
+            return await asyncio.to_thread(read, request)
         except RequestError as error:
             self._generator.log_refusal(error)
             raise

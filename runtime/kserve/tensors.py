@@ -12,6 +12,7 @@ from edgeqwen.kserve import inference_pb2 as pb
 from ..errors import Fault, RequestError
 
 MAX_ELEMENTS = 4096
+MAX_DIMENSIONS = 8
 Value = bool | int | float | bytes
 Values = Mapping[str, list[Value]]
 
@@ -85,6 +86,8 @@ def _elements(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) 
     kind = _KINDS.get(tensor.datatype)
     if kind is None:
         raise ValueError(f"must be one of {', '.join(_KINDS)} (got {tensor.datatype[:40]!r})")
+    if len(tensor.shape) > MAX_DIMENSIONS:
+        raise ValueError(f"must have at most {MAX_DIMENSIONS} dimensions (got {len(tensor.shape)})")
     if any(size < 0 for size in tensor.shape):
         raise ValueError("has a shape with a negative size")
     count = math.prod(tensor.shape)
