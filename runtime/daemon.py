@@ -19,7 +19,7 @@ import click
 
 from .address import Address
 from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import ConfigError, EdgeQwenError, Fault
+from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault
 from .memory import trim_after_load, use_one_heap
 from .reload import Reloader
 
@@ -108,7 +108,7 @@ def _check(read: Callable[[], Config], *, as_json: bool) -> int:
     from .check import Checked, check
 
     try:
-        checked = check(read())
+        checked = check(read(), extras=(_check_http,))
     except EdgeQwenError as error:
         checked = Checked((error,), (), {})
     if as_json:
@@ -273,6 +273,12 @@ def _make_http(config: Config) -> HttpListener | None:
     http = HttpListener(config.http_listen, config.max_message_bytes)
     http.require_free()
     return http
+
+
+def _check_http(config: Config) -> None:
+    """Raises ConfigError. Who listens there may be the daemon whose configuration is checked."""
+    with suppress(AddressInUse):
+        _make_http(config)
 
 
 def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:

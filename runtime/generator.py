@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import AsyncGenerator, Callable, Container
 from functools import partial
 
 import structlog
@@ -13,7 +14,7 @@ from edgeqwen.v1 import generation_pb2 as pb
 
 from .access.caller import current
 from .engine import Engine
-from .errors import DeadlineTooShort, EdgeQwenError, Exhausted, Unavailable
+from .errors import DeadlineTooShort, EdgeQwenError, Exhausted, Fault, RequestError, Unavailable
 from .fingerprint import fingerprint
 from .model import Model
 from .models import Models
@@ -72,8 +73,15 @@ class Generator:
                 model.engine.cancel(sequence)
                 log.info("cancelled", index=index, completion_tokens=len(sequence.output))
 
-    def log_refusal(self, error: EdgeQwenError) -> None:
-        """Says that a request was refused, and nothing of its text."""
+    def log_refusal(self, error: EdgeQwenError, known: Container[str] | None = None) -> None:
+        """Says that a request was refused, and nothing of its text.
+
+        Args:
+            known: what the paths of its faults may begin with, where keys or names of the client's may be in them: only
+                that is said of them.
+        """
+        if known is not None and isinstance(error, RequestError):
+            error = RequestError(Fault(_beginning(fault.path, known), fault.message) for fault in error.faults)
         self._log.info("refused", client=current().name, reason=type(error).__name__, detail=loggable(error))
 
     async def _begin(
@@ -131,6 +139,11 @@ class Events:
 
     def _put(self, index: int, event: Event) -> None:
         self._loop.call_soon_threadsafe(self._waiting.put_nowait, (index, event))
+
+
+def _beginning(path: str, known: Container[str]) -> str:
+    name = re.split(r"[.\[]", path, maxsplit=1)[0]
+    return name if name in known else "unknown"
 
 
 def error_of(event: Failed, engine: Engine) -> EdgeQwenError:

@@ -130,7 +130,7 @@ class _Api:
         try:
             return await asyncio.to_thread(read)
         except RequestError as error:
-            self._generator.log_refusal(error)
+            self._generator.log_refusal(error, schema.model_fields)
             raise
 
     def _spell(self, model: str) -> Callable[[int], str]:
@@ -142,32 +142,38 @@ class _Api:
     ) -> Response:
         events = self._generator.generate(message)
         try:
-            first = await until_left(request.receive, anext(events))
+            # A request that waits may still have to leave the queue, so a stream's status is that of its second event.
+            started = (await until_left(request.receive, anext(events))).started
+            first = await until_left(request.receive, anext(events)) if asked.stream else None
         except BaseException:
             await events.aclose()
             raise
-        writer = Writer(form, first.started)
-        if asked.stream:
+        writer = Writer(form, started)
+        if first is not None:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return EventStream(_chunks(events, writer, asked.n or 1, with_usage=with_usage))
+            return EventStream(_chunks(first, events, writer, asked.n or 1, with_usage=with_usage))
         async with aclosing(events):
             await until_left(request.receive, _gather(events, writer))
         return _json(writer.answer())
 
 
 async def _chunks(
-    events: AsyncGenerator[generation_pb2.GenerateResponse, None], writer: Writer, count: int, *, with_usage: bool
+    first: generation_pb2.GenerateResponse,
+    rest: AsyncGenerator[generation_pb2.GenerateResponse, None],
+    writer: Writer,
+    count: int,
+    *,
+    with_usage: bool,
 ) -> AsyncGenerator[Json | str, None]:
     """A failure in the middle is the last that is said: the status has been sent."""
     nothing = {"usage": None} if with_usage else {}
-    opened = False
-    async with aclosing(events):
+    async with aclosing(rest):
+        for opening in writer.openings(count):
+            yield opening | nothing
+        if (chunk := writer.chunk(first)) is not None:
+            yield chunk | nothing
         try:
-            async for event in events:
-                if not opened:
-                    opened = True
-                    for opening in writer.openings(count):
-                        yield opening | nothing
+            async for event in rest:
                 if (chunk := writer.chunk(event)) is not None:
                     yield chunk | nothing
         except EdgeQwenError as error:

@@ -6,7 +6,7 @@ import math
 
 from google.rpc import code_pb2
 
-from ..errors import EdgeQwenError, QueueFull, RequestError
+from ..errors import EdgeQwenError, Exhausted, RequestError
 from ..replies import code_of, status_of
 from .answers import Json
 from .asking import parameter_of
@@ -63,7 +63,7 @@ def status_and_headers(error: EdgeQwenError | HttpError) -> tuple[int, dict[str,
     if isinstance(error, HttpError):
         return error.status, {"connection": "close"} if error.closes else {}
     status, _, _ = _ANSWERS[code_of(error)]
-    if isinstance(error, QueueFull):
+    if isinstance(error, Exhausted):
         return status, {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
     if status == 401:
         return status, {"www-authenticate": "Bearer"}

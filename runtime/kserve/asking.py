@@ -53,6 +53,9 @@ OUTPUTS = {
 }
 """Every output. Who names none gets the first, and those whose `return_...` is true."""
 
+KNOWN = frozenset({*INPUTS, "inputs", "outputs", "parameters", "model_version", "raw_input_contents"})
+"""What the paths of faults begin with; what follows may be the client's."""
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -19,7 +19,7 @@ from ..generator import Generator
 from ..models import Models, State
 from ..open_calls import OpenCalls
 from ..replies import abort, status_of
-from .asking import INPUTS, OUTPUTS, Asked, read
+from .asking import INPUTS, KNOWN, OUTPUTS, Asked, read
 from .tensors import Value, add_output
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -161,7 +161,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             return await asyncio.to_thread(read, request)
         except RequestError as error:
-            self._generator.log_refusal(error)
+            self._generator.log_refusal(error, KNOWN)
             raise
 
     async def _answer(self, request_id: str, asked: Asked) -> AsyncGenerator[pb.ModelInferResponse, None]:

@@ -22,6 +22,7 @@ from runtime.access.caller import Role
 from runtime.errors import ConfigError, EdgeQwenError, ModelNotFound, QueueFull, Unavailable
 from runtime.http.failures import body_of, status_and_headers
 from runtime.http.listener import HttpListener
+from runtime.limits import LimitBook, Limits
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
@@ -167,16 +168,60 @@ def test_who_leaves_frees_the_slot(stream: bool) -> None:
             assert client.post(CHAT, json=GOOD).status_code == 200
 
 
-def test_an_engine_that_fails_in_a_stream_is_its_last_word() -> None:
-    """The status has been sent, so the error is an event, and no [DONE] follows it."""
+def test_an_engine_that_fails_is_told() -> None:
+    """By the status, if nothing was sent; in a stream by its last event, and no [DONE] follows it."""
     session = ScriptedSession(letters)
-    session.fail_next = "the device is gone"
     with serving_http(session, "127.0.0.1:0") as where, httpx2.Client(base_url=f"http://{where}") as client:
-        *_, last = client.post(CHAT, json=GOOD | {"stream": True}).text.strip().split("\n\n")
+        for stream in (False, True):
+            session.fail_next = "the device is gone"
+            assert client.post(CHAT, json=GOOD | {"stream": stream}).status_code == 500
+        runs = session.runs
+
+        def fail_later() -> None:
+            if session.runs >= runs + 20:
+                session.during_run = lambda: None
+                session.fail_next = "the device is gone"
+
+        session.during_run = fail_later
+        answer = client.post(CHAT, json=GOOD | {"max_tokens": 100, "stream": True})
+        assert answer.status_code == 200
+        last = answer.text.strip().split("\n\n")[-1]
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
-        session.fail_next = "the device is gone"
-        assert client.post(CHAT, json=GOOD).status_code == 500
         assert client.post(CHAT, json=GOOD).status_code == 200
+
+
+def test_limits_are_those_of_every_protocol() -> None:
+    """A client that has had what it may have gets 429, and how long to wait, in a stream too."""
+    book = LimitBook(Limits(requests_per_minute=1))
+    with serving_http(ScriptedSession(letters), book=book) as where:
+        transport = httpx2.HTTPTransport(uds=where.removeprefix("unix:"))
+        with httpx2.Client(base_url="http://localhost", transport=transport) as client:
+            assert client.post(CHAT, json=GOOD).status_code == 200
+            for stream in (True, False):
+                answer = client.post(CHAT, json=GOOD | {"stream": stream})
+                assert answer.status_code == 429
+                assert 0 < int(answer.headers["retry-after"]) <= 60
+                assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_logs_say_nothing_of_what_was_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a text nor a key that nobody knows; where the fault is they do say."""
+    secret = "xyzzy"
+    wrongs = (
+        {secret: 1},
+        {"messages": [{"role": secret}]},
+        {"logit_bias": {secret: 1}},
+        {"preset": secret},
+        {"tools": [{"type": "function", "function": {"name": "a b", "parameters": {secret: 1}}}]},
+    )
+    served = serving_http(ScriptedSession(letters), "127.0.0.1:0")
+    with served as where, httpx2.Client(base_url=f"http://{where}") as client:
+        for wrong in wrongs:
+            assert client.post(CHAT, json=GOOD | wrong).status_code == 400
+    log = capsys.readouterr().err
+    assert log.count("refused") == len(wrongs)
+    assert "messages" in log
+    assert secret not in log
 
 
 def test_callers_are_let_in_or_not() -> None:
