@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,9 @@ from .reload import Reloader
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
 
+    from .access.certificates import Certificates
+    from .access.entrance import Entrance
+    from .access.rules import Rules
     from .clients import Clients
     from .health import Health
     from .http.listener import HttpListener
@@ -49,6 +52,7 @@ Examples:
 
 \b
 A setting is taken from its flag, else from EDGEQWEN_<NAME>, else from the --config file, else it has its default.
+`tls`, `tokens` and `clients` are in the file only.
 The first SIGTERM or SIGINT stops accepting requests and lets running ones end; a second leaves at once.
 SIGHUP reads the configuration again; the log says what of it needs a restart.
 Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use.""",
@@ -65,8 +69,17 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 )
 @click.option("--packages-dir", type=click.Path(path_type=Path), help="Where `edgeqwen models load` finds packages.")
 @click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
-@click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
-@click.option("--http-listen", help="The OpenAI API over HTTP: unix:PATH, or HOST:PORT on loopback. Default: nowhere")
+@click.option(
+    "--listen",
+    multiple=True,
+    callback=lambda _, __, given: list(given) or None,
+    help=f"unix:PATH or HOST:PORT; may be given again. Default: {DEFAULT_LISTEN}",
+)
+@click.option("--socket-group", help="Whose members may connect to unix sockets. Default: edgeqwen")
+@click.option("--connections", type=int, help="At once, to unix sockets and to TCP ports. Default: 256")
+@click.option("--connections-per-user", type=int, help="Of them to unix sockets from one user. Default: 64")
+@click.option("--insecure/--no-insecure", default=None, help="Allow TCP without TLS off loopback. Default: no")
+@click.option("--http-listen", help="The OpenAI API over HTTP: unix:PATH or HOST:PORT. Default: nowhere")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
@@ -108,7 +121,7 @@ def _check(read: Callable[[], Config], *, as_json: bool) -> int:
     from .check import Checked, check
 
     try:
-        checked = check(read(), extras=(_check_http,))
+        checked = check(read(), extras=(_check_certificates, _check_http))
     except EdgeQwenError as error:
         checked = Checked((error,), (), {})
     if as_json:
@@ -128,6 +141,7 @@ async def serve(read: Callable[[], Config]) -> None:
     config = read()
     faulthandler.enable()  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
     use_one_heap()
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever knocks at a TLS port has a line of the log
     # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
     sys.setswitchinterval(0.0005)
     from .logs import configure
@@ -136,15 +150,21 @@ async def serve(read: Callable[[], Config]) -> None:
 
     configure(config.log_format, config.log_level)
     started_s = time.monotonic()
-    address = Address(config.listen)
-    address.require_free()  # before the load: a second daemon must find out at once
-    http = _make_http(config)
-    daemon = Daemon.load(config, Startup(tell), http)
+    off_loopback = config.tls is not None or config.insecure
+    addresses = [Address(listen, off_loopback=off_loopback) for listen in config.listen]
+    for address in addresses:
+        address.require_free()  # before the load: a second daemon must find out at once
+    entrance = _make_entrance(config)
+    http = _make_http(config, lambda: entrance.gate.rules)
+    daemon = Daemon.load(config, entrance, Startup(tell), http)
     reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
-    await run(daemon, address, reloader, started_s)
+    reloader.add(lambda new: entrance.reload(_make_rules(new)))
+    if http is not None:
+        reloader.add(lambda _: http.reload())
+    await run(daemon, addresses, reloader, started_s)
 
 
-async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: float) -> None:
+async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, started_s: float) -> None:
     """Serves until a signal says to leave, then drains. `started_s` is when loading began, on the monotonic clock."""
     import structlog
 
@@ -154,7 +174,7 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
     log = structlog.get_logger()
     signals = _Signals()
     try:
-        listen = await daemon.listen(address)
+        listen = " ".join(await daemon.listen(addresses))
         log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
         watch = StepWatch(daemon.engines, lambda: reloader.config.stall_timeout_s)
         async with supervised(watch.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
@@ -165,7 +185,8 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
             drained = await daemon.drain(timeout_s, signals.second)
     finally:
         await daemon.close()
-        address.release()
+        for address in addresses:
+            address.release()
         signals.forget()
     log.info("stopped", drained=drained)
 
@@ -200,27 +221,29 @@ class Daemon:
     def __init__(
         self,
         models: Models,
+        entrance: Entrance,
         server: grpc.aio.Server,
         calls: OpenCalls,
         health: Health,
         http: HttpListener | None = None,
     ) -> None:
         self._models = models
+        self._entrance = entrance
         self._http = http
         self._server = server
         self._calls = calls
         self._health = health
 
     @classmethod
-    def load(cls, config: Config, startup: Startup, http: HttpListener | None = None) -> Daemon:
+    def load(cls, config: Config, entrance: Entrance, startup: Startup, http: HttpListener | None = None) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .clients import Clients
 
         clients = Clients(config.limits.book)
         models = _load_models(config, startup, clients)
-        server, calls, health = make_server(models, config.max_message_bytes, clients)
+        server, calls, health = make_server(models, config.max_message_bytes, entrance, clients)
         trim_after_load()
-        return cls(models, server, calls, health, http)
+        return cls(models, entrance, server, calls, health, http)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -235,13 +258,14 @@ class Daemon:
         """Those of all models that are loaded."""
         return [model.engine for model in self._models.loaded]
 
-    async def listen(self, address: Address) -> str:
+    async def listen(self, addresses: Sequence[Address]) -> list[str]:
         """Starts the servers; returns where they listen."""
-        listen = address.bind(self._server.add_insecure_port)
+        listen = [address.bind(self._entrance.add_port) for address in addresses]
         await self._health.serving()
         await self._server.start()
+        self._entrance.start()
         if self._http is not None:
-            listen = f"{listen}, HTTP {await self._http.start(self._models)}"
+            listen.append(f"HTTP {await self._http.start(self._models)}")
         return listen
 
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
@@ -257,20 +281,29 @@ class Daemon:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._calls.wait_none(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
+        await self._entrance.close()
         if self._http is not None:
             await self._http.close()
 
 
-def _make_http(config: Config) -> HttpListener | None:
+def _make_http(config: Config, rules: Callable[[], Rules]) -> HttpListener | None:
     """None unless it is asked for. Raises ConfigError or AddressInUse."""
     if config.http_listen is None:
         return None
     try:
+        from .http.callers import Callers
         from .http.listener import HttpListener
     except ModuleNotFoundError as error:
         message = f"needs {error.name}, which is not installed: pip install 'edgeqwen[http]'"
         raise ConfigError([Fault("http_listen", message)]) from error
-    http = HttpListener(config.http_listen, config.max_message_bytes)
+    http = HttpListener(
+        config.http_listen,
+        config.max_message_bytes,
+        Callers(rules).admit,
+        tls=config.tls,
+        insecure=config.insecure,
+        socket_group=config.socket_group,
+    )
     http.require_free()
     return http
 
@@ -278,7 +311,7 @@ def _make_http(config: Config) -> HttpListener | None:
 def _check_http(config: Config) -> None:
     """Raises ConfigError. Who listens there may be the daemon whose configuration is checked."""
     with suppress(AddressInUse):
-        _make_http(config)
+        _make_http(config, lambda: _make_rules(config))
 
 
 def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
@@ -311,10 +344,49 @@ def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
     return models
 
 
+def _make_entrance(config: Config) -> Entrance:
+    """Raises ConfigError for certificates that cannot be used."""
+    from .access.entrance import Entrance
+    from .replies import abort
+
+    return Entrance(
+        _make_rules(config),
+        abort,
+        _load_certificates(config),
+        socket_group=config.socket_group,
+        connections=config.connections,
+        connections_per_user=config.connections_per_user,
+    )
+
+
+def _check_certificates(config: Config) -> None:
+    """Raises ConfigError for certificates that cannot be used."""
+    _load_certificates(config)
+
+
+def _make_rules(config: Config) -> Rules:
+    from .access.rules import Rules
+    from .access_settings import roles_of
+
+    return Rules(config.tokens, roles_of(config.clients), os.geteuid())
+
+
+def _load_certificates(config: Config) -> Certificates | None:
+    """None where the configuration has no TLS. Raises ConfigError for certificates that cannot be used."""
+    if config.tls is None:
+        return None
+    from .access.certificates import Certificates, Files
+
+    return Certificates(Files(config.tls.certificate, config.tls.key, config.tls.client_ca))
+
+
 def make_server(
-    models: Models, max_message_bytes: int, clients: Clients | None = None
+    models: Models, max_message_bytes: int, entrance: Entrance, clients: Clients | None = None
 ) -> tuple[grpc.aio.Server, OpenCalls, Health]:
-    """A server with all services in front of `models`, which listens nowhere yet. `clients` are those of the models."""
+    """A server with all services in front of `models`, to be reached by `entrance`, which listens nowhere yet.
+
+    `clients` are those of the models.
+    """
     import grpc.aio
 
     from edgeqwen.kserve import inference_pb2_grpc
@@ -330,16 +402,21 @@ def make_server(
     from .telemetry import TelemetryService
 
     server = grpc.aio.server(
+        interceptors=[entrance.gate],
         options=[
+            *entrance.options,
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
-        ]
+        ],
     )
+    entrance.attach(server)
     calls, health = OpenCalls(), Health()
     generator = Generator(models)
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(models, generator, calls), server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(
+        TelemetryService(models, clients, warnings=entrance.warnings), server
+    )
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(models, generator, calls), server)
     health.add_to(server)
     add_reflection(server, [*(name for name in SERVICES if name), SERVICE, "grpc.health.v1.Health"])

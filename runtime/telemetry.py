@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc.aio
@@ -28,12 +28,21 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         models: what is loaded. The sensors that count are those that its profiles name, or all.
         clients: who asks; None: nobody does.
         sysfs: where to look for sensors.
+        warnings: what whoever runs the daemon should know of it.
     """
 
-    def __init__(self, models: Models, clients: Clients | None = None, *, sysfs: Path = SYSFS) -> None:
+    def __init__(
+        self,
+        models: Models,
+        clients: Clients | None = None,
+        *,
+        sysfs: Path = SYSFS,
+        warnings: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._models = models
         self._clients = clients or Clients()
         self._sysfs = sysfs
+        self._warnings = warnings
         self._started_s = time.monotonic()
         self._process = psutil.Process()
         self._last_cpu = _CpuReading.now(self._process)
@@ -60,6 +69,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
             process=self._process_info(cpu, before),
             machine=_machine_info(cpu, before, temperatures),
             clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in self._clients.stats()],
+            warnings=self._warnings(),
         )
 
     def _process_info(self, cpu: _CpuReading, before: _CpuReading) -> pb.ProcessInfo:

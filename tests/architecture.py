@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 # another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
-        "daemon commands detect_command deploy",
+        "daemon commands detect_command token_command deploy",
         "models_service check supervision kserve reflection http",
         "service health telemetry address",
         "generator",
@@ -39,15 +39,21 @@ LAYERS = {
         "reload",
         "adapters inference config localsettings presets startup",
         "tuning limit_config",
-        "package detect footprint limits pace",
+        "package detect footprint limits pace access_settings",
         "profile",
         "validation",
         "logs machine memory notify sensors cpu access fingerprint strict_json fields",
         "errors",
     ),
-    "runtime.access": ("caller",),
+    "runtime.access": (
+        "entrance",
+        "gate",
+        "relay rules certificates",
+        "methods pair",
+        "caller tokens seldom places group",
+    ),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
-    "runtime.http": ("listener", "app", "exchange", "failures", "asking answers", "schemas"),
+    "runtime.http": ("listener", "app callers", "exchange", "failures", "asking answers", "schemas"),
     "runtime.kserve": ("service", "asking", "tensors"),
     "toolchain": (
         "cli",
@@ -76,7 +82,7 @@ LAYERS = {
         "progress exhaustion weights context",
         "olive_environment requirements",
     ),
-    "edgeqwen": ("cli", "flags batch status", "client printing", "requests retrying", "messages", "errors"),
+    "edgeqwen": ("cli", "flags batch status", "client printing", "requests retrying", "messages connection", "errors"),
 }
 
 # What else of this project a module may import: dotted prefixes, by pattern of the importing module.
@@ -138,14 +144,16 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command toolchain.advise_command"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
+    " toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.fields runtime.reflection runtime.replies edgeqwen.status",
     "google.rpc": "runtime.http.failures runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.kserve.service runtime.models_service runtime.open_calls"
-    " runtime.reflection runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
+    "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.daemon runtime.health"
+    " runtime.kserve.service runtime.models_service runtime.open_calls runtime.reflection runtime.replies"
+    " runtime.service runtime.telemetry edgeqwen.client edgeqwen.connection edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.reflection",
     "grpc_status": "runtime.replies",
@@ -169,14 +177,15 @@ DOORS = {
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.telemetry",
-    "pydantic": "runtime.chat_json runtime.config runtime.http.schemas runtime.limit_config runtime.localsettings"
-    " runtime.package runtime.presets runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.access_settings runtime.chat_json runtime.config runtime.http.schemas runtime.limit_config"
+    " runtime.localsettings runtime.package runtime.presets runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "starlette": "runtime.http.app runtime.http.exchange",
-    "structlog": "runtime.daemon runtime.generator runtime.logs runtime.model runtime.models runtime.models_service"
-    " runtime.service runtime.supervision",
+    "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
+    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
+    " runtime.access.relay runtime.daemon runtime.generator runtime.http.callers runtime.http.listener runtime.logs"
+    " runtime.model runtime.models runtime.models_service runtime.service runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"

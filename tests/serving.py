@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import grp
+import os
 import sys
 import tempfile
 import threading
@@ -15,6 +17,9 @@ import structlog
 from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer, no_models
 
+from runtime.access.certificates import Certificates
+from runtime.access.entrance import Entrance
+from runtime.access.rules import Rules
 from runtime.chat import ChatTemplate
 from runtime.clients import Clients
 from runtime.daemon import make_server
@@ -24,10 +29,25 @@ from runtime.limits import LimitBook
 from runtime.model import Model, ModelFacts
 from runtime.models import Models
 from runtime.package import SamplingDefaults
+from runtime.replies import abort
 from runtime.requests import RequestReader
 from runtime.tokenizer import Tokenizer
 
 MODEL = "scripted"
+
+
+def make_entrance(
+    rules: Rules | None = None, certificates: Certificates | None = None, *, connections: int = 64
+) -> Entrance:
+    """By default one by which this user may do everything."""
+    return Entrance(
+        rules or Rules({}, {}, os.geteuid()),
+        abort,
+        certificates,
+        socket_group=grp.getgrgid(os.getegid()).gr_name,
+        connections=connections,
+        connections_per_user=connections,
+    )
 
 
 @contextmanager
@@ -37,18 +57,20 @@ def serving(
     tokenizer: Tokenizer | None = None,
     template: str = CHATML,
     book: LimitBook | None = None,
+    entrance: Entrance | None = None,
+    listen: str | None = None,
     **limits: int,
 ) -> Iterator[str]:
-    """Serves `session` to clients with the limits of `book`; yields the target."""
-    clients = Clients(book)
+    """Serves `session` at `listen`, by default a unix socket, with the limits of `book`; yields the target."""
+    clients, entrance = Clients(book), entrance or make_entrance()
     with _models(session, tokenizer, template, clients, book, limits) as (models, run), _folder() as folder:
-        target = f"unix:{folder}/d.sock"
-        server = run(_start(models, target, clients))
+        server, target = run(_start(models, entrance, listen or f"unix:{folder}/d.sock", clients))
         try:
             yield target
         finally:
             models.ready[0].engine.stop()
             run(server.stop(1))
+            run(entrance.close())
 
 
 @contextmanager
@@ -122,9 +144,10 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp")  # a socket's path must be short
 
 
-async def _start(models: Models, target: str, clients: Clients) -> grpc.aio.Server:
-    server, _, health = make_server(models, max_message_bytes=4 << 20, clients=clients)
-    server.add_insecure_port(target)
+async def _start(models: Models, entrance: Entrance, listen: str, clients: Clients) -> tuple[grpc.aio.Server, str]:
+    server, _, health = make_server(models, 4 << 20, entrance, clients)
+    port = entrance.add_port(listen)
     await server.start()
+    entrance.start()
     await health.serving()
-    return server
+    return server, listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

@@ -15,7 +15,6 @@ from starlette.routing import Route
 
 from edgeqwen.v1 import generation_pb2
 
-from ..access.caller import Role
 from ..errors import EdgeQwenError, RequestError
 from ..generator import Generator
 from ..models import Models
@@ -27,8 +26,8 @@ from .exchange import EventStream, encoded, read_body, until_left
 from .failures import HttpError, body_of, status_and_headers
 from .schemas import ChatRequest, Common, CompletionRequest
 
-Admit = Callable[[HTTPConnection, Role], None]
-"""Lets a caller in that has the role, for the task that runs. Raises EdgeQwenError."""
+Admit = Callable[[HTTPConnection, str], None]
+"""Lets a caller in that may use a path, for the task that runs. Raises EdgeQwenError."""
 Asked = TypeVar("Asked", bound=Common)
 
 BODY_TIMEOUT_S = 30.0
@@ -92,11 +91,11 @@ class _Api:
         return await self._answer(request, asked, message, form)
 
     async def list_models(self, request: Request) -> Response:
-        self._admit(request, "generate")
+        self._admit(request, "/v1/models")
         return _json({"object": "list", "data": [_model(model.name) for model in self._models.ready]})
 
     async def show_model(self, request: Request) -> Response:
-        self._admit(request, "generate")
+        self._admit(request, "/v1/models")
         return _json(_model(self._models.get(request.path_params["name"]).name))
 
     async def live(self, request: Request) -> Response:
@@ -106,16 +105,16 @@ class _Api:
         takes = any(not model.engine.stats().draining for model in self._models.ready)
         return _json({"status": "ok" if takes else "not ready"}, 200 if takes else 503)
 
-    def _admit(self, request: Request, role: Role) -> None:
+    def _admit(self, request: Request, path: str) -> None:
         host = request.headers.get("host", "")
         if self._hosts is not None and _without_port(host) not in self._hosts:
             raise HttpError(421, f"this daemon answers for {', '.join(sorted(self._hosts))} only", closes=True)
-        self._admit_caller(request, role)
+        self._admit_caller(request, path)
 
     async def _read(
         self, request: Request, schema: type[Asked], convert: Callable[[Asked], generation_pb2.GenerateRequest]
     ) -> tuple[Asked, generation_pb2.GenerateRequest]:
-        self._admit(request, "generate")
+        self._admit(request, request.url.path)
         # With another type a browser would send it for any page, without asking us first.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise HttpError(415, "the content-type must be application/json", closes=True)

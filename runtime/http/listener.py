@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-from typing import Any
+import ssl
+from pathlib import Path
 
+import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..access.group import give_to_group
+from ..access.places import UNIX, host_and_port, is_loopback
+from ..access.relay import peer_of
+from ..access_settings import Tls
 from ..address import Address
 from ..errors import ConfigError, Fault
 from ..generator import Generator
@@ -24,7 +29,6 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _KEEP_ALIVE_S = 30
 _GOODBYE_S = 1
 _BACKLOG = 128
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class HttpListener:
@@ -33,6 +37,8 @@ class HttpListener:
     Args:
         listen: `unix:PATH` or `HOST:PORT`.
         admit: lets callers in; as `make_app` takes it.
+        socket_group: who may connect to a unix socket beside this user.
+        tls: what TCP is encrypted with; without it only `insecure` lets it be open to other machines.
     """
 
     def __init__(
@@ -41,6 +47,9 @@ class HttpListener:
         max_body_bytes: int,
         admit: Admit = lambda connection, role: None,
         *,
+        tls: Tls | None = None,
+        insecure: bool = False,
+        socket_group: str = "edgeqwen",
         header_timeout_s: float = HEADER_TIMEOUT_S,
         body_timeout_s: float = BODY_TIMEOUT_S,
     ) -> None:
@@ -48,8 +57,11 @@ class HttpListener:
         self._header_timeout_s, self._body_timeout_s = header_timeout_s, body_timeout_s
         self._server: uvicorn.Server | None = None
         self._sockets: list[socket.socket] = []
+        self._context: ssl.SSLContext | None = None
+        self._socket_group = socket_group
+        self._tls = None if self._is_unix else tls
         try:
-            self._address = Address(listen)
+            self._address = Address(listen, off_loopback=tls is not None or insecure)
         except ConfigError as error:
             raise _renamed(error) from error
 
@@ -67,7 +79,7 @@ class HttpListener:
             Generator(models),
             self._admit,
             max_body_bytes=self._max_body_bytes,
-            hosts=None if self._is_unix else _LOOPBACK,
+            hosts=_LOOPBACK if self._is_bare_loopback else None,
             body_timeout_s=self._body_timeout_s,
         )
         timeout_s = self._header_timeout_s
@@ -92,7 +104,12 @@ class HttpListener:
             timeout_graceful_shutdown=_GOODBYE_S,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
+        if self._tls is not None:
+            config.ssl_certfile, config.ssl_keyfile = self._tls.certificate, self._tls.key
+            if self._tls.client_ca is not None:
+                config.ssl_ca_certs, config.ssl_cert_reqs = str(self._tls.client_ca), ssl.CERT_REQUIRED
         config.load()
+        self._context = config.ssl
         try:
             listen = self._address.bind(self._bind)
         except ConfigError as error:
@@ -102,6 +119,14 @@ class HttpListener:
         await self._server.startup(sockets=self._sockets)
         return listen
 
+    def reload(self) -> None:
+        """Connections from now on get the certificate that is in its files now."""
+        if self._tls is not None and self._context is not None:
+            try:
+                self._context.load_cert_chain(self._tls.certificate, self._tls.key, password=lambda: b"")
+            except (OSError, ssl.SSLError) as error:
+                structlog.get_logger().error("new certificate ignored", listen=self._listen, reason=str(error))
+
     async def close(self) -> None:
         """Ends it: those that are reading the end of an answer have a second."""
         if self._server is not None:
@@ -110,7 +135,11 @@ class HttpListener:
 
     @property
     def _is_unix(self) -> bool:
-        return self._listen.startswith("unix:")
+        return self._listen.startswith(UNIX)
+
+    @property
+    def _is_bare_loopback(self) -> bool:
+        return not self._is_unix and self._tls is None and is_loopback(host_and_port(self._listen)[0])
 
     def _bind(self, listen: str) -> int:
         """Raises RuntimeError, as gRPC does."""
@@ -118,7 +147,8 @@ class HttpListener:
             if self._is_unix:
                 made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 self._sockets.append(made)
-                made.bind(listen.removeprefix("unix:"))
+                made.bind(listen.removeprefix(UNIX))
+                give_to_group(Path(listen.removeprefix(UNIX)), self._socket_group)
                 return 1
             host, _, port = listen.rpartition(":")
             family, kind, protocol, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[
@@ -137,7 +167,7 @@ class HttpListener:
 class _Connection(H11Protocol):
     """A client that connects and does not ask, or asks without end, is sent away.
 
-    `scope["state"]` has the `uid` of who is at the other end of a unix socket.
+    `scope["state"]` has the `uid` of who is at the other end of a unix socket, and the `certificate` of a TLS client.
     """
 
     header_timeout_s = HEADER_TIMEOUT_S
@@ -145,7 +175,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "uid": _uid(transport.get_extra_info("socket"))}
+        connection, certificate = transport.get_extra_info("socket"), transport.get_extra_info("peercert")
+        self.app_state = {**self.app_state, "uid": _uid(connection), "certificate": certificate}
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -170,12 +201,8 @@ class _Connection(H11Protocol):
             self._waiting = None
 
 
-def _uid(connection: Any) -> int | None:
-    if connection is None or connection.family != socket.AF_UNIX:
-        return None
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(credentials)[1]
-    return uid
+def _uid(connection: socket.socket | None) -> int | None:
+    return peer_of(connection).uid if connection is not None and connection.family == socket.AF_UNIX else None
 
 
 def _renamed(error: ConfigError) -> ConfigError:
