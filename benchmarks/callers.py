@@ -41,6 +41,7 @@ TOKEN = "eqt_" + "a" * 43
 
 async def serve(way: str, folder: Path) -> None:
     """Prints where it listens, and serves until it is ended."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
     from certificates import Authority
 
     from runtime.access.certificates import Certificates, Files
