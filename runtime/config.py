@@ -77,6 +77,9 @@ class Config(StrictModel):
         description="Roles by client, such as `uid:1000: [generate, observe, admin]`; `token:*` for all others.",
     )
     insecure: bool = Field(default=False, description="Allow TCP without TLS off loopback.")
+    http_listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] | None = Field(
+        default=None, description="Where to answer the OpenAI API over HTTP: unix:PATH, or HOST:PORT; unset: nowhere."
+    )
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
     )

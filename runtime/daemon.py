@@ -19,7 +19,7 @@ import click
 
 from .address import Address
 from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
-from .errors import EdgeQwenError
+from .errors import AddressInUse, ConfigError, EdgeQwenError, Fault
 from .memory import trim_after_load, use_one_heap
 from .reload import Reloader
 
@@ -31,11 +31,12 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .access.rules import Rules
     from .caretaker import Caretaker, PowerMode
     from .clients import Clients
+    from .http.listener import HttpListener
     from .model import Model
     from .models import Models
+    from .open_calls import OpenCalls
     from .package import Package
     from .sensing.board import Board
-    from .service import GenerationService
     from .startup import Startup
 
 _POWER_SIGNALS: Mapping[signal.Signals, PowerMode] = {signal.SIGUSR1: "low", signal.SIGUSR2: "normal"}
@@ -80,6 +81,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--connections", type=int, help="At once, to unix sockets and to TCP ports. Default: 256")
 @click.option("--connections-per-user", type=int, help="Of them to unix sockets from one user. Default: 64")
 @click.option("--insecure/--no-insecure", default=None, help="Allow TCP without TLS off loopback. Default: no")
+@click.option("--http-listen", help="The OpenAI API over HTTP: unix:PATH or HOST:PORT. Default: nowhere")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
@@ -122,7 +124,7 @@ def _check(read: Callable[[], Config], *, as_json: bool) -> int:
     from .check import Checked, check
 
     try:
-        checked = check(read(), extras=(_check_certificates,))
+        checked = check(read(), extras=(_check_certificates, _check_http))
     except EdgeQwenError as error:
         checked = Checked((error,), (), {})
     if as_json:
@@ -158,9 +160,12 @@ async def serve(read: Callable[[], Config]) -> None:
     for address in addresses:
         address.require_free()  # before the load: a second daemon must find out at once
     entrance = _make_entrance(config)
-    daemon = Daemon.load(config, entrance, Startup(tell))
+    http = _make_http(config, lambda: entrance.gate.rules)
+    daemon = Daemon.load(config, entrance, Startup(tell), http)
     reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
     reloader.add(lambda new: entrance.reload(_make_rules(new)))
+    if http is not None:
+        reloader.add(lambda _: http.reload())
     await run(daemon, addresses, reloader, started_s)
 
 
@@ -228,17 +233,19 @@ class Daemon:
         models: Models,
         entrance: Entrance,
         server: grpc.aio.Server,
-        generation: GenerationService,
+        calls: OpenCalls,
         caretaker: Caretaker,
+        http: HttpListener | None = None,
     ) -> None:
         self._models = models
         self._entrance = entrance
+        self._http = http
         self._server = server
-        self._generation = generation
+        self._calls = calls
         self._caretaker = caretaker
 
     @classmethod
-    def load(cls, config: Config, entrance: Entrance, startup: Startup) -> Daemon:
+    def load(cls, config: Config, entrance: Entrance, startup: Startup, http: HttpListener | None = None) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .clients import Clients
         from .sensing.board import Board
@@ -247,11 +254,9 @@ class Daemon:
         models = _load_models(config, startup, clients)
         board = Board(folders=(config.state_dir, config.package))
         caretaker = _make_caretaker(models, config)
-        server, generation, caretaker = make_server(
-            models, config.max_message_bytes, entrance, clients, board, caretaker
-        )
+        server, calls, caretaker = make_server(models, config.max_message_bytes, entrance, clients, board, caretaker)
         trim_after_load()
-        return cls(models, entrance, server, generation, caretaker)
+        return cls(models, entrance, server, calls, caretaker, http)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -267,11 +272,13 @@ class Daemon:
         self._caretaker.set_bounds(config.stall_timeout_s, config.low_power_battery_percent)
 
     async def listen(self, addresses: Sequence[Address]) -> list[str]:
-        """Starts the server; returns where it listens."""
+        """Starts the servers; returns where they listen."""
         listen = [address.bind(self._entrance.add_port) for address in addresses]
         await self._caretaker.start()
         await self._server.start()
         self._entrance.start()
+        if self._http is not None:
+            listen.append(f"HTTP {await self._http.start(self._models)}")
         return listen
 
     def alive(self) -> bool:
@@ -294,9 +301,39 @@ class Daemon:
         # A server that is told to stop while a call is open closes the connection right behind the call's end, and a
         # client that is just writing then loses what it has not read. Told afterwards, it waits until the client has.
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._generation.wait_ended(), _GOODBYE_S)
+            await asyncio.wait_for(self._calls.wait_none(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
         await self._entrance.close()
+        if self._http is not None:
+            await self._http.close()
+
+
+def _make_http(config: Config, rules: Callable[[], Rules]) -> HttpListener | None:
+    """None unless it is asked for. Raises ConfigError or AddressInUse."""
+    if config.http_listen is None:
+        return None
+    try:
+        from .http.callers import Callers
+        from .http.listener import HttpListener
+    except ModuleNotFoundError as error:
+        message = f"needs {error.name}, which is not installed: pip install 'edgeqwen[http]'"
+        raise ConfigError([Fault("http_listen", message)]) from error
+    http = HttpListener(
+        config.http_listen,
+        config.max_message_bytes,
+        Callers(rules).admit,
+        tls=config.tls,
+        insecure=config.insecure,
+        socket_group=config.socket_group,
+    )
+    http.require_free()
+    return http
+
+
+def _check_http(config: Config) -> None:
+    """Raises ConfigError. Who listens there may be the daemon whose configuration is checked."""
+    with suppress(AddressInUse):
+        _make_http(config, lambda: _make_rules(config))
 
 
 def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
@@ -389,15 +426,15 @@ def make_server(
     clients: Clients | None = None,
     board: Board | None = None,
     caretaker: Caretaker | None = None,
-) -> tuple[grpc.aio.Server, GenerationService, Caretaker]:
+) -> tuple[grpc.aio.Server, OpenCalls, Caretaker]:
     """A server with all services in front of `models`, to be reached by `entrance`, which listens nowhere yet.
 
     `clients` are those of the models; telemetry reads `board`; `caretaker` looks after the models, None makes one that
     reads no board.
     """
     import grpc.aio
-    from grpc_reflection.v1alpha import reflection
 
+    from edgeqwen.kserve import inference_pb2_grpc
     from edgeqwen.v1 import (
         control_pb2_grpc,
         generation_pb2_grpc,
@@ -408,9 +445,13 @@ def make_server(
 
     from .caretaker import Caretaker
     from .control import ControlService
+    from .generator import Generator
     from .health import SERVICES, Health
     from .health_report import HealthService
+    from .kserve.service import SERVICE, InferenceService
     from .models_service import ModelsService
+    from .open_calls import OpenCalls
+    from .reflection import add_reflection
     from .service import GenerationService
     from .telemetry import TelemetryService
 
@@ -423,18 +464,18 @@ def make_server(
         ],
     )
     entrance.attach(server)
-    generation, caretaker = GenerationService(models), caretaker or Caretaker(models, Health())
-    generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
-    models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
+    calls, generator, caretaker = OpenCalls(), Generator(models), caretaker or Caretaker(models, Health())
     caretaker.warn_by(entrance.warnings)
+    generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(models, generator, calls), server)
+    models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
     telemetry = TelemetryService(models, clients, board, warnings=caretaker.warnings)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker), server)
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(caretaker), server)
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(models, generator, calls), server)
     caretaker.health.add_to(server)
-    names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, server)
-    return server, generation, caretaker
+    add_reflection(server, [*(name for name in SERVICES if name), SERVICE, "grpc.health.v1.Health"])
+    return server, calls, caretaker
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command token_command deploy",
-        "models_service health_report control check supervision",
+        "models_service health_report control check supervision kserve reflection http",
         "caretaker",
         "service health telemetry address",
-        "snapshot_messages",
+        "snapshot_messages generator",
         "snapshots",
         "models",
         "model",
-        "replies repository",
-        "requests board",
+        "replies repository open_calls",
+        "requests board chat_json",
         "conversations",
         "bench autotune loading",
         "engine grammar",
@@ -49,7 +49,7 @@ LAYERS = {
         "profile",
         "validation",
         "battery cgroup",
-        "logs machine memory notify sensing cpu access fingerprint",
+        "logs machine memory notify sensing cpu access fingerprint strict_json fields",
         "errors",
     ),
     "runtime.access": (
@@ -57,9 +57,11 @@ LAYERS = {
         "gate",
         "relay rules certificates",
         "methods pair",
-        "caller tokens seldom places",
+        "caller tokens seldom places group",
     ),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
+    "runtime.http": ("listener", "app callers", "exchange", "failures", "asking answers", "schemas"),
+    "runtime.kserve": ("service", "asking", "tensors"),
     "runtime.sensing": (
         "rates",
         "board",
@@ -148,15 +150,20 @@ ACROSS = {
     "toolchain.kvscales": ("runtime.cuda_session", "runtime.ort_session", "runtime.session"),
     "toolchain.surgery": ("runtime.adapters",),
     "runtime.conversations": ("edgeqwen.v1",),
+    "runtime.generator": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
     "runtime.models_service": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
-    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.chat_json": ("edgeqwen.v1",),
     "runtime.control": ("edgeqwen.v1",),
-    "runtime.daemon": ("edgeqwen.v1",),
+    "runtime.daemon": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.http.*": ("edgeqwen.v1",),
+    "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.reflection": ("edgeqwen.kserve",),
     "edgeqwen.*": ("edgeqwen.v1",),
 }
 
@@ -167,13 +174,14 @@ DOORS = {
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
-    "google.rpc": "runtime.replies edgeqwen.errors",
+    "google.protobuf": "runtime.fields runtime.reflection runtime.replies edgeqwen.status edgeqwen.watch",
+    "google.rpc": "runtime.http.failures runtime.replies edgeqwen.errors",
     "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.control runtime.daemon"
-    " runtime.health runtime.health_report runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
+    " runtime.health runtime.health_report runtime.kserve.service runtime.models_service runtime.open_calls"
+    " runtime.reflection runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.connection"
+    " edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health edgeqwen.client",
-    "grpc_reflection": "runtime.daemon",
+    "grpc_reflection": "runtime.reflection",
     "grpc_status": "runtime.replies",
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
@@ -196,15 +204,16 @@ DOORS = {
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.access_settings runtime.config runtime.limit_config runtime.localsettings runtime.package"
-    " runtime.presets"
-    " runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.access_settings runtime.chat_json runtime.config runtime.http.schemas runtime.limit_config"
+    " runtime.localsettings runtime.package runtime.presets runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.relay"
-    " runtime.caretaker runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service"
-    " runtime.service runtime.supervision",
+    "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
+    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
+    " runtime.access.relay runtime.caretaker runtime.daemon runtime.generator runtime.http.callers"
+    " runtime.http.listener runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
+    " runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
@@ -212,6 +221,7 @@ DOORS = {
     "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
     " toolchain.sources",
+    "uvicorn": "runtime.http.listener",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.models toolchain.presets"
     " toolchain.structured",
 }

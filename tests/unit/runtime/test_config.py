@@ -60,6 +60,7 @@ SPELLED = {
     "connections": ("9", 9),
     "connections_per_user": ("3", 3),
     "insecure": ("1", True),
+    "http_listen": ("127.0.0.1:8000", "127.0.0.1:8000"),
     "queue_limit": ("7", 7),
     "limits": (
         "{default: {output_tokens: 5}, clients: {pump: {output_tokens: null, requests_per_minute: 9}}}",

@@ -36,6 +36,7 @@ from runtime.errors import AddressInUse, ConfigError
 from runtime.reload import Reloader
 
 BAD_FLAGS = {
+    "http_listen": "nowhere",
     "listen": "nowhere",
     "connections": "0",
     "connections_per_user": "0",
