@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import ipaddress
 import os
 import socket
 import stat
@@ -12,29 +11,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .access.places import UNIX, host_and_port, is_loopback, max_public_bytes
 from .errors import AddressInUse, ConfigError, Fault
 
 
 class Address:
-    """Where the daemon listens: a unix socket for its owner and group only, or HOST:PORT on loopback."""
+    """One place where the daemon listens: a unix socket for its owner and group only, or a TCP port."""
 
-    def __init__(self, listen: str) -> None:
-        """Reads `unix:PATH` or `HOST:PORT`. Raises ConfigError for an address that is not allowed."""
+    def __init__(self, listen: str, *, off_loopback: bool = False) -> None:
+        """Reads `unix:PATH` or `HOST:PORT`. Raises ConfigError for an address that is not allowed.
+
+        Args:
+            off_loopback: whether TCP ports may be open to other machines.
+        """
         self._listen = listen
         self._path: Path | None = None
         self._file: tuple[int, int] | None = None  # device and inode of the socket that we made
-        if listen.startswith("unix:"):
-            self._path = Path(listen.removeprefix("unix:"))
+        if listen.startswith(UNIX):
+            self._path = Path(listen.removeprefix(UNIX))
             _require_room(self._path)
         else:
-            _require_loopback(*_host_and_port(listen))
+            _require_allowed(*host_and_port(listen), off_loopback=off_loopback)
 
     def require_free(self) -> None:
         """Raises AddressInUse if a process listens here, or ConfigError if something else is in the way."""
         if self._path is not None:
             _require_nobody(self._path)
             return
-        host, port = _host_and_port(self._listen)
+        host, port = host_and_port(self._listen)
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,7 +85,7 @@ class Address:
     def _add(self, add_port: Callable[[str], int]) -> int:
         try:
             return add_port(self._listen)
-        except RuntimeError as error:  # gRPC does not say why
+        except (OSError, RuntimeError) as error:  # gRPC does not say why
             raise AddressInUse(f"cannot listen at {self._listen}: is another process there?") from error
 
     def _refuse(self, error: OSError) -> None:
@@ -132,7 +136,7 @@ def _require_nobody(path: Path) -> None:
             return
         except OSError:  # it lives, and is busy or another user's
             pass
-    raise _in_use(f"unix:{path}")
+    raise _in_use(f"{UNIX}{path}")
 
 
 def _require_room(path: Path) -> None:
@@ -142,22 +146,17 @@ def _require_room(path: Path) -> None:
         raise ConfigError([Fault("listen", f"the folder {folder} does not exist: create it")])
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError([Fault("listen", f"this user may not write to the folder {folder}: choose another")])
-    if len(os.fsencode(path)) > 107:  # sockaddr_un.sun_path, with its final zero
-        raise ConfigError([Fault("listen", f"the path is longer than the 107 bytes a socket can have: {path}")])
+    if len(os.fsencode(path)) > max_public_bytes():
+        message = f"the path is longer than the {max_public_bytes()} bytes that it can have: {path}"
+        raise ConfigError([Fault("listen", message)])
 
 
-def _host_and_port(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _require_loopback(host: str, port: int) -> None:
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        message = f"must be a unix socket or a loopback address: nothing protects {host} from others on the network"
+def _require_allowed(host: str, port: int, *, off_loopback: bool) -> None:
+    if not (off_loopback or is_loopback(host)):
+        message = (
+            f"must be a unix socket or a loopback address, as nothing protects {host} from others on the network:"
+            " set `tls`, or `insecure: true` if they may read and send everything"
+        )
         raise ConfigError([Fault("listen", message)])
     if port > 65535:
         raise ConfigError([Fault("listen", f"has no port above 65535 (got {port})")])

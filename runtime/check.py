@@ -70,9 +70,10 @@ def check(config: Config, *, extras: tuple[Extra, ...] = (), root: Path = Path("
         root: where /proc is, for the memory of this machine.
     """
     found = _Findings()
-    found.runs["listen"] = config.listen
-    with found.noted():
-        _check_address(config, found)
+    found.runs["listen"] = " ".join(config.listen)
+    for listen in config.listen:
+        with found.noted():
+            _check_address(listen, config, found)
     for extra in extras:
         with found.noted():
             extra(config)
@@ -119,12 +120,12 @@ class _Findings:
             self.faults.append(error)
 
 
-def _check_address(config: Config, found: _Findings) -> None:
+def _check_address(listen: str, config: Config, found: _Findings) -> None:
     """A daemon that answers there is no fault: it may be the one whose configuration is checked."""
     try:
-        Address(config.listen).require_free()
+        Address(listen, off_loopback=config.tls is not None or config.insecure).require_free()
     except AddressInUse:
-        found.warnings.append(f"a process listens at {config.listen} now: a second daemon could not start there")
+        found.warnings.append(f"a process listens at {listen} now: a second daemon could not start there")
 
 
 def _check_package(path: Path, config: Config, found: _Findings) -> list[Footprint]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from rich.console import Console
@@ -38,6 +38,14 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str) -> l
     if not counts or counts[0] < 1:
         raise click.BadParameter("looks like 1,2,4: whole numbers above 0")
     return counts
+
+
+class _Connection(Protocol):
+    """What `edgeqwen` knows of the daemon that it would talk to."""
+
+    @property
+    def address(self) -> str:
+        """`unix:PATH` or `HOST:PORT`."""
 
 
 @click.command(
@@ -69,7 +77,7 @@ Exit status as of edgeqwend: 0 done, 1 error, 2 usage, 3 configuration, 4 packag
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.pass_obj
 def bench(
-    target: str,
+    daemon: _Connection,
     /,
     package: Path | None,
     config_file: Path | None,
@@ -88,8 +96,10 @@ def bench(
     except ImportError as error:
         message = f"bench runs the model itself, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
-    if _somebody_listens(target):
-        click.echo(f"edgeqwen: a daemon runs at {target} and may use the cores: stop it for true figures", err=True)
+    if _somebody_listens(daemon.address):
+        click.echo(
+            f"edgeqwen: a daemon runs at {daemon.address} and may use the cores: stop it for true figures", err=True
+        )
     try:
         board = Board.open(_config_file(config_file), os.environ, {"package": package, **flags})
         if board.complaint:
@@ -115,14 +125,14 @@ def _config_file(named: Path | None) -> Path | None:
     return named or (_CONFIG_FILE if _CONFIG_FILE.is_file() else None)
 
 
-def _somebody_listens(target: str) -> bool:
+def _somebody_listens(address: str) -> bool:
     """Whether a connection to `unix:PATH` or `HOST:PORT` is taken."""
     try:
-        if target.startswith("unix:"):
+        if address.startswith("unix:"):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.connect(target.removeprefix("unix:").removeprefix("//"))
+                probe.connect(address.removeprefix("unix:").removeprefix("//"))
         else:
-            host, _, port = target.rpartition(":")
+            host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
     except OSError:
         return False

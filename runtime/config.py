@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from .access.caller import Role
+from .access_settings import Identity, Tls, TokenDigest, TokenName, require_consistent
 from .errors import ConfigError, Fault
 from .limit_config import LimitConfig
 from .profile import OPENVINO_DEVICE
@@ -21,6 +24,26 @@ SharePrefix = Literal["client", "all", "off"]
 
 DEFAULT_LISTEN = "unix:/run/edgeqwen/edgeqwend.sock"
 DEFAULT_STATE_DIR = Path("/var/lib/edgeqwen")
+
+
+def _listed(value: object) -> object:
+    """One address stands for a list of it; a flag and the environment separate several with commas."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+def _distinct(listen: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(listen)) < len(listen):
+        raise ValueError("must not name an address twice")
+    return listen
+
+
+Listen = Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")]
+Listens = Annotated[
+    tuple[Listen, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_distinct),
+    Field(strict=False, min_length=1, max_length=16),
+]
 
 
 class Config(StrictModel):
@@ -37,9 +60,23 @@ class Config(StrictModel):
     adapters_dir: Annotated[Path, Field(strict=False)] | None = Field(
         default=None, description="Folder of adapters (*.onnx_adapter) to offer beside those of the package."
     )
-    listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] = Field(
-        default=DEFAULT_LISTEN, description="unix:PATH, or HOST:PORT."
+    listen: Listens = Field(default=(DEFAULT_LISTEN,), description="unix:PATH or HOST:PORT, or several of them.")
+    socket_group: str = Field(default="edgeqwen", description="The group whose members may connect to unix sockets.")
+    connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=256, description="Connections at once to unix sockets, and as many to TCP ports."
     )
+    connections_per_user: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=64, description="Of them to unix sockets from one user."
+    )
+    tls: Tls | None = Field(default=None, description="Makes TCP ports TLS.")
+    tokens: Annotated[dict[TokenName, TokenDigest], Field(max_length=1000)] = Field(
+        default={}, description="Bearer tokens of TCP clients, by a name each, as `edgeqwen token` prints them."
+    )
+    clients: Annotated[dict[Identity, list[Role]], Field(max_length=10_000)] = Field(
+        default={},
+        description="Roles by client, such as `uid:1000: [generate, observe, admin]`; `token:*` for all others.",
+    )
+    insecure: bool = Field(default=False, description="Allow TCP without TLS off loopback.")
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
     )
@@ -109,14 +146,16 @@ def load_config(file: Path | None, environ: Mapping[str, str], flags: Mapping[st
         merged |= layer
         origin |= dict.fromkeys(layer, source)
     try:
-        return parse(Config, merged, subject="configuration", error=ConfigError)
+        config = parse(Config, merged, subject="configuration", error=ConfigError)
+        require_consistent(config.tls, config.tokens, config.clients, insecure=config.insecure)
     except ConfigError as error:
         faults = [_with_origin(fault, origin) for fault in error.faults]
         raise ConfigError(faults, error.subject) from error
+    return config
 
 
 def _with_origin(fault: Fault, origin: Mapping[str, str]) -> Fault:
-    source = origin.get(fault.path.split(".")[0])
+    source = origin.get(re.split(r"[.\[]", fault.path)[0])
     return Fault(f"{fault.path} (from {source})", fault.message) if source else fault
 
 

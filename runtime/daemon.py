@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,9 @@ from .reload import Reloader
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
 
+    from .access.certificates import Certificates
+    from .access.entrance import Entrance
+    from .access.rules import Rules
     from .clients import Clients
     from .health import Health
     from .model import Model
@@ -49,6 +52,7 @@ Examples:
 
 \b
 A setting is taken from its flag, else from EDGEQWEN_<NAME>, else from the --config file, else it has its default.
+`tls`, `tokens` and `clients` are in the file only.
 The first SIGTERM or SIGINT stops accepting requests and lets running ones end; a second leaves at once.
 SIGHUP reads the configuration again; the log says what of it needs a restart.
 Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use.""",
@@ -65,7 +69,16 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 )
 @click.option("--packages-dir", type=click.Path(path_type=Path), help="Where `edgeqwen models load` finds packages.")
 @click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
-@click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
+@click.option(
+    "--listen",
+    multiple=True,
+    callback=lambda _, __, given: list(given) or None,
+    help=f"unix:PATH or HOST:PORT; may be given again. Default: {DEFAULT_LISTEN}",
+)
+@click.option("--socket-group", help="Whose members may connect to unix sockets. Default: edgeqwen")
+@click.option("--connections", type=int, help="At once, to unix sockets and to TCP ports. Default: 256")
+@click.option("--connections-per-user", type=int, help="Of them to unix sockets from one user. Default: 64")
+@click.option("--insecure/--no-insecure", default=None, help="Allow TCP without TLS off loopback. Default: no")
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
@@ -107,7 +120,7 @@ def _check(read: Callable[[], Config], *, as_json: bool) -> int:
     from .check import Checked, check
 
     try:
-        checked = check(read())
+        checked = check(read(), extras=(_check_certificates,))
     except EdgeQwenError as error:
         checked = Checked((error,), (), {})
     if as_json:
@@ -127,6 +140,7 @@ async def serve(read: Callable[[], Config]) -> None:
     config = read()
     faulthandler.enable()  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
     use_one_heap()
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else whoever knocks at a TLS port has a line of the log
     # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
     sys.setswitchinterval(0.0005)
     from .logs import configure
@@ -135,14 +149,18 @@ async def serve(read: Callable[[], Config]) -> None:
 
     configure(config.log_format, config.log_level)
     started_s = time.monotonic()
-    address = Address(config.listen)
-    address.require_free()  # before the load: a second daemon must find out at once
-    daemon = Daemon.load(config, Startup(tell))
+    off_loopback = config.tls is not None or config.insecure
+    addresses = [Address(listen, off_loopback=off_loopback) for listen in config.listen]
+    for address in addresses:
+        address.require_free()  # before the load: a second daemon must find out at once
+    entrance = _make_entrance(config)
+    daemon = Daemon.load(config, entrance, Startup(tell))
     reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
-    await run(daemon, address, reloader, started_s)
+    reloader.add(lambda new: entrance.reload(_make_rules(new)))
+    await run(daemon, addresses, reloader, started_s)
 
 
-async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: float) -> None:
+async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, started_s: float) -> None:
     """Serves until a signal says to leave, then drains. `started_s` is when loading began, on the monotonic clock."""
     import structlog
 
@@ -152,7 +170,7 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
     log = structlog.get_logger()
     signals = _Signals()
     try:
-        listen = await daemon.listen(address)
+        listen = " ".join(await daemon.listen(addresses))
         log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
         watch = StepWatch(daemon.engines, lambda: reloader.config.stall_timeout_s)
         async with supervised(watch.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
@@ -163,7 +181,8 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
             drained = await daemon.drain(timeout_s, signals.second)
     finally:
         await daemon.close()
-        address.release()
+        for address in addresses:
+            address.release()
         signals.forget()
     log.info("stopped", drained=drained)
 
@@ -195,14 +214,22 @@ class _Signals:
 class Daemon:
     """The loaded models and the server in front of them. `summary` describes the default one in the log."""
 
-    def __init__(self, models: Models, server: grpc.aio.Server, generation: GenerationService, health: Health) -> None:
+    def __init__(
+        self,
+        models: Models,
+        entrance: Entrance,
+        server: grpc.aio.Server,
+        generation: GenerationService,
+        health: Health,
+    ) -> None:
         self._models = models
+        self._entrance = entrance
         self._server = server
         self._generation = generation
         self._health = health
 
     @classmethod
-    def load(cls, config: Config, startup: Startup) -> Daemon:
+    def load(cls, config: Config, entrance: Entrance, startup: Startup) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .clients import Clients
         from .sensing.board import Board
@@ -210,9 +237,9 @@ class Daemon:
         clients = Clients(config.limits.book)
         models = _load_models(config, startup, clients)
         board = Board(folders=(config.state_dir, config.package))
-        server, generation, health = make_server(models, config.max_message_bytes, clients, board)
+        server, generation, health = make_server(models, config.max_message_bytes, entrance, clients, board)
         trim_after_load()
-        return cls(models, server, generation, health)
+        return cls(models, entrance, server, generation, health)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -227,11 +254,12 @@ class Daemon:
         """Those of all models that are loaded."""
         return [model.engine for model in self._models.loaded]
 
-    async def listen(self, address: Address) -> str:
+    async def listen(self, addresses: Sequence[Address]) -> list[str]:
         """Starts the server; returns where it listens."""
-        listen = address.bind(self._server.add_insecure_port)
+        listen = [address.bind(self._entrance.add_port) for address in addresses]
         await self._health.serving()
         await self._server.start()
+        self._entrance.start()
         return listen
 
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
@@ -247,6 +275,7 @@ class Daemon:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._generation.wait_ended(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
+        await self._entrance.close()
 
 
 def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
@@ -279,10 +308,50 @@ def _load_models(config: Config, startup: Startup, clients: Clients) -> Models:
     return models
 
 
+def _make_entrance(config: Config) -> Entrance:
+    """Raises ConfigError for certificates that cannot be used."""
+    from .access.entrance import Entrance
+    from .replies import abort
+
+    return Entrance(
+        _make_rules(config),
+        abort,
+        _load_certificates(config),
+        socket_group=config.socket_group,
+        connections=config.connections,
+        connections_per_user=config.connections_per_user,
+    )
+
+
+def _check_certificates(config: Config) -> None:
+    """Raises ConfigError for certificates that cannot be used."""
+    _load_certificates(config)
+
+
+def _make_rules(config: Config) -> Rules:
+    from .access.rules import Rules
+    from .access_settings import roles_of
+
+    return Rules(config.tokens, roles_of(config.clients), os.geteuid())
+
+
+def _load_certificates(config: Config) -> Certificates | None:
+    """None where the configuration has no TLS. Raises ConfigError for certificates that cannot be used."""
+    if config.tls is None:
+        return None
+    from .access.certificates import Certificates, Files
+
+    return Certificates(Files(config.tls.certificate, config.tls.key, config.tls.client_ca))
+
+
 def make_server(
-    models: Models, max_message_bytes: int, clients: Clients | None = None, board: Board | None = None
+    models: Models,
+    max_message_bytes: int,
+    entrance: Entrance,
+    clients: Clients | None = None,
+    board: Board | None = None,
 ) -> tuple[grpc.aio.Server, GenerationService, Health]:
-    """A server with all services in front of `models`, which listens nowhere yet.
+    """A server with all services in front of `models`, to be reached by `entrance`, which listens nowhere yet.
 
     `clients` are those of the models; telemetry reads `board`.
     """
@@ -297,15 +366,19 @@ def make_server(
     from .telemetry import TelemetryService
 
     server = grpc.aio.server(
+        interceptors=[entrance.gate],
         options=[
+            *entrance.options,
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
-        ]
+        ],
     )
+    entrance.attach(server)
     generation, health = GenerationService(models), Health()
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, clients, board), server)
+    telemetry = TelemetryService(models, clients, board, warnings=entrance.warnings)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
     health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)

@@ -193,3 +193,22 @@ class DeadlineTooShort(EdgeQwenError):
             f"a first token would take about {expected_s:.1f} s and the deadline is in {left_s:.1f} s;"
             " allow more time, or ask when less is waiting"
         )
+
+
+class Unauthenticated(EdgeQwenError):
+    """Nothing shows who calls: gRPC UNAUTHENTICATED. Never says what was wrong, as that helps who tries."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this daemon has to know who calls: send a bearer token or a client certificate that it accepts"
+        )
+
+
+class PermissionDenied(EdgeQwenError):
+    """The caller may not do that: gRPC PERMISSION_DENIED. `role` is the one that it lacks, None if none would help."""
+
+    def __init__(self, caller: str, role: str | None) -> None:
+        self.caller = caller
+        self.role = role
+        wanted = f"needs the role {role}: its operator can give it under `clients`" if role else "is for nobody"
+        super().__init__(f"{caller} may not do this, which {wanted}")

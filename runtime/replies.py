@@ -22,14 +22,17 @@ from .errors import (
     ModelNotFound,
     NoRoom,
     PackageError,
+    PermissionDenied,
     QueueFull,
     RateLimited,
     RequestError,
+    Unauthenticated,
     Unavailable,
 )
 from .sequence import Delta, Finished, FinishReason, TokenLogprobs
 
 MAX_FAULTS = 8
+DOMAIN = "edgeqwen"  # of an ErrorInfo
 MAX_FAULT_CHARS = 160
 ERROR_DOMAIN = "edgeqwen"
 
@@ -51,6 +54,8 @@ _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (RateLimited, code_pb2.RESOURCE_EXHAUSTED),
     (DeadlineTooShort, code_pb2.DEADLINE_EXCEEDED),
     (Unavailable, code_pb2.UNAVAILABLE),
+    (Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (PermissionDenied, code_pb2.PERMISSION_DENIED),
     (EdgeQwenError, code_pb2.INTERNAL),
 )
 
@@ -100,6 +105,11 @@ def status_of(error: EdgeQwenError) -> status_pb2.Status:
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     if isinstance(error, Exhausted):
         status.details.extend(map(_packed, _quota_details(error)))
+    if isinstance(error, Unauthenticated):
+        status.details.append(_packed(error_details_pb2.ErrorInfo(reason="CALLER_UNKNOWN", domain=DOMAIN)))
+    if isinstance(error, PermissionDenied):
+        role = {"role": error.role} if error.role else {}
+        status.details.append(_packed(error_details_pb2.ErrorInfo(reason="ROLE_MISSING", domain=DOMAIN, metadata=role)))
     return status
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc.aio
 
@@ -40,6 +40,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         board: what to read; None reads this machine's.
         clock: that of the board.
         keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
+        warnings: what whoever runs the daemon should know of it.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         *,
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
+        warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._keep_s = keep_s
+        self._warnings = warnings
         self._clock = clock
         self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
         self._closed = models.closed
@@ -92,7 +95,9 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
                     await self._snapshots.newest(self._keep_s / 2)
 
     def _message(self, now: Sample, before: Sample) -> pb.Snapshot:
-        return snapshot_message(now, before, self._snapshots.token_energy(now))
+        message = snapshot_message(now, before, self._snapshots.token_energy(now))
+        message.warnings.extend(self._warnings())
+        return message
 
 
 def next_tick_s(last_s: float, interval_s: float) -> float:

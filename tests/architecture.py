@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 # another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
-        "daemon commands detect_command deploy",
+        "daemon commands detect_command token_command deploy",
         "models_service check supervision",
         "service health telemetry address",
         "snapshot_messages",
@@ -40,13 +40,19 @@ LAYERS = {
         "reload",
         "adapters inference config localsettings presets startup",
         "tuning limit_config",
-        "package detect footprint limits pace",
+        "package detect footprint limits pace access_settings",
         "profile",
         "validation",
         "logs machine memory notify sensing cpu access fingerprint",
         "errors",
     ),
-    "runtime.access": ("caller",),
+    "runtime.access": (
+        "entrance",
+        "gate",
+        "relay rules certificates",
+        "methods pair",
+        "caller tokens seldom places",
+    ),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
     "runtime.sensing": (
         "rates",
@@ -88,7 +94,7 @@ LAYERS = {
         "client printing watch_view",
         "observing",
         "requests retrying newest history",
-        "messages",
+        "messages connection",
         "errors",
     ),
 }
@@ -148,14 +154,16 @@ ACROSS = {
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command toolchain.advise_command"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
+    " toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.errors",
+    "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.daemon runtime.health"
+    " runtime.models_service runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.connection"
+    " edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -180,12 +188,14 @@ DOORS = {
     "peft": "toolchain.adapters toolchain.float_reference",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.config runtime.limit_config runtime.localsettings runtime.package runtime.presets"
+    "pydantic": "runtime.access_settings runtime.config runtime.limit_config runtime.localsettings runtime.package"
+    " runtime.presets"
     " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
+    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.relay"
+    " runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
     " runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"

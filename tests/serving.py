@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import grp
+import os
 import sys
 import tempfile
 import threading
@@ -14,6 +16,9 @@ import structlog
 from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer, no_models
 
+from runtime.access.certificates import Certificates
+from runtime.access.entrance import Entrance
+from runtime.access.rules import Rules
 from runtime.chat import ChatTemplate
 from runtime.clients import Clients
 from runtime.daemon import make_server
@@ -22,10 +27,25 @@ from runtime.grammar import Grammars
 from runtime.limits import LimitBook
 from runtime.model import Model, ModelFacts
 from runtime.package import SamplingDefaults
+from runtime.replies import abort
 from runtime.requests import RequestReader
 from runtime.tokenizer import Tokenizer
 
 MODEL = "scripted"
+
+
+def make_entrance(
+    rules: Rules | None = None, certificates: Certificates | None = None, *, connections: int = 64
+) -> Entrance:
+    """By default one by which this user may do everything."""
+    return Entrance(
+        rules or Rules({}, {}, os.geteuid()),
+        abort,
+        certificates,
+        socket_group=grp.getgrgid(os.getegid()).gr_name,
+        connections=connections,
+        connections_per_user=connections,
+    )
 
 
 @contextmanager
@@ -35,9 +55,12 @@ def serving(
     tokenizer: Tokenizer | None = None,
     template: str = CHATML,
     book: LimitBook | None = None,
+    entrance: Entrance | None = None,
+    listen: str | None = None,
     **limits: int,
 ) -> Iterator[str]:
-    """Serves `session` to clients with the limits of `book`; yields the target."""
+    """Serves `session` at `listen`, by default a unix socket, with the limits of `book`; yields the target."""
+    entrance = entrance or make_entrance()
     tokenizer, clients = tokenizer or byte_tokenizer(), Clients(book)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # not where a command's output goes
     engine = Engine(
@@ -67,23 +90,27 @@ def serving(
                 adapters=session.adapters,
                 limits=book or LimitBook(),
             )
-            server = run(_start(engine, reader, target, clients))
+            server, target = run(_start(engine, reader, entrance, listen or target, clients))
             try:
                 yield target
             finally:
                 engine.stop()
                 run(server.stop(1))
+                run(entrance.close())
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _start(engine: Engine, reader: RequestReader, target: str, clients: Clients) -> grpc.aio.Server:
+async def _start(
+    engine: Engine, reader: RequestReader, entrance: Entrance, listen: str, clients: Clients
+) -> tuple[grpc.aio.Server, str]:
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health = make_server(models, 4 << 20, clients)
-    server.add_insecure_port(target)
+    server, _, health = make_server(models, 4 << 20, entrance, clients)
+    port = entrance.add_port(listen)
     await server.start()
+    entrance.start()
     await health.serving()
-    return server
+    return server, listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

@@ -23,6 +23,8 @@ EXAMPLES: dict[str, errors.EdgeQwenError] = {
     "QueueFull": errors.QueueFull(3, 1.5, "panel"),
     "RateLimited": errors.RateLimited("panel", "tokens_per_minute", 9, 1.5),
     "DeadlineTooShort": errors.DeadlineTooShort(9.0, 1.0),
+    "Unauthenticated": errors.Unauthenticated(),
+    "PermissionDenied": errors.PermissionDenied("uid:1000", "admin"),
 }
 
 
@@ -65,6 +67,6 @@ def test_the_limits_that_are_shown_are_limits(tmp_path: Path) -> None:
     block = (DOCS / "serving.md").read_text(encoding="utf-8").split("```yaml\nlimits:")[1].split("```")[0]
     (tmp_path / "d.yaml").write_text(f"package: p\nlimits:{block}")
     book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
-    assert book.of("panel") == dataclasses.replace(book.default, concurrent_requests=2)
-    assert book.of("nightly-report") == dataclasses.replace(book.default, tokens_per_minute=None)
+    assert book.of("uid:1000") == dataclasses.replace(book.default, concurrent_requests=2)
+    assert book.of("token:nightly-report") == dataclasses.replace(book.default, tokens_per_minute=None)
     assert None not in dataclasses.astuple(book.default)

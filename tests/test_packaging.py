@@ -82,7 +82,7 @@ def client(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment
 @pytest.fixture(scope="module")
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The wheel with its runtime extra, as on a device, and what runs its tests."""
-    tools = ("pytest", "pytest-asyncio", "hypothesis")
+    tools = ("pytest", "pytest-asyncio", "hypothesis", "cryptography")
     return _environment(tmp_path_factory.mktemp("device"), f"{wheel}[runtime]", *tools)
 
 
@@ -130,6 +130,7 @@ def test_client_command_needs_no_extra(client: Environment) -> None:
     assert "chat" in client.run("edgeqwen", "--help")
     assert "--autotune" in client.run("edgeqwen", "bench", "--help")
     assert "--dry-run" in client.run("edgeqwen", "service", "install", "--help")
+    assert "eqt_" in client.run("edgeqwen", "token", "gateway")
     assert _present(client, "numpy", "onnxruntime", "pydantic") == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from importlib.metadata import EntryPoints, distribution
@@ -12,21 +13,24 @@ from typing import Any, TextIO
 import click
 from click.shell_completion import get_completion_class
 
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when gRPC is imported; what else it has to say, our line says
+
 from .batch import print_answers, read_lines
 from .client import (
     Client,
     ClientError,
+    Connection,
     DeadlineExceeded,
     InvalidRequest,
     Message,
     NotFound,
     Options,
+    PermissionDenied,
     ServerUnavailable,
     TryAgain,
-    checked_target,
-    default_target,
+    Unauthenticated,
 )
-from .flags import chat_options, generation_options, retry_option, split
+from .flags import chat_options, connection_options, generation_options, retry_option, split
 from .printing import Printing
 from .status import models, status
 from .watch import watch
@@ -41,6 +45,8 @@ _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
     (NotFound, 4),
     (ServerUnavailable, 69),
     (TryAgain, 75),
+    (Unauthenticated, 77),
+    (PermissionDenied, 77),
     (DeadlineExceeded, 124),
     (ClientError, 1),
 )
@@ -77,13 +83,6 @@ class _Group(click.Group):
             sys.exit(_INTERRUPTED)
 
 
-def _target(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    try:
-        return checked_target(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @click.group(
     cls=_Group,
     context_settings=_SETTINGS,
@@ -100,19 +99,14 @@ Examples:
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 4 no such model, 69 no daemon answers,
-75 try again later, 124 timeout, 130 Ctrl-C.""",
+75 try again later, 77 not allowed, 124 timeout, 130 Ctrl-C.""",
 )
-@click.option(
-    "--target",
-    default=default_target,
-    callback=_target,
-    help="unix:PATH or HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket.",
-)
+@connection_options
 @click.version_option(package_name="edgeqwen")
 @click.pass_context
-def main(ctx: click.Context, target: str) -> None:
+def main(ctx: click.Context, connection: Connection) -> None:
     """Talk to an edgeqwen daemon."""
-    ctx.obj = target
+    ctx.obj = connection
 
 
 @main.command()
@@ -121,7 +115,7 @@ def main(ctx: click.Context, target: str) -> None:
 @retry_option
 @chat_options
 @click.pass_obj
-def chat(target: str, /, message: str | None, system: str | None, retries: int, **flags: Any) -> None:
+def chat(target: Connection, /, message: str | None, system: str | None, retries: int, **flags: Any) -> None:
     """Ask the model. Without MESSAGE, on a terminal, hold a conversation. What is piped in is added to MESSAGE."""
     options, timeout_s, printing = split(flags)
     conversation = message is None and _at_terminal()
@@ -212,7 +206,7 @@ def _turn(
 @retry_option
 @generation_options
 @click.pass_obj
-def generate(target: str, /, prompt: str | None, token_ids: str | None, retries: int, **flags: Any) -> None:
+def generate(target: Connection, /, prompt: str | None, token_ids: str | None, retries: int, **flags: Any) -> None:
     """Continue a raw PROMPT (or what is piped in), without the chat template."""
     options, timeout_s, printing = split(flags)
     ids = _ids(token_ids) if token_ids is not None else None
@@ -238,7 +232,7 @@ def _ids(text: str) -> list[int]:
 @click.argument("file", type=click.File(encoding="utf-8"), default="-")
 @chat_options
 @click.pass_obj
-def batch(target: str, /, file: TextIO, **flags: Any) -> None:
+def batch(target: Connection, /, file: TextIO, **flags: Any) -> None:
     """Answer each line of FILE, or of what is piped in, and print the answers as they end, one JSON object a line.
 
     A line is {"messages": [{"role": "user", "content": ...}, ...]} or {"prompt": ...}. It may have an "id", which its
@@ -258,7 +252,7 @@ def batch(target: str, /, file: TextIO, **flags: Any) -> None:
 @click.option("--count", is_flag=True, help="Only how many they are.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 @click.pass_obj
-def tokenize(target: str, text: str | None, chat: bool, count: bool, as_json: bool) -> None:
+def tokenize(target: Connection, text: str | None, chat: bool, count: bool, as_json: bool) -> None:
     """The tokens of TEXT, or of what is piped in."""
     if text is None:
         if _at_terminal():

@@ -11,24 +11,27 @@ async with AsyncClient("unix:/run/edgeqwen/edgeqwend.sock") as client:
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from .connection import DEFAULT_TARGET, TARGET_VARIABLE, Connection, checked_target, connection_to, default_target
 from .errors import (
     ClientError,
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
+    PermissionDenied,
     QueueFull,
     RateLimited,
     ServerUnavailable,
     TryAgain,
+    Unauthenticated,
     errors_of,
     raise_for,
 )
@@ -55,11 +58,14 @@ from .retrying import retried, retried_async
 from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2_grpc
 
 __all__ = [
+    "DEFAULT_TARGET",
+    "TARGET_VARIABLE",
     "Ask",
     "AsyncClient",
     "Client",
     "ClientError",
     "Completion",
+    "Connection",
     "DeadlineExceeded",
     "Delta",
     "Event",
@@ -68,6 +74,7 @@ __all__ = [
     "Message",
     "NotFound",
     "Options",
+    "PermissionDenied",
     "QueueFull",
     "RateLimited",
     "ServerUnavailable",
@@ -77,53 +84,43 @@ __all__ = [
     "ToolCall",
     "TryAgain",
     "Turn",
+    "Unauthenticated",
+    "checked_target",
+    "default_target",
 ]
-
-DEFAULT_TARGET = "unix:/run/edgeqwen/edgeqwend.sock"
-TARGET_VARIABLE = "EDGEQWEN_TARGET"
-
-MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un has 108, with a zero at the end
-
-
-def default_target() -> str:
-    """EDGEQWEN_TARGET, or the socket of the system's daemon."""
-    return os.environ.get(TARGET_VARIABLE) or DEFAULT_TARGET
-
-
-def checked_target(target: str) -> str:
-    """The same target. Raises ValueError if it is neither unix:PATH nor HOST:PORT."""
-    if target.startswith("unix:"):
-        path = target.removeprefix("unix:").removeprefix("//")
-        if not path:
-            raise ValueError("the path after unix: is missing")
-        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-            raise ValueError(f"a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes (got {path})")
-        return target
-    host, _, port = target.rpartition(":")
-    if host and port.isdecimal() and 0 < int(port) < 1 << 16:
-        return target
-    hint = f"; did you mean unix:{target}?" if "/" in target else ""
-    raise ValueError(f"a target is unix:PATH or HOST:PORT (got {target!r}){hint}")
 
 
 class Client(Observing):
     """A connection to a daemon, made when first needed; may be shared by threads.
 
     Args:
-        target: "unix:/path/to.sock" or "host:port"; None takes `default_target()`. Raises ValueError for any other.
+        target: "unix:/path/to.sock", "host:port" or "https://host:port"; None takes `default_target()`. Or a
+            `Connection`, which says the rest as well. Raises ValueError for any other.
+        ca, certificate, key, token: as `Connection` has them.
         scope: 16 to 64 secret bytes. Prompts of one scope start from each other's KV where they begin alike; None draws
             one for this client, b"" has nothing reused.
         retries: how often a request that is refused for now (TryAgain) is sent again, when the daemon says and as long
             as the timeout allows; a Started may come more than once then.
     """
 
-    def __init__(self, target: str | None = None, *, scope: bytes | None = None, retries: int = 0) -> None:
-        self.target, self.retries = checked_target(target or default_target()), retries
+    def __init__(
+        self,
+        target: str | Connection | None = None,
+        *,
+        scope: bytes | None = None,
+        retries: int = 0,
+        ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._connection = connection_to(target, ca=ca, certificate=certificate, key=key, token=token)
+        self.target, self.retries = self._connection.target, retries
         self._scope = _drawn_scope() if scope is None else scope
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = grpc.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
+        self._channel = self._connection.open()
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._models = models_pb2_grpc.ModelsStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
@@ -291,10 +288,21 @@ class Client(Observing):
 class AsyncClient(AsyncObserving):
     """`Client` for asyncio. Make it where an event loop runs."""
 
-    def __init__(self, target: str | None = None, *, scope: bytes | None = None, retries: int = 0) -> None:
-        self.target, self.retries = checked_target(target or default_target()), retries
+    def __init__(
+        self,
+        target: str | Connection | None = None,
+        *,
+        scope: bytes | None = None,
+        retries: int = 0,
+        ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
+        token: str | None = None,
+    ) -> None:
+        self._connection = connection_to(target, ca=ca, certificate=certificate, key=key, token=token)
+        self.target, self.retries = self._connection.target, retries
         self._scope = _drawn_scope() if scope is None else scope
-        self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
+        self._channel = self._connection.open_async()
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
         self._models = models_pb2_grpc.ModelsStub(self._channel)
         self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
@@ -445,15 +453,6 @@ class AsyncClient(AsyncObserving):
         finally:
             watch.cancel()
         raise ServerUnavailable(f"{self.target} stopped before it served")
-
-
-_CHANNEL_OPTIONS = [
-    # A daemon that starts is found within a quarter of a second, not after the default two minutes.
-    ("grpc.max_reconnect_backoff_ms", 250),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    # A proxy set for the web is not the way to a daemon on this machine or the next one.
-    ("grpc.enable_http_proxy", 0),
-]
 
 
 def _drawn_scope() -> bytes:

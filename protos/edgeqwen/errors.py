@@ -49,6 +49,18 @@ class RateLimited(TryAgain):
         super().__init__(message, retry_after_s)
 
 
+class Unauthenticated(ClientError):
+    """The daemon has to know who calls."""
+
+
+class PermissionDenied(ClientError):
+    """This client may not do that. `role` is the one that it lacks; empty if the daemon does not say."""
+
+    def __init__(self, message: str, role: str) -> None:
+        self.role = role
+        super().__init__(message)
+
+
 class NotFound(ClientError):
     """No model or package of that name is there."""
 
@@ -76,6 +88,10 @@ def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
         raise DeadlineExceeded(message if by_daemon else "the timeout passed before the answer was complete") from error
     if code is grpc.StatusCode.FAILED_PRECONDITION:  # the message says of what
         raise ClientError(message) from error
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        raise Unauthenticated(f"{target}: {message} (--token-file, --certificate and --key)") from error
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        raise PermissionDenied(f"{target}: {message}", _role(error)) from error
     raise ClientError(f"{code.name}: {message}") from error
 
 
@@ -95,9 +111,13 @@ def _unavailable(message: str, target: str) -> str:
     """What to do about it. Only gRPC's words tell a daemon that is not there from one that refuses."""
     if not message.startswith(_NOT_THERE):
         return f"{target}: {message}"
+    if "SSL" in message or "handshak" in message.lower() or "CERTIFICATE" in message:
+        return f"{target} and this client do not agree on TLS: is it https://, and are --ca and --certificate right?"
     reason = message.rpartition(": ")[2].rstrip("]")
     if reason == "Permission denied":
         return f"{target} is not for this user (permission denied); are you in the daemon's group? `id` tells"
+    if reason in ("Socket closed", "Connection reset by peer"):
+        return f"{target} closed the connection: does it want TLS (https://), or are too many clients connected?"
     return f"nothing listens at {target} ({reason}); is edgeqwend running? try `systemctl status edgeqwend`"
 
 
@@ -121,6 +141,12 @@ def _exhausted(error: grpc.RpcError, message: str) -> TryAgain:
         return QueueFull(message, _retry_after_s(error))
     limit = "".join(violation.description.partition(":")[0] for violation in quota.violations[:1])
     return RateLimited(message, _retry_after_s(error), limit)
+
+
+def _role(error: grpc.RpcError) -> str:
+    info = error_details_pb2.ErrorInfo()
+    found = [detail for detail in _details(error).details if detail.Unpack(info)]
+    return str(info.metadata.get("role", "")) if found else ""
 
 
 def _retry_after_s(error: grpc.RpcError) -> float:

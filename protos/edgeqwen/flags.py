@@ -4,17 +4,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .connection import Connection, checked_target, default_target
 from .messages import Options, Tool
 from .printing import Printing
 
 Command = Callable[..., None]
 
 _LONGEST_TIMEOUT_S = 366 * 86_400.0
+
+
+def connection_options(command: Command) -> Command:
+    """Adds the flags of where the daemon is and who calls, which it gets as `connection`."""
+
+    @wraps(command)
+    def connected(
+        target: str, ca: Path | None, certificate: Path | None, key: Path | None, token_file: Path | None, **rest: Any
+    ) -> None:
+        try:
+            token = _token(token_file)
+            connection = Connection(target, ca, certificate, key, token)
+            connection.require_files()
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        command(connection=connection, **rest)
+
+    return _with(_CONNECTION, connected)
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise click.UsageError(f"cannot read the token in {file}: {reason}") from error
 
 
 def generation_options(command: Command) -> Command:
@@ -43,6 +73,13 @@ def split(flags: dict[str, Any]) -> tuple[Options, float | None, Printing]:
     if sum(flags[name] is not None for name in ("json_schema", "regex", "grammar")) > 1:
         raise click.UsageError("give at most one of --json-schema, --regex and --grammar")
     return Options(**flags), timeout_s, printing
+
+
+def _target(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        return checked_target(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _biases(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[int, float]:
@@ -91,6 +128,27 @@ def _values(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
     return {name: value for name, _, value in pairs}
 
 
+_CONNECTION: list[Callable[[Command], Command]] = [
+    click.option(
+        "--target",
+        default=default_target,
+        callback=_target,
+        help="unix:PATH, HOST:PORT or https://HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket.",
+    ),
+    click.option(
+        "--ca", type=click.Path(path_type=Path), envvar="EDGEQWEN_CA", help="Who signed the daemon's certificate (PEM)."
+    ),
+    click.option(
+        "--certificate", type=click.Path(path_type=Path), envvar="EDGEQWEN_CERTIFICATE", help="Who you are (PEM)."
+    ),
+    click.option("--key", type=click.Path(path_type=Path), envvar="EDGEQWEN_KEY", help="The certificate's key (PEM)."),
+    click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        envvar="EDGEQWEN_TOKEN_FILE",
+        help="Or who you are: a file with a token. Also EDGEQWEN_CA, EDGEQWEN_TOKEN_FILE and so on.",
+    ),
+]
 _CHAT: list[Callable[[Command], Command]] = [
     click.option("--preset", default="", help="A prompt preset of the package; `edgeqwen status` lists them."),
     click.option(

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
-from .client import Client
+from .client import Client, Connection
 from .v1 import models_pb2, telemetry_pb2
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
@@ -27,7 +27,7 @@ def _print(table: Table) -> None:
 @click.command()
 @JSON_OPTION
 @click.pass_obj
-def status(target: str, as_json: bool) -> None:
+def status(target: Connection, as_json: bool) -> None:
     """Health, models, load and memory of the daemon."""
     with Client(target) as client:
         health, snapshot = client.health(), client.snapshot()
@@ -37,6 +37,8 @@ def status(target: str, as_json: bool) -> None:
     process, machine = snapshot.process, snapshot.machine
     table = Table(show_header=False, box=None)
     table.add_row("health", health + (", draining" if any(each.engine.draining for each in snapshot.models) else ""))
+    for warning in snapshot.warnings:
+        table.add_row("warning", warning)
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     for each in snapshot.models:
         _add_model(table, each.model, each.engine)
@@ -139,7 +141,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
 @click.option("--default", is_flag=True, help="Make it the model of requests that name none.")
 @JSON_OPTION
 @click.pass_obj
-def load(target: str, package: str, variant: str, replace: str, default: bool, as_json: bool) -> None:
+def load(target: Connection, package: str, variant: str, replace: str, default: bool, as_json: bool) -> None:
     """Load PACKAGE of the daemon's folder; a model of the same name gives way to it once it answers."""
     with Client(target) as client:
         for response in client.load_model(package, variant=variant, replace=replace, default=default):
@@ -155,7 +157,7 @@ def load(target: str, package: str, variant: str, replace: str, default: bool, a
 @models.command()
 @click.argument("model")
 @click.pass_obj
-def unload(target: str, model: str) -> None:
+def unload(target: Connection, model: str) -> None:
     """Take MODEL out once its requests have ended."""
     with Client(target) as client:
         client.unload_model(model)

@@ -86,11 +86,15 @@ def provider_of(package: Package, device: str | None, *, simulate: bool = False)
 def network_of(config: Config) -> str | None:
     """`loopback` or `private` if one of the settings named `listen` or `*_listen` is a TCP address."""
     names = (name for name in Config.model_fields if name == "listen" or name.endswith("_listen"))
-    values = [value for value in (getattr(config, name) for name in names) if isinstance(value, str)]
+    values = [value for name in names for value in _addresses(getattr(config, name))]
     hosts = {value.rpartition(":")[0].strip("[]") for value in values if not value.startswith("unix:")}
     if not hosts:
         return None
     return "loopback" if all(map(_is_loopback, hosts)) else "private"
+
+
+def _addresses(setting: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (setting,) if isinstance(setting, str) else setting or ()
 
 
 def _is_loopback(host: str) -> bool:

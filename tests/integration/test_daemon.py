@@ -129,6 +129,6 @@ def test_the_log_is_json_and_holds_no_text_of_requests(int4_package: Path) -> No
             answer = client.chat([("user", "Say xylophone.")], options=Options(max_tokens=16, temperature=0.0))
         lines = daemon.log.read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
-    assert events[:2] == ["ready", "started"]
+    assert [event for event in events if event != "socket left to own group"][:2] == ["ready", "started"]
     assert "finished" in events
     assert not any("xylophone" in line or answer.text in line for line in lines)

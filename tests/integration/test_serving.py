@@ -127,8 +127,8 @@ def test_two_hundred_requests_later_memory_is_where_it_was(int4_daemon: Daemon) 
             runner.run(wave(8, scope=None))
         shared = at_rest(client)
     assert after.process.rss_bytes - before.process.rss_bytes <= 5e6
-    kept = [each.models[0].engine.kv_warm_tokens for each in (before, after, shared)]
-    assert kept[0] == kept[1] < kept[2]
+    warm = [each.models[0].engine.kv_warm_tokens for each in (before, after, shared)]
+    assert warm[0] == warm[1] < warm[2]
     assert without_warm_rows(shared) - without_warm_rows(before) <= 10e6
 
 

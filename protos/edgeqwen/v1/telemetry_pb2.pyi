@@ -17,7 +17,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients")
+    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings")
     TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class Snapshot(_message.Message):
     ENERGY_FIELD_NUMBER: _ClassVar[int]
     RATES_S_FIELD_NUMBER: _ClassVar[int]
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     time_unix_ms: int
     uptime_s: float
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -34,7 +35,8 @@ class Snapshot(_message.Message):
     energy: Energy
     rates_s: float
     clients: _containers.RepeatedCompositeFieldContainer[ClientInfo]
-    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClientInfo(_message.Message):
     __slots__ = ("name", "waiting", "running", "requests_total", "refused_total", "prompt_tokens_total", "completion_tokens_total", "limits")

@@ -28,7 +28,7 @@ def test_every_fault_says_which_layer_it_came_from(tmp_path: Path) -> None:
         load_config(file, {"EDGEQWEN_THREADS": "none"}, {"listen": "somewhere"})
     assert [str(fault) for fault in refusal.value.faults] == [
         f"colour (from {file}): is not a known key",
-        r"listen (from flag): must match ^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$ (got 'somewhere')",
+        r"listen[0] (from flag): must match ^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$ (got 'somewhere')",
         "package: is required",
         f"queue_limit (from {file}): must be a valid integer (got 'lots')",
         "threads (from environment): must be a valid integer (got 'none')",
@@ -55,7 +55,11 @@ SPELLED = {
     "more_packages": ("/q,/r", [Path("/q"), Path("/r")]),
     "packages_dir": ("/d", Path("/d")),
     "adapters_dir": ("/a", Path("/a")),
-    "listen": ("[::1]:50051", "[::1]:50051"),
+    "listen": ("[::1]:50051,unix:/s", ("[::1]:50051", "unix:/s")),
+    "socket_group": ("staff", "staff"),
+    "connections": ("9", 9),
+    "connections_per_user": ("3", 3),
+    "insecure": ("1", True),
     "queue_limit": ("7", 7),
     "limits": (
         "{default: {output_tokens: 5}, clients: {pump: {output_tokens: null, requests_per_minute: 9}}}",
@@ -82,11 +86,15 @@ SPELLED = {
 }
 
 
+IN_THE_FILE_ONLY = {"tls": None, "tokens": {}, "clients": {}}
+
+
 def test_every_setting_can_come_from_the_environment() -> None:
     """Each gets its own type from text; a setting added later must be added here."""
-    assert set(SPELLED) == set(Config.model_fields)
+    assert set(SPELLED) | set(IN_THE_FILE_ONLY) == set(Config.model_fields)
     environment = {f"EDGEQWEN_{key.upper()}": text for key, (text, _) in SPELLED.items()}
-    assert load_config(None, environment, {}).model_dump() == {key: value for key, (_, value) in SPELLED.items()}
+    expected = {key: value for key, (_, value) in SPELLED.items()} | IN_THE_FILE_ONLY
+    assert load_config(None, environment, {}).model_dump() == expected
 
 
 @pytest.mark.parametrize(
@@ -112,7 +120,8 @@ def test_a_value_that_cannot_be_meant_is_refused(key: str, text: str) -> None:
     """The one fault names the setting and the layer."""
     with pytest.raises(ConfigError) as refusal:
         load_config(None, {"EDGEQWEN_PACKAGE": "p", f"EDGEQWEN_{key.upper()}": text}, {})
-    assert [fault.path for fault in refusal.value.faults] == [f"{key} (from environment)"]
+    path = "listen[0]" if key == "listen" else key
+    assert [fault.path for fault in refusal.value.faults] == [f"{path} (from environment)"]
 
 
 def test_a_fault_in_a_layer_that_is_overridden_does_not_count() -> None:

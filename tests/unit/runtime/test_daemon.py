@@ -23,6 +23,7 @@ import structlog
 from click.testing import CliRunner
 from fakes import ScriptedSession
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from serving import make_entrance
 from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
@@ -36,6 +37,8 @@ from runtime.reload import Reloader
 
 BAD_FLAGS = {
     "listen": "nowhere",
+    "connections": "0",
+    "connections_per_user": "0",
     "queue_limit": "0",
     "drain_timeout_s": "-1",
     "stall_timeout_s": "0",
@@ -49,9 +52,9 @@ BAD_FLAGS = {
     "log_level": "loud",
 }
 UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
-    *("verify", "speculate", "simulate", "deterministic")
+    *("verify", "speculate", "simulate", "deterministic", "socket_group", "insecure")
 }
-MAPPINGS = {"limits"}
+MAPPINGS = {"clients", "limits", "tls", "tokens"}
 
 
 @pytest.fixture
@@ -77,7 +80,7 @@ def test_flags_go_to_their_settings() -> None:
     done = CliRunner().invoke(main, ["--package", "x", *flags], env={})
     assert done.exit_code == 3
     for name in BAD_FLAGS:
-        assert f"{name} (from flag): " in done.stderr
+        assert f"{'listen[0]' if name == 'listen' else name} (from flag): " in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -224,7 +227,7 @@ def test_another_daemons_socket_outlives_this_one(folder: Path, listeners: Liste
     ("make", "reason"),
     [
         (lambda folder: f"unix:{folder}/none/s", "none does not exist: create it"),
-        (lambda folder: f"unix:{folder}/{'x' * 100}", "longer than the 107 bytes"),
+        (lambda folder: f"unix:{folder}/{'x' * 100}", "longer than the 101 bytes"),
         (lambda folder: "0.0.0.0:50051", "must be a unix socket or a loopback address"),
         (lambda folder: "example.com:50051", "must be a unix socket or a loopback address"),
         (lambda folder: "[::]:50051", "must be a unix socket or a loopback address"),
@@ -306,11 +309,12 @@ async def running(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: flo
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, structlog.testing.capture_logs() as lines:
         manager.bind(f"{folder}/notify")
         manager.setblocking(False)
-        daemon = Daemon(models, *make_server(models, max_message_bytes=1 << 20))
+        entrance = make_entrance()
+        daemon = Daemon(models, entrance, *make_server(models, 1 << 20, entrance))
         async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(target) as channel:
             config = Config(package=Path("p"), **{"drain_timeout_s": TIMEOUT_S, **settings})  # type: ignore[arg-type]
             reloader = Reloader(lambda: config, config)
-            task = asyncio.create_task(run(daemon, Address(target), reloader, time.monotonic()))
+            task = asyncio.create_task(run(daemon, [Address(target)], reloader, time.monotonic()))
             it = Running(task, channel, gate, manager, lines)
             assert await it.told() == f"READY=1\nSTATUS=serving tiny at {target}"
             yield it

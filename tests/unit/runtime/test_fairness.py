@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextvars import copy_context
 from typing import Any
@@ -70,11 +71,11 @@ def test_limits_of_others_are_no_limits() -> None:
 
 def test_a_client_hears_of_its_limits_and_the_status_shows_them() -> None:
     """Requests, refusals, and what it may have; field by field where a request can never work."""
-    book = LimitBook(Limits(requests_per_minute=2, tokens_per_minute=5000, output_tokens=8))
+    book, me = LimitBook(Limits(requests_per_minute=2, tokens_per_minute=5000, output_tokens=8)), f"uid:{os.geteuid()}"
     with serving(ScriptedSession(), book=book) as target, Client(target) as client:
         for _ in range(2):
             client.complete("abc", options=SHORT)
-        with pytest.raises(RateLimited, match="local may have 2 requests a minute") as refusal:
+        with pytest.raises(RateLimited, match=f"{me} may have 2 requests a minute") as refusal:
             client.complete("abc", options=SHORT)
         assert 0 < refusal.value.retry_after_s <= 30
         with pytest.raises(InvalidRequest) as wrong:
@@ -82,12 +83,12 @@ def test_a_client_hears_of_its_limits_and_the_status_shows_them() -> None:
         [its] = client.snapshot().clients
         shown = CliRunner().invoke(main, ["--target", target, "status"]).stdout
     assert [field for field, _ in wrong.value.violations] == ["max_tokens"]
-    assert (its.name, its.running, its.waiting, its.requests_total, its.refused_total) == ("local", 0, 0, 2, 1)
+    assert (its.name, its.running, its.waiting, its.requests_total, its.refused_total) == (me, 0, 0, 2, 1)
     assert (its.prompt_tokens_total, its.completion_tokens_total) == (4, 8), "the second began as the first"
     assert its.limits.requests_per_minute == 2
     assert not its.limits.HasField("concurrent_requests")
     words = (
-        "local: 0 running, 0 wait; 2 requests, 4 + 8 tokens, 1 refused;"
+        f"{me}: 0 running, 0 wait; 2 requests, 4 + 8 tokens, 1 refused;"
         " at most 2 requests/min, 5000 tokens/min, 8 tokens an answer"
     )
     assert words in re.sub(r"\s+", " ", shown)

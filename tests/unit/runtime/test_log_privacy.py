@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from fakes import ScriptedSession, marked_tokenizer
 from serving import serving
 
 from edgeqwen.client import Client, ClientError, Message, Options, Tool, Turn
-from runtime.access.caller import current
 from runtime.errors import GrammarError, QueueFull
 from runtime.fingerprint import fingerprint
 from runtime.limits import LimitBook, Limits
@@ -122,4 +122,6 @@ def test_a_started_request_is_logged_with_hash_and_sizes(log: io.StringIO) -> No
     started = [line for line in lines if line["event"] == "started"]
     first, again, other = (line["prompt"] for line in started)
     assert first == again != other
-    assert {(line["prompt_tokens"], line["max_tokens"], line["client"]) for line in started} == {(2, 2, current().name)}
+    assert {(line["prompt_tokens"], line["max_tokens"], line["client"]) for line in started} == {
+        (2, 2, f"uid:{os.geteuid()}")
+    }
