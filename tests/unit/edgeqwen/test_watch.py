@@ -224,7 +224,15 @@ def test_the_view_shows_what_matters() -> None:
         "0.40 J a token",
     ):
         assert part in text
-    for part in ("anybody may call", "throttled, under-voltage", "1.50 GHz", "6.0 GB free of 8.0 GB", "6.5 W", "draining", "12 s ago"):
+    for part in (
+        "anybody may call",
+        "throttled, under-voltage",
+        "1.50 GHz",
+        "6.0 GB free of 8.0 GB",
+        "6.5 W",
+        "draining",
+        "12 s ago",
+    ):
         assert part in text
 
 
