@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from .completion import Completion, Pick
 from .errors import Fault, GrammarError, QueueFull, RequestError, Unavailable
 from .kvcache import KVCache
+from .observer import Ended, Observer, Outcome
+from .request_meter import RequestFigures, RequestMeter
 from .scheduler import Decode, Prefill, Scheduler, Step
 from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
 from .session import Chunk, Logits, Session
@@ -35,6 +37,7 @@ class _Live:
     guesser: Guesser | None
     started_s: float | None = None
     first_token_s: float | None = None
+    last_tokens_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class Engine:
         self._live: dict[Sequence, _Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
+        self._requests = RequestMeter()
+        self._observer = Observer()
         self._draining = False
         self._stopping = False
         self._wake = threading.Condition()
@@ -114,6 +119,10 @@ class Engine:
         """Whether nothing is queued or running."""
         with self._wake:
             return not self._live
+
+    def observe(self, observer: Observer) -> None:
+        """From now on `observer` hears of its requests. To be called before `start`."""
+        self._observer = observer
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
@@ -163,6 +172,7 @@ class Engine:
                 raise Unavailable("the daemon is shutting down; send the request to another one")
             if self._scheduler.room < len(asked):
                 self._meter.rejected()
+                self._refuse(asked[0][0], "queue_full")
                 raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
             sequences = [self._add(each, sink, its) for (each, sink), its in zip(asked, completions, strict=True)]
             self._wake.notify_all()
@@ -174,13 +184,17 @@ class Engine:
         self._live[sequence] = _Live(completion, sink, self._clock(), guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
+        self._observer.arrived(sequence)
         return sequence
+
+    def _refuse(self, request: Request, reason: str) -> None:
+        self._requests.refused(reason)
+        self._observer.refused(request, reason)
 
     def cancel(self, sequence: Sequence) -> None:
         """Forgets `sequence` wherever it is; a second call, or one after its end, does nothing."""
         with self._wake:
-            if self._live.pop(sequence, None) is not None:
-                self._scheduler.remove(sequence)
+            if self._forget(sequence, "cancelled", self._clock()) is not None:
                 self._meter.cancelled()
                 self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
@@ -209,12 +223,19 @@ class Engine:
                 draining=self._draining,
             )
 
+    def figures(self) -> RequestFigures:
+        """What its requests took, one by one."""
+        with self._wake:
+            return self._requests.read()
+
     def _schedule(self) -> Step:
         with self._wake:
             step = self._scheduler.schedule()
             if step.prefill and step.prefill.start == step.prefill.sequence.cached:
-                self._live[step.prefill.sequence].started_s = self._clock()
+                live = self._live[step.prefill.sequence]
+                live.started_s = self._clock()
                 self._meter.prefill_started(step.prefill.sequence.cached)
+                self._requests.started(live.started_s - live.arrived_s)
             return step
 
     def _run(self, step: Step) -> list[_Ready]:
@@ -304,6 +325,10 @@ class Engine:
         if live.first_token_s is None:
             live.first_token_s = now_s
             self._meter.first_token(now_s, now_s - live.arrived_s)
+            self._requests.first_token(now_s - live.arrived_s)
+        else:
+            self._requests.more_tokens(now_s - live.last_tokens_s)
+        live.last_tokens_s = now_s
         deltas: list[Delta] = []
         reason = None
         for pick in picks:
@@ -318,8 +343,7 @@ class Engine:
         delta = deltas[0] if len(deltas) == 1 else Delta.join(deltas)
         if reason is None:
             return [delta]
-        self._scheduler.remove(sequence)
-        del self._live[sequence]
+        self._forget(sequence, "finished", now_s, reason)
         self._meter.finished(now_s - live.arrived_s)
         return [delta, _finished(sequence, live, reason, now_s)]
 
@@ -335,23 +359,32 @@ class Engine:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
 
+    def _forget(
+        self, sequence: Sequence, outcome: Outcome, now_s: float, reason: FinishReason | None = None
+    ) -> _Live | None:
+        """Takes a request out, wherever it is; None if it has ended before."""
+        live = self._live.pop(sequence, None)
+        if live is not None:
+            self._scheduler.remove(sequence, keep=outcome != "failed")
+            ended = Ended(sequence, outcome, reason, live.arrived_s, live.started_s, live.first_token_s, now_s)
+            self._requests.ended(ended)
+            self._observer.ended(ended)
+        return live
+
     def _fail(self, sequence: Sequence, message: str) -> None:
         """Ends one request that cannot go on."""
         with self._wake:
-            live = self._live.pop(sequence, None)
-            if live is not None:
-                self._scheduler.remove(sequence, keep=False)
+            live = self._forget(sequence, "failed", self._clock())
         if live is not None:
             live.sink(Failed(message))
 
     def _fail_all(self, message: str) -> None:
         with self._wake:
-            failed, self._live = self._live, {}
-            for sequence in failed:
-                self._scheduler.remove(sequence, keep=False)
+            now_s = self._clock()
+            failed = [live for sequence in list(self._live) if (live := self._forget(sequence, "failed", now_s))]
             self._scheduler.kv.forget_warm()  # what the failed step left in any slot is not known
             self._wake.notify_all()
-        for live in failed.values():
+        for live in failed:
             live.sink(Failed(message))
 
     def _retry_after_s(self) -> float:
