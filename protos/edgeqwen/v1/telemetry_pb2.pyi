@@ -17,7 +17,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s")
+    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients")
     TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class Snapshot(_message.Message):
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     ENERGY_FIELD_NUMBER: _ClassVar[int]
     RATES_S_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
     time_unix_ms: int
     uptime_s: float
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -32,7 +33,8 @@ class Snapshot(_message.Message):
     machine: MachineInfo
     energy: Energy
     rates_s: float
-    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ...) -> None: ...
+    clients: _containers.RepeatedCompositeFieldContainer[ClientInfo]
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ...) -> None: ...
 
 class Energy(_message.Message):
     __slots__ = ("watts", "covers", "joules", "counted_s", "joules_per_token", "window_s")
@@ -49,6 +51,40 @@ class Energy(_message.Message):
     joules_per_token: float
     window_s: float
     def __init__(self, watts: _Optional[float] = ..., covers: _Optional[_Iterable[str]] = ..., joules: _Optional[float] = ..., counted_s: _Optional[float] = ..., joules_per_token: _Optional[float] = ..., window_s: _Optional[float] = ...) -> None: ...
+
+class ClientInfo(_message.Message):
+    __slots__ = ("name", "waiting", "running", "requests_total", "refused_total", "prompt_tokens_total", "completion_tokens_total", "limits")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    waiting: int
+    running: int
+    requests_total: int
+    refused_total: int
+    prompt_tokens_total: int
+    completion_tokens_total: int
+    limits: ClientLimits
+    def __init__(self, name: _Optional[str] = ..., waiting: _Optional[int] = ..., running: _Optional[int] = ..., requests_total: _Optional[int] = ..., refused_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., limits: _Optional[_Union[ClientLimits, _Mapping]] = ...) -> None: ...
+
+class ClientLimits(_message.Message):
+    __slots__ = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "prompt_tokens", "output_tokens")
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_MINUTE_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    requests_per_minute: int
+    tokens_per_minute: int
+    concurrent_requests: int
+    prompt_tokens: int
+    output_tokens: int
+    def __init__(self, requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrent_requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
 class LoadedModel(_message.Message):
     __slots__ = ("model", "engine")
@@ -108,7 +144,7 @@ class PresetInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., values: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EngineInfo(_message.Message):
-    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "guessed_tokens_total", "right_guesses_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining")
+    __slots__ = ("queue_depth", "queue_limit", "running", "slots", "kv_used_tokens", "kv_reserved_tokens", "kv_budget_tokens", "kv_bytes_per_token", "kv_warm_tokens", "requests_total", "requests_finished_total", "requests_cancelled_total", "requests_rejected_total", "prompt_tokens_total", "cached_prompt_tokens_total", "completion_tokens_total", "guessed_tokens_total", "right_guesses_total", "steps_total", "window_s", "completion_tokens_per_second", "prompt_tokens_per_second", "time_to_first_token_p50_ms", "time_to_first_token_p95_ms", "last_step_age_ms", "draining", "time_per_token_p50_ms", "time_per_token_p95_ms", "decode_step_p50_ms", "failures_in_a_row", "throttle")
     QUEUE_DEPTH_FIELD_NUMBER: _ClassVar[int]
     QUEUE_LIMIT_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +171,11 @@ class EngineInfo(_message.Message):
     TIME_TO_FIRST_TOKEN_P95_MS_FIELD_NUMBER: _ClassVar[int]
     LAST_STEP_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    TIME_PER_TOKEN_P50_MS_FIELD_NUMBER: _ClassVar[int]
+    TIME_PER_TOKEN_P95_MS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_STEP_P50_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_IN_A_ROW_FIELD_NUMBER: _ClassVar[int]
+    THROTTLE_FIELD_NUMBER: _ClassVar[int]
     queue_depth: int
     queue_limit: int
     running: int
@@ -161,7 +202,26 @@ class EngineInfo(_message.Message):
     time_to_first_token_p95_ms: float
     last_step_age_ms: float
     draining: bool
-    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., kv_warm_tokens: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., guessed_tokens_total: _Optional[int] = ..., right_guesses_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ...) -> None: ...
+    time_per_token_p50_ms: float
+    time_per_token_p95_ms: float
+    decode_step_p50_ms: float
+    failures_in_a_row: int
+    throttle: Throttle
+    def __init__(self, queue_depth: _Optional[int] = ..., queue_limit: _Optional[int] = ..., running: _Optional[int] = ..., slots: _Optional[int] = ..., kv_used_tokens: _Optional[int] = ..., kv_reserved_tokens: _Optional[int] = ..., kv_budget_tokens: _Optional[int] = ..., kv_bytes_per_token: _Optional[int] = ..., kv_warm_tokens: _Optional[int] = ..., requests_total: _Optional[int] = ..., requests_finished_total: _Optional[int] = ..., requests_cancelled_total: _Optional[int] = ..., requests_rejected_total: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_prompt_tokens_total: _Optional[int] = ..., completion_tokens_total: _Optional[int] = ..., guessed_tokens_total: _Optional[int] = ..., right_guesses_total: _Optional[int] = ..., steps_total: _Optional[int] = ..., window_s: _Optional[float] = ..., completion_tokens_per_second: _Optional[float] = ..., prompt_tokens_per_second: _Optional[float] = ..., time_to_first_token_p50_ms: _Optional[float] = ..., time_to_first_token_p95_ms: _Optional[float] = ..., last_step_age_ms: _Optional[float] = ..., draining: _Optional[bool] = ..., time_per_token_p50_ms: _Optional[float] = ..., time_per_token_p95_ms: _Optional[float] = ..., decode_step_p50_ms: _Optional[float] = ..., failures_in_a_row: _Optional[int] = ..., throttle: _Optional[_Union[Throttle, _Mapping]] = ...) -> None: ...
+
+class Throttle(_message.Message):
+    __slots__ = ("level", "reason", "rows", "threads", "share")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    reason: str
+    rows: int
+    threads: int
+    share: float
+    def __init__(self, level: _Optional[int] = ..., reason: _Optional[str] = ..., rows: _Optional[int] = ..., threads: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
 
 class ProcessInfo(_message.Message):
     __slots__ = ("pid", "rss_bytes", "cpu_cores", "threads", "open_files")
