@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from .errors import ConfigError, Fault
+from .otel_settings import OtelSettings
 from .profile import OPENVINO_DEVICE
 from .validation import StrictModel, parse
 
@@ -38,6 +39,12 @@ class Config(StrictModel):
     )
     listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] = Field(
         default=DEFAULT_LISTEN, description="unix:PATH, or HOST:PORT."
+    )
+    metrics_listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] | None = Field(
+        default=None, description="unix:PATH, or HOST:PORT on loopback, where Prometheus finds metrics; unset: nowhere."
+    )
+    otel: OtelSettings = Field(
+        default=OtelSettings(), description="Where OpenTelemetry's metrics and traces go; unset: what OTEL_* says."
     )
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
@@ -140,8 +147,13 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _typed(value: str, annotation: Any) -> object:
-    """A number or truth value where the field wants one and the text is one; a list of what stands between commas; else
-    the text, to be refused as such."""
+    """A number, truth value or mapping where the field wants one and the text is one; a list of what stands between
+    commas; else the text, to be refused as such."""
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
     wanted = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
     wanted |= {get_args(each)[0] for each in wanted if get_origin(each) is Annotated}
     if any(get_origin(each) is list for each in wanted):

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,12 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .health import Health
     from .model import Model
     from .models import Models
+    from .observability import Observability
     from .package import Package
     from .sensing.board import Board
     from .service import GenerationService
     from .startup import Startup
+    from .telemetry import TelemetryService
     from .watchdog import Watched
 
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
@@ -65,6 +67,9 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--packages-dir", type=click.Path(path_type=Path), help="Where `edgeqwen models load` finds packages.")
 @click.option("--adapters-dir", type=click.Path(path_type=Path), help="More adapters: a folder of *.onnx_adapter.")
 @click.option("--listen", help=f"unix:PATH, or HOST:PORT on loopback. Default: {DEFAULT_LISTEN}")
+@click.option(
+    "--metrics-listen", help="Where Prometheus finds metrics: unix:PATH, or HOST:PORT on loopback. Default: off"
+)
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
@@ -104,9 +109,10 @@ def _path_from_environment() -> Path | None:
 def _check(read: Callable[[], Config], *, as_json: bool) -> int:
     """Prints what `--check-config` finds; returns the exit status."""
     from .check import Checked, check
+    from .observability import check_observability
 
     try:
-        checked = check(read())
+        checked = check(read(), extras=(check_observability,))
     except EdgeQwenError as error:
         checked = Checked((error,), (), {})
     if as_json:
@@ -129,6 +135,7 @@ async def serve(read: Callable[[], Config]) -> None:
     # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
     sys.setswitchinterval(0.0005)
     from .logs import configure
+    from .observability import Observability
     from .startup import Startup
     from .supervision import tell
 
@@ -136,7 +143,7 @@ async def serve(read: Callable[[], Config]) -> None:
     started_s = time.monotonic()
     address = Address(config.listen)
     address.require_free()  # before the load: a second daemon must find out at once
-    daemon = Daemon.load(config, Startup(tell))
+    daemon = Daemon.load(config, Startup(tell), Observability.open(config))
     reloader = Reloader(read, config, lambda new: configure(new.log_format, new.log_level))
     await run(daemon, address, reloader, started_s)
 
@@ -194,22 +201,32 @@ class _Signals:
 class Daemon:
     """The loaded models and the server in front of them. `summary` describes the default one in the log."""
 
-    def __init__(self, models: Models, server: grpc.aio.Server, generation: GenerationService, health: Health) -> None:
+    def __init__(
+        self,
+        models: Models,
+        server: grpc.aio.Server,
+        generation: GenerationService,
+        health: Health,
+        telemetry: TelemetryService,
+        observability: Observability,
+    ) -> None:
         self._models = models
         self._server = server
         self._generation = generation
         self._health = health
+        self._telemetry = telemetry
+        self._observability = observability
 
     @classmethod
-    def load(cls, config: Config, startup: Startup) -> Daemon:
+    def load(cls, config: Config, startup: Startup, observability: Observability) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
         from .sensing.board import Board
 
-        models = _load_models(config, startup)
+        models = _load_models(config, startup, observability)
         board = Board(folders=(config.state_dir, config.package))
-        server, generation, health = make_server(models, config.max_message_bytes, board)
+        services = make_server(models, config.max_message_bytes, board, observability.interceptors)
         trim_after_load()
-        return cls(models, server, generation, health)
+        return cls(models, *services, observability)
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -229,6 +246,7 @@ class Daemon:
         listen = address.bind(self._server.add_insecure_port)
         await self._health.serving()
         await self._server.start()
+        await self._observability.start(self._telemetry.snapshot, self._models)
         return listen
 
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
@@ -244,9 +262,10 @@ class Daemon:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._generation.wait_ended(), _GOODBYE_S)
         await self._server.stop(_GOODBYE_S)
+        await self._observability.close()
 
 
-def _load_models(config: Config, startup: Startup) -> Models:
+def _load_models(config: Config, startup: Startup, observability: Observability) -> Models:
     """The packages that the configuration names, and what may come later."""
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
@@ -262,7 +281,9 @@ def _load_models(config: Config, startup: Startup) -> Models:
         return package
 
     def load(package: Package) -> Model:
-        return load_model(package, config, config.adapters_dir if package.root == config.package else None)
+        model = load_model(package, config, config.adapters_dir if package.root == config.package else None)
+        observability.observe(model)
+        return model
 
     paths = [config.package, *config.more_packages]
     loader = Loader(open_package, load, lambda package: footprint_of_loaded(package, config), available_bytes)
@@ -276,8 +297,11 @@ def _load_models(config: Config, startup: Startup) -> Models:
 
 
 def make_server(
-    models: Models, max_message_bytes: int, board: Board | None = None
-) -> tuple[grpc.aio.Server, GenerationService, Health]:
+    models: Models,
+    max_message_bytes: int,
+    board: Board | None = None,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> tuple[grpc.aio.Server, GenerationService, Health, TelemetryService]:
     """A server with all services in front of `models`, which listens nowhere yet; telemetry reads `board`."""
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
@@ -290,19 +314,20 @@ def make_server(
     from .telemetry import TelemetryService
 
     server = grpc.aio.server(
+        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
-        ]
+        ],
     )
-    generation, health = GenerationService(models), Health()
+    generation, health, telemetry = GenerationService(models), Health(), TelemetryService(models, board)
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
-    telemetry_pb2_grpc.add_TelemetryServicer_to_server(TelemetryService(models, board), server)
+    telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
     health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
-    return server, generation, health
+    return server, generation, health, telemetry
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command deploy",
+        "observability",
         "models_service check supervision",
-        "service health telemetry address",
+        "service health telemetry address metrics otel",
         "snapshot_messages",
         "snapshots",
         "models",
@@ -30,18 +31,19 @@ LAYERS = {
         "turn_text",
         "openvino_session",
         "openvino_paged openvino_stateful",
-        "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
-        "static_session kvcache",
+        "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat"
+        " request_meter",
+        "static_session kvcache observer",
         "settings",
         "watchdog",
         "sequence session stats speculation",
         "turn",
-        "structure",
+        "structure histogram",
         "reload",
         "adapters inference config localsettings presets startup",
         "tuning",
         "package detect footprint",
-        "profile",
+        "profile otel_settings",
         "validation",
         "logs machine memory notify sensing cpu access",
         "errors",
@@ -55,6 +57,8 @@ LAYERS = {
         "hwmon nvml",
         "files",
     ),
+    "runtime.metrics": ("between families server", "machine_families", "building exposition"),
+    "runtime.otel": ("pipeline", "recorder interceptor", "instruments delivery context"),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -138,7 +142,11 @@ ACROSS = {
     "runtime.conversations": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
+    "runtime.metrics.between": ("edgeqwen.v1",),
+    "runtime.metrics.families": ("edgeqwen.v1",),
+    "runtime.metrics.machine_families": ("edgeqwen.v1",),
     "runtime.models_service": ("edgeqwen.v1",),
+    "runtime.observability": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
@@ -154,11 +162,12 @@ DOORS = {
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " edgeqwen.client edgeqwen.errors edgeqwen.observing",
+    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.observability runtime.otel.interceptor"
+    " runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.observing",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
+    "h11": "runtime.metrics.server",
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
@@ -175,17 +184,21 @@ DOORS = {
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session"
     " runtime.plain_session runtime.qnn_pipeline toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
+    "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
+    "prometheus_client": "runtime.metrics.building runtime.metrics.exposition runtime.metrics.families"
+    " runtime.metrics.machine_families runtime.observability",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.config runtime.localsettings runtime.package runtime.presets runtime.profile"
-    " runtime.validation toolchain.cli",
+    "pydantic": "runtime.config runtime.localsettings runtime.otel_settings runtime.package runtime.presets"
+    " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service runtime.service"
+    "structlog": "runtime.daemon runtime.logs runtime.metrics.server runtime.model runtime.models"
+    " runtime.models_service runtime.observability runtime.otel.delivery runtime.otel.pipeline runtime.service"
     " runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
@@ -202,6 +215,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.histogram", "runtime.observer", "runtime.request_meter"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

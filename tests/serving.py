@@ -73,7 +73,7 @@ def serving(
 async def _start(engine: Engine, reader: RequestReader, target: str) -> grpc.aio.Server:
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health = make_server(models, max_message_bytes=4 << 20)
+    server, _, health, _ = make_server(models, max_message_bytes=4 << 20)
     server.add_insecure_port(target)
     await server.start()
     await health.serving()

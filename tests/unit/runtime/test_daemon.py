@@ -32,10 +32,12 @@ from runtime.config import Config
 from runtime.daemon import Daemon, main, make_server, run
 from runtime.engine import Engine
 from runtime.errors import AddressInUse, ConfigError
+from runtime.observability import Observability
 from runtime.reload import Reloader
 
 BAD_FLAGS = {
     "listen": "nowhere",
+    "metrics_listen": "nowhere",
     "queue_limit": "0",
     "drain_timeout_s": "-1",
     "stall_timeout_s": "0",
@@ -51,6 +53,7 @@ BAD_FLAGS = {
 UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
     *("verify", "speculate", "simulate", "deterministic")
 }
+MAPPINGS = {"otel"}
 
 
 @pytest.fixture
@@ -64,9 +67,10 @@ def folder() -> Iterator[Path]:
 
 
 def test_every_setting_has_a_flag() -> None:
-    """What a file and the environment can set, a flag can."""
+    """What a file and the environment can set, a flag can, but for what is a mapping."""
     flags = {parameter.name for parameter in main.params} - {"config_file", "check_only", "as_json", "version"}
-    assert flags == set(Config.model_fields) == set(BAD_FLAGS) | UNBOUNDED
+    assert flags | MAPPINGS == set(Config.model_fields) == set(BAD_FLAGS) | UNBOUNDED | MAPPINGS
+    assert not flags & MAPPINGS
 
 
 def test_flags_go_to_their_settings() -> None:
@@ -304,7 +308,7 @@ async def running(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: flo
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, structlog.testing.capture_logs() as lines:
         manager.bind(f"{folder}/notify")
         manager.setblocking(False)
-        daemon = Daemon(models, *make_server(models, max_message_bytes=1 << 20))
+        daemon = Daemon(models, *make_server(models, max_message_bytes=1 << 20), Observability())
         async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(target) as channel:
             config = Config(package=Path("p"), **{"drain_timeout_s": TIMEOUT_S, **settings})  # type: ignore[arg-type]
             reloader = Reloader(lambda: config, config)
