@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field
 
 from .errors import ConfigError, Fault
+from .limit_config import LimitConfig
 from .otel_settings import OtelSettings
 from .profile import OPENVINO_DEVICE
 from .validation import StrictModel, parse
@@ -48,6 +49,9 @@ class Config(StrictModel):
     )
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
+    )
+    limits: LimitConfig = Field(
+        default=LimitConfig(), description="What clients may ask for, by default and by name; unset: as they like."
     )
     drain_timeout_s: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=30.0, description="How long running requests may go on after SIGTERM, in seconds."

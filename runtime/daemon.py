@@ -26,6 +26,7 @@ from .reload import Reloader
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
 
+    from .clients import Clients
     from .health import Health
     from .model import Model
     from .models import Models
@@ -220,11 +221,13 @@ class Daemon:
     @classmethod
     def load(cls, config: Config, startup: Startup, observability: Observability) -> Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError or SessionError."""
+        from .clients import Clients
         from .sensing.board import Board
 
-        models = _load_models(config, startup, observability)
+        clients = Clients(config.limits.book)
+        models = _load_models(config, startup, clients, observability)
         board = Board(folders=(config.state_dir, config.package))
-        services = make_server(models, config.max_message_bytes, board, observability.interceptors)
+        services = make_server(models, config.max_message_bytes, clients, board, observability.interceptors)
         trim_after_load()
         return cls(models, *services, observability)
 
@@ -265,7 +268,7 @@ class Daemon:
         await self._observability.close()
 
 
-def _load_models(config: Config, startup: Startup, observability: Observability) -> Models:
+def _load_models(config: Config, startup: Startup, clients: Clients, observability: Observability) -> Models:
     """The packages that the configuration names, and what may come later."""
     from .machine import available_bytes
     from .model import footprint_of_loaded, load_model
@@ -281,7 +284,8 @@ def _load_models(config: Config, startup: Startup, observability: Observability)
         return package
 
     def load(package: Package) -> Model:
-        model = load_model(package, config, config.adapters_dir if package.root == config.package else None)
+        adapters_dir = config.adapters_dir if package.root == config.package else None
+        model = load_model(package, config, adapters_dir, clients=clients)
         observability.observe(model)
         return model
 
@@ -299,10 +303,14 @@ def _load_models(config: Config, startup: Startup, observability: Observability)
 def make_server(
     models: Models,
     max_message_bytes: int,
+    clients: Clients | None = None,
     board: Board | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> tuple[grpc.aio.Server, GenerationService, Health, TelemetryService]:
-    """A server with all services in front of `models`, which listens nowhere yet; telemetry reads `board`."""
+    """A server with all services in front of `models`, which listens nowhere yet.
+
+    `clients` are those of the models; telemetry reads `board`.
+    """
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
@@ -320,7 +328,7 @@ def make_server(
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
         ],
     )
-    generation, health, telemetry = GenerationService(models), Health(), TelemetryService(models, board)
+    generation, health, telemetry = GenerationService(models), Health(), TelemetryService(models, clients, board)
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)

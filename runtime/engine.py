@@ -9,35 +9,37 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .clients import Clients
 from .completion import Completion, Pick
-from .errors import Fault, GrammarError, QueueFull, RequestError, Unavailable
+from .errors import (
+    DeadlineTooShort,
+    EdgeQwenError,
+    Exhausted,
+    Fault,
+    GrammarError,
+    QueueFull,
+    RateLimited,
+    RequestError,
+    Unavailable,
+)
 from .kvcache import KVCache
-from .observer import Ended, Observer, Outcome
-from .request_meter import RequestFigures, RequestMeter
+from .lateness import Lateness
+from .live import Live, Sink
+from .observer import Observer, Outcome
+from .pace import Pace
+from .request_meter import RequestFigures, RequestMeter, reason_of
 from .scheduler import Decode, Prefill, Scheduler, Step
-from .sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence, Timings, Usage
+from .sequence import Delta, Event, Failed, FinishReason, Request, Sequence
 from .session import Chunk, Logits, Session
 from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
 from .stats import EngineStats, Meter
 from .tokenizer import Tokenizer
 
-Sink = Callable[[Event], None]
-
-
-@dataclass(eq=False)
-class _Live:
-    """A request that has not ended: its text side, where its events go, and when things happened (seconds)."""
-
-    completion: Completion
-    sink: Sink
-    arrived_s: float
-    guesser: Guesser | None
-    started_s: float | None = None
-    first_token_s: float | None = None
-    last_tokens_s: float = 0.0
+_LATE_EVERY_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Engine:
         speculate: whether a step may compute tokens that are guessed from the request's own text.
         token_cost: of a further token in a step, against a step with one; it decides how many guesses pay.
         ids: numbers of the requests, those of all engines in a process if they share it.
+        clients: keeps them to their limits and counts; None: there are no limits.
         clock: monotonic seconds.
     """
 
@@ -80,6 +83,7 @@ class Engine:
         speculate: bool = True,
         token_cost: float = TOKEN_COST,
         ids: Iterator[int] | None = None,
+        clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
@@ -95,11 +99,15 @@ class Engine:
             prefill_chunk_tokens=prefill_chunk_tokens,
             token_cost=token_cost,
         )
-        self._live: dict[Sequence, _Live] = {}
+        self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
         self._requests = RequestMeter()
         self._observer = Observer()
+        self._pace = Pace()
+        self._lateness = Lateness(self._scheduler, self._pace)
+        self._clients = clients or Clients(clock=clock)
+        self._step_began_s = self._looked_for_late_s = clock()
         self._draining = False
         self._stopping = False
         self._wake = threading.Condition()
@@ -147,54 +155,79 @@ class Engine:
             self._thread.join()
         self._fail_all(reason)
 
-    def submit(self, request: Request, sink: Sink) -> Sequence:
-        """Queues `request`. `sink` gets its events on the engine's thread and must not block.
+    def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
+        """Queues `request`. `sink` gets its events, mostly on the engine's thread, and must not block.
 
-        Raises QueueFull, or Unavailable while draining.
+        Args:
+            timeout_s: the request is of no use after so long; None: it always is.
+
+        Raises QueueFull, RateLimited, DeadlineTooShort, or Unavailable while draining.
         """
-        return self.submit_all([(request, sink)])[0]
+        return self.submit_all([(request, sink)], timeout_s=timeout_s)[0]
 
-    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
-        """Queues all of them, one behind the other, or none.
+    def submit_all(self, asked: list[tuple[Request, Sink]], *, timeout_s: float | None = None) -> list[Sequence]:
+        """Queues all of them, one behind the other, or none. They are of one client.
 
         Raises as `submit` does, and RequestError for more than the queue ever has room for.
         """
         most = self._scheduler.queue_limit + self._scheduler.kv.max_running
         if len(asked) > most:
             raise RequestError([Fault("n", f"must be at most {most}, as many as wait and run here (got {len(asked)})")])
+        client = asked[0][0].client
         completions = []
         for request, _ in asked:
+            assert request.client == client
             assert len(request.prompt) > 0
             assert 0 < request.max_tokens <= self.context_tokens - len(request.prompt)
             completions.append(Completion(request, self._tokenizer, self._eos_token_ids, self.vocab_size))
         with self._wake:
             if self._draining:
                 raise Unavailable("the daemon is shutting down; send the request to another one")
-            if self._scheduler.room < len(asked):
-                self._meter.rejected()
-                self._refuse(asked[0][0], "queue_full")
-                raise QueueFull(self._scheduler.queue_limit, self._retry_after_s())
-            sequences = [self._add(each, sink, its) for (each, sink), its in zip(asked, completions, strict=True)]
+            try:
+                leave = self._make_way(asked, timeout_s)
+            except (Exhausted, DeadlineTooShort) as error:
+                self._refuse(asked[0][0], error)
+                if not isinstance(error, RateLimited):
+                    self._clients.refused(client, len(asked))
+                raise
+            sequences = [Sequence(next(self._ids), request) for request, _ in asked]
+            for sequence, (_, sink), its in zip(sequences, asked, completions, strict=True):
+                sequence.group = sequences[0].id
+                self._add(sequence, sink, its, timeout_s)
             self._wake.notify_all()
+        for sink, event in leave:
+            sink(event)
         return sequences
 
-    def _add(self, request: Request, sink: Sink, completion: Completion) -> Sequence:
-        sequence = Sequence(next(self._ids), request)
-        guesser = Guesser(request.prompt) if self._speculate else None
-        self._live[sequence] = _Live(completion, sink, self._clock(), guesser)
+    def _make_way(self, asked: list[tuple[Request, Sink]], timeout_s: float | None) -> list[tuple[Sink, Event]]:
+        """Sees whether they may wait; what it returns is to be told to those that had to leave for them."""
+        client = asked[0][0].client
+        limit, retry_after_s = self._scheduler.queue_limit, self._retry_after_s()
+        leave = self._scheduler.giving_way(client, len(asked))
+        if leave is None:
+            raise QueueFull(limit, retry_after_s, client)
+        if timeout_s is not None and (late := self._lateness.of(asked[0][0], timeout_s, self._clock())):
+            raise late
+        prompt_tokens = [len(request.prompt) for request, _ in asked]
+        self._clients.submitted(client, prompt_tokens, ends_in_s=retry_after_s)
+        return [
+            self._dismiss(each, QueueFull(limit, retry_after_s, each.request.client, gave_way=True)) for each in leave
+        ]
+
+    def _add(self, sequence: Sequence, sink: Sink, completion: Completion, timeout_s: float | None) -> None:
+        now_s = self._clock()
+        sequence.deadline_s = None if timeout_s is None else now_s + timeout_s
+        sequence.new_tokens = self._scheduler.new_tokens(sequence.request)
+        guesser = Guesser(sequence.request.prompt) if self._speculate else None
+        self._live[sequence] = Live(completion, sink, now_s, guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
         self._observer.arrived(sequence)
-        return sequence
-
-    def _refuse(self, request: Request, reason: str) -> None:
-        self._requests.refused(reason)
-        self._observer.refused(request, reason)
 
     def cancel(self, sequence: Sequence) -> None:
         """Forgets `sequence` wherever it is; a second call, or one after its end, does nothing."""
         with self._wake:
-            if self._forget(sequence, "cancelled", self._clock()) is not None:
+            if self._forget(sequence, "cancelled") is not None:
                 self._meter.cancelled()
                 self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
@@ -230,13 +263,18 @@ class Engine:
 
     def _schedule(self) -> Step:
         with self._wake:
+            self._step_began_s = now_s = self._clock()
+            late = self._dismiss_late(now_s)
             step = self._scheduler.schedule()
             if step.prefill and step.prefill.start == step.prefill.sequence.cached:
-                live = self._live[step.prefill.sequence]
-                live.started_s = self._clock()
-                self._meter.prefill_started(step.prefill.sequence.cached)
-                self._requests.started(live.started_s - live.arrived_s)
-            return step
+                sequence, live = step.prefill.sequence, self._live[step.prefill.sequence]
+                live.started_s = now_s
+                self._meter.prefill_started(sequence.cached)
+                self._requests.started(now_s - live.arrived_s)
+                self._clients.started(sequence.request.client)
+        for sink, event in late:
+            sink(event)
+        return step
 
     def _run(self, step: Step) -> list[_Ready]:
         """Runs the model, for each sequence that gets tokens now."""
@@ -295,9 +333,9 @@ class Engine:
         for row in ready:
             if live := self._live.get(row.sequence):
                 try:
-                    picks.append((row, _picks(live, row)))
+                    picks.append((row, live.picks(row.logits, row.guess)))
                 except GrammarError as error:
-                    self._fail(row.sequence, str(error))
+                    self._fail(row.sequence, error)
         return picks
 
     def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
@@ -306,21 +344,31 @@ class Engine:
         with self._wake:
             now_s = self._clock()
             if step.prefill:
-                step.prefill.sequence.computed += step.prefill.tokens
-            tokens = 0
+                self._note_prefill(step, now_s)
+            tokens = Counter[str]()  # by client
             for row, its in picks:
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
                     events += ((live.sink, event) for event in self._accept(row.sequence, live, its, now_s))
-                    tokens += len(row.sequence.output) - before
-            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens)
+                    tokens[row.sequence.request.client] += len(row.sequence.output) - before
+            if tokens:
+                self._clients.generated(tokens)
+            self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens.total())
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
 
-    def _accept(self, sequence: Sequence, live: _Live, picks: list[Pick], now_s: float) -> list[Event]:
+    def _note_prefill(self, step: Step, now_s: float) -> None:
+        assert step.prefill is not None
+        sequence, tokens = step.prefill.sequence, step.prefill.tokens
+        self._clients.prefilled(sequence.request.client, tokens)
+        if not step.prefill.last:
+            self._pace.prefilled(now_s, now_s - self._step_began_s, tokens, beside=bool(step.decode))
+        sequence.computed += tokens
+
+    def _accept(self, sequence: Sequence, live: Live, picks: list[Pick], now_s: float) -> list[Event]:
         """Takes what was picked, up to where the completion ends."""
         if live.first_token_s is None:
             live.first_token_s = now_s
@@ -343,9 +391,9 @@ class Engine:
         delta = deltas[0] if len(deltas) == 1 else Delta.join(deltas)
         if reason is None:
             return [delta]
-        self._forget(sequence, "finished", now_s, reason)
+        self._forget(sequence, "finished", reason)
         self._meter.finished(now_s - live.arrived_s)
-        return [delta, _finished(sequence, live, reason, now_s)]
+        return [delta, live.finished(sequence, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
@@ -359,29 +407,51 @@ class Engine:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
 
-    def _forget(
-        self, sequence: Sequence, outcome: Outcome, now_s: float, reason: FinishReason | None = None
-    ) -> _Live | None:
+    def _forget(self, sequence: Sequence, outcome: Outcome, reason: FinishReason | None = None) -> Live | None:
         """Takes a request out, wherever it is; None if it has ended before."""
         live = self._live.pop(sequence, None)
         if live is not None:
+            now_s = self._clock()
             self._scheduler.remove(sequence, keep=outcome != "failed")
-            ended = Ended(sequence, outcome, reason, live.arrived_s, live.started_s, live.first_token_s, now_s)
+            self._clients.ended(sequence.request.client, started=live.started_s is not None)
+            if live.started_s is not None:
+                self._pace.released(now_s, now_s - live.started_s)
+            ended = live.ended(sequence, outcome, reason, now_s)
             self._requests.ended(ended)
             self._observer.ended(ended)
         return live
 
-    def _fail(self, sequence: Sequence, message: str) -> None:
+    def _refuse(self, request: Request, why: EdgeQwenError) -> None:
+        self._meter.rejected()
+        self._requests.refused(reason_of(why))
+        self._observer.refused(request, reason_of(why))
+
+    def _dismiss(self, sequence: Sequence, why: EdgeQwenError) -> tuple[Sink, Event]:
+        """Refuses a request that was let in; what it returns is to be told to it."""
+        live = self._forget(sequence, "refused")
+        assert live is not None
+        self._meter.rejected()
+        self._requests.refused(reason_of(why))
+        self._clients.refused(sequence.request.client, 1)
+        return live.sink, Failed(str(why), why)
+
+    def _dismiss_late(self, now_s: float) -> list[tuple[Sink, Event]]:
+        """Now and then, those that wait in vain."""
+        if now_s - self._looked_for_late_s < _LATE_EVERY_S:
+            return []
+        self._looked_for_late_s = now_s
+        return [self._dismiss(sequence, why) for sequence, why in self._lateness.among(now_s)]
+
+    def _fail(self, sequence: Sequence, error: EdgeQwenError) -> None:
         """Ends one request that cannot go on."""
         with self._wake:
-            live = self._forget(sequence, "failed", self._clock())
+            live = self._forget(sequence, "failed")
         if live is not None:
-            live.sink(Failed(message))
+            live.sink(Failed(str(error), error))
 
     def _fail_all(self, message: str) -> None:
         with self._wake:
-            now_s = self._clock()
-            failed = [live for sequence in list(self._live) if (live := self._forget(sequence, "failed", now_s))]
+            failed = [live for sequence in list(self._live) if (live := self._forget(sequence, "failed"))]
             self._scheduler.kv.forget_warm()  # what the failed step left in any slot is not known
             self._wake.notify_all()
         for live in failed:
@@ -399,32 +469,3 @@ def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
         return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
     tokens = sequence.request.prompt[row.start : row.start + row.tokens]
     return Chunk(row.slot, tokens, row.start, logits=int(row.last))
-
-
-def _picks(live: _Live, row: _Ready) -> list[Pick]:
-    """Samples a token, and one more for as long as they are those that were guessed."""
-    picks: list[Pick] = []
-    for logits, guessed in itertools.zip_longest(row.logits, row.guess):
-        picks.append(live.completion.pick(logits))
-        if picks[-1].token != guessed or picks[-1].complete:
-            break
-    return picks
-
-
-def _finished(sequence: Sequence, live: _Live, reason: FinishReason, now_s: float) -> Finished:
-    assert live.started_s is not None
-    assert live.first_token_s is not None
-    prefill_s = max(live.first_token_s - live.started_s, 1e-9)
-    decode_s = max(now_s - live.first_token_s, 1e-9)
-    return Finished(
-        reason=reason,
-        usage=Usage(sequence.prompt_tokens, len(sequence.output), sequence.cached),
-        timings=Timings(
-            queue_ms=(live.started_s - live.arrived_s) * 1e3,
-            time_to_first_token_ms=(live.first_token_s - live.arrived_s) * 1e3,
-            total_ms=(now_s - live.arrived_s) * 1e3,
-            prefill_tokens_per_second=(sequence.prompt_tokens - sequence.cached) / prefill_s,
-            decode_tokens_per_second=(len(sequence.output) - 1) / decode_s,
-        ),
-        stop=live.completion.stop if reason is FinishReason.STOP else None,
-    )

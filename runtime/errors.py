@@ -135,10 +135,61 @@ class Unavailable(EdgeQwenError):
     """The daemon cannot take the request now; another time it may: gRPC UNAVAILABLE."""
 
 
-class QueueFull(Unavailable):
-    """As many requests wait as may: gRPC RESOURCE_EXHAUSTED. `retry_after_s` estimates when a place is free."""
+class Exhausted(Unavailable):
+    """Not now, but in `retry_after_s` seconds: gRPC RESOURCE_EXHAUSTED.
 
-    def __init__(self, limit: int, retry_after_s: float) -> None:
-        self.limit = limit
+    Args:
+        client: who has to wait.
+        quota: what is used up, in words.
+    """
+
+    def __init__(self, message: str, client: str, quota: str, retry_after_s: float) -> None:
+        self.client = client
+        self.quota = quota
         self.retry_after_s = retry_after_s
-        super().__init__(f"the queue is full ({limit} requests wait); try again in {retry_after_s:.1f} s")
+        super().__init__(f"{message}; try again in {retry_after_s:.1f} s")
+
+
+class QueueFull(Exhausted):
+    """As many requests wait as may. `retry_after_s` estimates when a place is free.
+
+    Args:
+        gave_way: whether the request waited already, and had to leave for a client that has fewer.
+    """
+
+    def __init__(self, limit: int, retry_after_s: float, client: str = "", *, gave_way: bool = False) -> None:
+        self.limit = limit
+        full = f"the queue is full ({limit} requests wait)"
+        message = f"{full} and most in it was this client's, so its newest made room" if gave_way else full
+        super().__init__(message, client, f"queue_limit: {limit} requests of all clients may wait", retry_after_s)
+
+
+_RATES = {
+    "requests_per_minute": "requests a minute",
+    "tokens_per_minute": "tokens a minute, of prompts and answers together",
+    "concurrent_requests": "requests at once, those that wait included",
+}
+
+
+class RateLimited(Exhausted):
+    """A client has had what it may have for now. `limit` is the name of the setting, `most` its value."""
+
+    def __init__(self, client: str, limit: str, most: int, retry_after_s: float) -> None:
+        self.limit = limit
+        allowed = f"{most} {_RATES[limit]}"
+        super().__init__(f"{client or 'a client'} may have {allowed}", client, f"{limit}: {allowed}", retry_after_s)
+
+
+class DeadlineTooShort(EdgeQwenError):
+    """The deadline will have passed before a first token can be there: gRPC DEADLINE_EXCEEDED.
+
+    Args:
+        expected_s: until a first token, as things are.
+        left_s: until the deadline.
+    """
+
+    def __init__(self, expected_s: float, left_s: float) -> None:
+        super().__init__(
+            f"a first token would take about {expected_s:.1f} s and the deadline is in {left_s:.1f} s;"
+            " allow more time, or ask when less is waiting"
+        )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from .sequence import Sequence
+from .sequence import Request, Sequence
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,20 @@ class KVCache:
         self._clears.append(Clear(slot, len(tokens) if warm else 0))
         sequence.slot = None
 
+    def known_tokens(self, request: Request) -> int:
+        """How much of its prompt's beginning is in rows that it may start from, or will be when they are computed."""
+        if request.scope is None:
+            return 0
+        known = 0
+        for row in self._rows:
+            if row is None:
+                continue
+            of = row if isinstance(row, Warm) else row.request
+            if (of.scope, of.adapter) == (request.scope, request.adapter):
+                tokens = row.tokens if isinstance(row, Warm) else (*row.request.prompt, *row.output)
+                known = max(known, common_prefix(tokens, request.prompt))
+        return min(known, len(request.prompt) - 1)
+
     def forget_warm(self) -> None:
         """Frees every warm row."""
         for slot, row in enumerate(self._rows):
@@ -167,7 +181,7 @@ class KVCache:
             if (of.scope, of.adapter) != wanted:
                 continue
             tokens = row.tokens if isinstance(row, Warm) else row.computed_tokens
-            shared = _common_prefix(tokens, prompt)
+            shared = common_prefix(tokens, prompt)
             exact = min(shared, row.exact if isinstance(row, Warm) else _exact(row))
             if request.deterministic:  # its last token is not to be computed by itself either
                 shared = exact = min(exact, max(0, len(prompt) - 1))
@@ -216,7 +230,7 @@ def _exact(sequence: Sequence) -> int:
     return min(sequence.computed, sequence.prompt_tokens)
 
 
-def _common_prefix(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+def common_prefix(left: tuple[int, ...], right: tuple[int, ...]) -> int:
     """How many tokens both begin with, by bisection: a comparison of slices costs far less than a loop over tokens."""
     low, high = 0, min(len(left), len(right))
     while low < high:

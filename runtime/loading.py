@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from .adapters import Adapter
+from .clients import Clients
 from .config import Config
 from .cuda_session import CudaSession
 from .engine import Engine
@@ -80,9 +81,15 @@ def _load_openvino(profile: Profile, settings: RunSettings) -> Session:
 
 
 def load_engine(
-    package: Package, session: Session, tokenizer: Tokenizer, config: Config, settings: RunSettings
+    package: Package,
+    session: Session,
+    tokenizer: Tokenizer,
+    config: Config,
+    settings: RunSettings,
+    *,
+    clients: Clients | None = None,
 ) -> Engine:
-    """The engine that serves `session`, not started."""
+    """The engine that serves `session` to `clients`, not started."""
     build = package.build
     return Engine(
         session,
@@ -96,4 +103,5 @@ def load_engine(
         token_cost=settings.token_cost,
         kv_budget_tokens=settings.kv_budget_bytes // session.spec.kv_bytes_per_token,
         ids=_REQUEST_IDS,
+        clients=clients,
     )

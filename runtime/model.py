@@ -11,6 +11,7 @@ import structlog
 
 from .adapters import Adapter, find_adapters
 from .chat import ChatTemplate
+from .clients import Clients
 from .config import Config
 from .cpu import read_cpu
 from .engine import Engine
@@ -78,8 +79,10 @@ class Model:
         return self.facts.name
 
 
-def load_model(package: Package, config: Config, adapters_dir: Path | None = None) -> Model:
-    """Loads `package` with what `config` says of models; its engine is not started.
+def load_model(
+    package: Package, config: Config, adapters_dir: Path | None = None, *, clients: Clients | None = None
+) -> Model:
+    """Loads `package` with what `config` says of models, for `clients`; its engine is not started.
 
     Raises PackageError, AdapterError, SessionError, or ConfigError for settings that this model cannot have.
     """
@@ -90,7 +93,7 @@ def load_model(package: Package, config: Config, adapters_dir: Path | None = Non
     if config.deterministic and not session.spec.deterministic:
         message = f"must be false: {session.spec.provider} rounds by how many rows run"
         raise ConfigError([Fault("deterministic", message)])
-    engine = load_engine(package, session, tokenizer, config, settings)
+    engine = load_engine(package, session, tokenizer, config, settings, clients=clients)
     vocab_size, names = session.spec.vocab_size, tuple(adapter.name for adapter in adapters)
     presets = read_presets(package.root)
     reader = RequestReader(
@@ -105,6 +108,7 @@ def load_model(package: Package, config: Config, adapters_dir: Path | None = Non
         deterministic=config.deterministic,
         exact=session.spec.deterministic,
         adapters=names,
+        limits=config.limits.book,
     )
     facts = ModelFacts(
         name=build.name,

@@ -7,7 +7,8 @@ from typing import Literal
 
 from .sequence import FinishReason, Request, Sequence
 
-Outcome = Literal["finished", "cancelled", "failed"]
+Outcome = Literal["finished", "cancelled", "failed", "refused"]
+"""`refused`: after it had been let in, it had to leave the queue, for others or because it was too late."""
 
 
 @dataclass(frozen=True)

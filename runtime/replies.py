@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -13,12 +14,16 @@ from edgeqwen.v1 import generation_pb2 as pb
 
 from .errors import (
     ConfigError,
+    DeadlineTooShort,
     EdgeQwenError,
+    Exhausted,
     Fault,
+    GrammarError,
     ModelNotFound,
     NoRoom,
     PackageError,
     QueueFull,
+    RateLimited,
     RequestError,
     Unavailable,
 )
@@ -26,6 +31,7 @@ from .sequence import Delta, Finished, FinishReason, TokenLogprobs
 
 MAX_FAULTS = 8
 MAX_FAULT_CHARS = 160
+ERROR_DOMAIN = "edgeqwen"
 
 _REASONS = {
     FinishReason.EOS: pb.Finished.REASON_EOS,
@@ -34,7 +40,7 @@ _REASONS = {
     FinishReason.TOOL_CALLS: pb.Finished.REASON_TOOL_CALLS,
 }
 
-# The one table from errors to gRPC codes; the first class that fits counts.
+# The one table from errors to gRPC codes; the first class that fits counts. docs/errors.md has it for people.
 _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (RequestError, code_pb2.INVALID_ARGUMENT),
     (ModelNotFound, code_pb2.NOT_FOUND),
@@ -42,6 +48,8 @@ _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (ConfigError, code_pb2.FAILED_PRECONDITION),
     (NoRoom, code_pb2.FAILED_PRECONDITION),
     (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
+    (RateLimited, code_pb2.RESOURCE_EXHAUSTED),
+    (DeadlineTooShort, code_pb2.DEADLINE_EXCEEDED),
     (Unavailable, code_pb2.UNAVAILABLE),
     (EdgeQwenError, code_pb2.INTERNAL),
 )
@@ -90,10 +98,8 @@ def status_of(error: EdgeQwenError) -> status_pb2.Status:
             error_details_pb2.BadRequest.FieldViolation(field=fault.path, description=fault.message) for fault in faults
         ]
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
-    if isinstance(error, QueueFull):
-        delay = duration_pb2.Duration()
-        delay.FromMilliseconds(round(error.retry_after_s * 1e3))
-        status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    if isinstance(error, Exhausted):
+        status.details.extend(map(_packed, _quota_details(error)))
     return status
 
 
@@ -109,10 +115,27 @@ def code_of(error: EdgeQwenError) -> int:
 
 
 def loggable(error: EdgeQwenError) -> str:
-    """What a log may say of a refused request: where its faults are, nothing of its text."""
+    """What a log may say of a request that got an error: where its faults are, nothing of its text or its answer's."""
     if isinstance(error, RequestError):
-        return ", ".join(fault.path for fault in error.faults[:MAX_FAULTS])
+        return ", ".join(fault.path.partition('["')[0] for fault in error.faults[:MAX_FAULTS])  # names are text too
+    if isinstance(error, GrammarError):
+        return "the answer's structure could not be kept"
     return str(error)
+
+
+def _quota_details(error: Exhausted) -> list[Message]:
+    """When to try again, what is used up, and the error's kind for programs."""
+    delay = duration_pb2.Duration()
+    delay.FromMilliseconds(round(error.retry_after_s * 1e3))
+    violation = error_details_pb2.QuotaFailure.Violation(
+        subject=_short(f"client:{error.client}"), description=_short(error.quota)
+    )
+    reason = "QUEUE_FULL" if isinstance(error, QueueFull) else "RATE_LIMITED"
+    return [
+        error_details_pb2.RetryInfo(retry_delay=delay),
+        error_details_pb2.QuotaFailure(violations=[violation]),
+        error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN),
+    ]
 
 
 def _logprobs(of: TokenLogprobs) -> pb.TokenLogprobs:
@@ -134,7 +157,7 @@ def _short(message: str) -> str:
     return text if len(text) <= MAX_FAULT_CHARS else f"{text[: MAX_FAULT_CHARS - 3]}..."
 
 
-def _packed(detail: error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def _packed(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed

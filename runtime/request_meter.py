@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .errors import DeadlineTooShort, EdgeQwenError, QueueFull, RateLimited
 from .histogram import Distribution, Histogram
 from .observer import Ended, Outcome
 
@@ -14,6 +15,17 @@ WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 5
 TOKEN_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
 DURATION_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
 TOKENS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+_REASONS: dict[type[EdgeQwenError], str] = {
+    QueueFull: "queue_full",
+    RateLimited: "rate_limited",
+    DeadlineTooShort: "deadline_too_short",
+}
+
+
+def reason_of(refusal: EdgeQwenError) -> str:
+    """One of few words."""
+    return _REASONS.get(type(refusal), "other")
 
 
 @dataclass(frozen=True)
@@ -47,10 +59,10 @@ class RequestMeter:
         self._queue, self._first_token = Histogram(WAIT_S), Histogram(WAIT_S)
         self._per_token, self._gap = Histogram(TOKEN_S), Histogram(TOKEN_S)
         self._durations: dict[Outcome, Histogram] = {
-            outcome: Histogram(DURATION_S) for outcome in ("finished", "cancelled", "failed")
+            outcome: Histogram(DURATION_S) for outcome in ("finished", "cancelled", "failed", "refused")
         }
         self._prompt_tokens, self._completion_tokens = Histogram(TOKENS), Histogram(TOKENS)
-        self._refused = Counter({"queue_full": 0})  # a rate begins with a zero
+        self._refused = Counter(dict.fromkeys(_REASONS.values(), 0))  # a rate begins with a zero
 
     def refused(self, reason: str) -> None:
         """`reason` is one of few words."""

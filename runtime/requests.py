@@ -10,11 +10,13 @@ from functools import cached_property
 
 from edgeqwen.v1 import generation_pb2 as pb
 
+from .access.caller import current
 from .chat import ChatTemplate
 from .config import SharePrefix
 from .conversations import Conversation, ConversationReader, Wish
 from .errors import Fault, RequestError
 from .grammar import Grammars
+from .limits import LimitBook, Limits
 from .package import SamplingDefaults
 from .presets import Presets
 from .sequence import Request, SamplingParams
@@ -53,6 +55,7 @@ class RequestReader:
         deterministic: whether requests are that do not say.
         exact: whether requests can be deterministic here.
         adapters: the names of those that requests may ask for.
+        limits: how long prompts and answers of each client may be.
     """
 
     tokenizer: Tokenizer
@@ -66,9 +69,12 @@ class RequestReader:
     deterministic: bool = False
     exact: bool = True
     adapters: tuple[str, ...] = ()
+    limits: LimitBook = field(default_factory=LimitBook)
 
     def read(self, message: pb.GenerateRequest) -> Request:
-        """Raises RequestError with every fault that can be seen without the model."""
+        """The caller's request. Raises RequestError with every fault that can be seen without the model."""
+        client = current().name
+        limits = self.limits.of(client)
         faults: list[Fault] = []
         faults += self._sampling_faults(message.sampling)
         faults += _stop_faults(message)
@@ -77,10 +83,12 @@ class RequestReader:
         if message.cache_scope and len(message.cache_scope) not in SCOPE_BYTES:
             wanted = f"{SCOPE_BYTES.start} to {SCOPE_BYTES.stop - 1} bytes"
             faults.append(_range("cache_scope", wanted, len(message.cache_scope)))
-        if message.HasField("n") and not 1 <= message.n <= MAX_SAMPLES:
-            faults.append(_range("n", f"1 to {MAX_SAMPLES}", message.n))
-        if message.HasField("max_tokens") and not 1 <= message.max_tokens <= self.context_tokens:
-            faults.append(_range("max_tokens", f"1 to {self.context_tokens}", message.max_tokens))
+        samples = min(MAX_SAMPLES, limits.concurrent_requests or MAX_SAMPLES)
+        if message.HasField("n") and not 1 <= message.n <= samples:
+            faults.append(_range("n", f"1 to {samples}", message.n))
+        longest = min(self.context_tokens, limits.output_tokens or self.context_tokens)
+        if message.HasField("max_tokens") and not 1 <= message.max_tokens <= longest:
+            faults.append(_range("max_tokens", f"1 to {longest}", message.max_tokens))
         if message.adapter and message.adapter not in self.adapters:
             have = ", ".join(self.adapters) or "none"
             faults.append(Fault("adapter", f"must be unset or one of those there are: {have}"))
@@ -97,12 +105,12 @@ class RequestReader:
         except RequestError as error:
             faults += error.faults
         else:
-            faults += self._length_faults(asked.prompt, message.max_tokens)
+            faults += self._length_faults(asked.prompt, message.max_tokens, limits)
         if faults:
             raise RequestError(faults)
         return Request(
             prompt=tuple(asked.prompt),
-            max_tokens=message.max_tokens or self.context_tokens - len(asked.prompt),
+            max_tokens=message.max_tokens or min(longest, self.context_tokens - len(asked.prompt)),
             sampling=_sampling(message.sampling, asked.sampling or self.defaults),
             stop=tuple(message.stop),
             ignore_eos=message.ignore_eos,
@@ -112,6 +120,7 @@ class RequestReader:
             adapter=message.adapter or None,
             chat=message.WhichOneof("input") == "chat",
             deterministic=deterministic,
+            client=client,
         )
 
     def samples(self, message: pb.GenerateRequest) -> tuple[Request, ...]:
@@ -200,9 +209,12 @@ class RequestReader:
             raise RequestError([_range(f"{path}[{bad}]", f"below {self.vocab_size}", ids[bad])])
         return ids
 
-    def _length_faults(self, prompt: list[int], max_tokens: int) -> list[Fault]:
+    def _length_faults(self, prompt: list[int], max_tokens: int, limits: Limits) -> list[Fault]:
         if not prompt:
             return [Fault("input", "must hold at least one token")]
+        if limits.prompt_tokens is not None and len(prompt) > limits.prompt_tokens:
+            allowed = f"a prompt of this client may have {limits.prompt_tokens}"
+            return [Fault("input", f"has {len(prompt)} tokens; {allowed}: shorten it")]
         room = self.context_tokens - 1
         if len(prompt) > room:
             return [Fault("input", f"has {len(prompt)} tokens; at most {room} leave room for an answer: shorten it")]

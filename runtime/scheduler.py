@@ -1,7 +1,8 @@
 """Continuous batching: decides what the next step runs. Deques and integers only; same calls, same steps.
 
-First come, first served. Every step decodes all rows that can, and beside them prefills a chunk of one prompt, which is
-the shorter the more it would hold up the running streams (the chunked prefill of Sarathi-Serve, arXiv:2403.02310).
+Clients are served in turn, and of each, first come, first served. Every step decodes all rows that can, and beside them
+prefills a chunk of one prompt, which is the shorter the more it would hold up the running streams (the chunked prefill
+of Sarathi-Serve, arXiv:2403.02310).
 
 A run of the model has one adapter. Every step runs the rows of each adapter, in a run of their own: a row gets its
 token in every step whatever the others use, so nobody waits for a turn.
@@ -9,14 +10,16 @@ token in every step whatever the others use, so nobody waits for a turn.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 
-from .kvcache import Clear, Copy, KVCache
-from .sequence import Sequence
+from .fairqueue import FairQueue
+from .kvcache import Clear, Copy, KVCache, common_prefix
+from .sequence import Request, Sequence
 from .speculation import TOKEN_COST
 
 _LONGEST_STEP = 3.4  # so that one gap in a hundred is 4 times the usual one: deep prompts and busy boards add to it
+_MOST_COMPARED = 64  # prompts of a scope: each takes some 10 us, in which the engine waits
 _SHORTEST_CHUNK = 4  # a pass over all weights for fewer tokens is a waste
 
 
@@ -80,7 +83,7 @@ class Scheduler:
         self.queue_limit = queue_limit
         self._chunk_tokens = prefill_chunk_tokens
         self._token_cost = token_cost
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self._prefilling: Sequence | None = None
 
     @property
@@ -89,23 +92,48 @@ class Scheduler:
         return self.queue_limit + self.kv.free_slots - len(self.waiting)
 
     @property
+    def prefilling(self) -> Sequence | None:
+        """The running sequence whose prompt is being computed."""
+        return self._prefilling if self._prefilling and self._prefilling.in_prefill else None
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits or runs, and no slot is left to clear."""
         return not (self.waiting or self.kv.running or self.kv.has_clears)
 
+    def new_tokens(self, request: Request) -> int:
+        """At least how many tokens of its prompt have to be computed, however much of it those before leave."""
+        known = self.kv.known_tokens(request)
+        if request.scope is not None:
+            whose = request.scope, request.adapter
+            alike = (of for each in self.waiting.by_client if ((of := each.request).scope, of.adapter) == whose)
+            for number, of in enumerate(alike):
+                if number == _MOST_COMPARED:
+                    return 1
+                known = max(known, common_prefix(of.prompt, request.prompt))
+        return len(request.prompt) - min(known, len(request.prompt) - 1)
+
     def add(self, sequence: Sequence) -> None:
         """Queues `sequence`."""
         assert self.room > 0
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
+
+    def giving_way(self, client: str, count: int) -> list[Sequence] | None:
+        """Those that wait and must be removed before `count` more of `client` can be added; None: they can not be."""
+        return self.waiting.giving_way(client, count, count - self.room)
 
     def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
         """Forgets `sequence`, wherever it is. With `keep`, what was computed of it may stay warm."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
-            return
-        if sequence is self._prefilling:
-            self._prefilling = None
-        self.kv.release(sequence, keep=keep)
+        else:
+            if sequence is self._prefilling:
+                self._prefilling = None
+            taken = max(1, sequence.computed - sequence.cached)
+            self.waiting.give_back(sequence.request.client, sequence.kv_tokens_needed - taken)
+            self.kv.release(sequence, keep=keep)
+        if not (self.waiting or self.kv.running):
+            self.waiting.rest()
 
     def schedule(self) -> Step:
         """The next step. Marks nothing as computed: that is the engine's to do once it has run."""
@@ -114,12 +142,12 @@ class Scheduler:
         return Step(self.kv.take_clears(), copy, self._next_chunk(decode), decode)
 
     def _admit(self) -> Copy | None:
-        """Admits the first that waits, if no other is in prefill: it may have computed what this one starts with."""
+        """Admits the next that waits, if no other is in prefill: it may have computed what this one starts with."""
         if self._prefilling and not self._prefilling.in_prefill:
             self._prefilling = None
-        if self._prefilling or not self.waiting or not self.kv.fits(self.waiting[0]):
+        if self._prefilling or not self.waiting or not self.kv.fits(self.waiting.next):
             return None
-        self._prefilling = self.waiting.popleft()
+        self._prefilling = self.waiting.take()
         return self.kv.admit(self._prefilling)
 
     def _next_chunk(self, decode: tuple[Decode, ...]) -> Prefill | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import chain
 
+from .errors import EdgeQwenError
 from .turn import TurnForm
 
 
@@ -55,6 +56,8 @@ class Request:
     """Whether the prompt was a conversation; for who counts requests: to the engine it makes no difference."""
     deterministic: bool = False
     """Whether its tokens must not depend, by rounding, on what else is computed or kept."""
+    client: str = ""
+    """The name of who asks; clients have equal rights to be served."""
 
 
 class FinishReason(Enum):
@@ -138,9 +141,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The engine could not go on with the request; the service answers with an error."""
+    """The engine could not go on with the request; the service answers with an error.
+
+    `error` is what it is, if it hit this request alone.
+    """
 
     message: str
+    error: EdgeQwenError | None = None
 
 
 Event = Delta | Finished | Failed
@@ -163,6 +170,12 @@ class Sequence:
     cached: int = 0
     cached_exact: int = 0
     slot: int | None = None
+    group: int | None = None
+    """The id of the first of those that were submitted together; None: it was alone."""
+    deadline_s: float | None = None
+    """When it is of no use any more, on the engine's monotonic clock."""
+    new_tokens: int = 0
+    """At least how many tokens of its prompt have to be computed, as it was when it came."""
 
     @property
     def prompt_tokens(self) -> int:

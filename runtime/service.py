@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -14,14 +15,18 @@ import structlog
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
+from .access.caller import current
 from .engine import Engine
-from .errors import EdgeQwenError, QueueFull, Unavailable
+from .errors import DeadlineTooShort, EdgeQwenError, Exhausted, Unavailable
+from .fingerprint import fingerprint
 from .model import Model
 from .models import Models
 from .replies import abort, code_of, delta_message, finished_message, loggable
 from .sequence import Delta, Event, Failed, Finished, Request, Sequence
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_NO_FAULT_OF_OURS = (Exhausted, DeadlineTooShort)
 
 MERGED_TOKENS = 1024  # keeps a message well below the 4 MiB that clients accept
 
@@ -46,12 +51,12 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         self._opened(context)
         events = _Events()
         try:
-            model, sequences = await self._begin(request, events)
+            model, sequences = await self._begin(request, events, context)
         except EdgeQwenError as error:
             await self._refuse(context, error)
         first = sequences[0]
-        log = self._log.bind(request_id=_request_id(first), model=model.name)
-        log.info("started", prompt_tokens=first.prompt_tokens, max_tokens=first.request.max_tokens, n=len(sequences))
+        log = self._log.bind(request_id=_request_id(first), model=model.name, client=first.request.client)
+        log.info("started", **_sizes(first), n=len(sequences))
         running = dict(enumerate(sequences))
         try:
             yield pb.GenerateResponse(started=_started(model, first))
@@ -62,8 +67,10 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                         continue
                     sequence = running.pop(index)
                     if isinstance(event, Failed):
-                        log.error("failed", detail=event.message, completion_tokens=len(sequence.output))
-                        await abort(context, _error_of(event, model.engine))
+                        why = _error_of(event, model.engine)
+                        level = logging.INFO if isinstance(why, _NO_FAULT_OF_OURS) else logging.ERROR
+                        log.log(level, "failed", detail=loggable(why), completion_tokens=len(sequence.output))
+                        await abort(context, why)
                     log.info("finished", index=index, reason=event.reason.name, **_figures(event))
                     yield pb.GenerateResponse(finished=finished_message(index, event))
         finally:  # some run on if the client left or cancelled, if its deadline passed, or if another failed
@@ -83,7 +90,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         log = self._log.bind(batch=len(asked), model=model.name)
         log.info("batch started")
         left = len(asked)
-        batch = _Batch(self._models, request, model, asked)
+        batch = _Batch(self._models, request, model, asked, context.time_remaining)
         try:
             while left:
                 for reply in await batch.next():
@@ -113,7 +120,9 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
             await abort(context, error)
         return pb.DetokenizeResponse(text=text)
 
-    async def _begin(self, request: pb.GenerateRequest, events: _Events) -> tuple[Model, list[Sequence]]:
+    async def _begin(
+        self, request: pb.GenerateRequest, events: _Events, context: Context
+    ) -> tuple[Model, list[Sequence]]:
         """Reads the request for the model that it means, and queues it there.
 
         A model that gives way in this moment refuses it: then the one in its place reads it once more.
@@ -123,8 +132,10 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
             # Tokenizing a long prompt takes milliseconds, in which other streams go on.
             asked = await asyncio.to_thread(model.reader.samples, request)
             try:
-                sequences = model.engine.submit_all([(each, events.of(index)) for index, each in enumerate(asked)])
-            except QueueFull:
+                sequences = model.engine.submit_all(
+                    [(each, events.of(index)) for index, each in enumerate(asked)], timeout_s=context.time_remaining()
+                )
+            except Exhausted:
                 raise
             except Unavailable:
                 if self._models.get(request.model) is model:
@@ -133,7 +144,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
                 return model, sequences
 
     async def _refuse(self, context: Context, error: EdgeQwenError) -> NoReturn:
-        self._log.info("refused", reason=type(error).__name__, detail=loggable(error))
+        self._log.info("refused", client=current().name, reason=type(error).__name__, detail=loggable(error))
         await abort(context, error)
 
     def _opened(self, context: Context) -> None:
@@ -184,9 +195,14 @@ class _Batch:
     """Many requests of one call, of which no more run or queue at once than there are slots."""
 
     def __init__(
-        self, models: Models, message: pb.GenerateBatchRequest, model: Model, asked: list[tuple[int, int, Request]]
+        self,
+        models: Models,
+        message: pb.GenerateBatchRequest,
+        model: Model,
+        asked: list[tuple[int, int, Request]],
+        time_remaining: Callable[[], float | None],
     ) -> None:
-        self._models, self._message = models, message
+        self._models, self._message, self._time_remaining = models, message, time_remaining
         self._model, self._asked = model, asked
         self._width = model.engine.stats().slots
         self._events = _Events()
@@ -205,7 +221,9 @@ class _Batch:
                 continue
             engine, _ = self._running.pop(at)
             delta = Delta.join(self._deltas.pop(at))
-            if isinstance(event, Finished):
+            if isinstance(event, Failed) and isinstance(event.error, Exhausted):
+                self._waiting.appendleft(at)  # it made room for another client, and comes again
+            elif isinstance(event, Finished):
                 ended.append(self._completed(at, delta, event))
             else:
                 ended.append(self._failed(at, _error_of(event, engine)))
@@ -224,8 +242,9 @@ class _Batch:
             at = self._waiting[0]
             try:
                 engine = self._model.engine
-                self._running[at] = engine, engine.submit(self._asked[at][2], self._events.of(at))
-            except QueueFull as error:
+                request, sink = self._asked[at][2], self._events.of(at)
+                self._running[at] = engine, engine.submit(request, sink, timeout_s=self._time_remaining())
+            except Exhausted as error:
                 if self._running:
                     break
                 await asyncio.sleep(error.retry_after_s)
@@ -263,6 +282,8 @@ class _Batch:
 
 def _error_of(event: Failed, engine: Engine) -> EdgeQwenError:
     """A daemon that leaves did nothing wrong, and neither did the request: another daemon can answer it."""
+    if event.error is not None:
+        return event.error
     return Unavailable(event.message) if engine.stats().draining else EdgeQwenError(event.message)
 
 
@@ -272,6 +293,16 @@ def _started(model: Model, sequence: Sequence) -> pb.Started:
 
 def _request_id(sequence: Sequence) -> str:
     return f"r{sequence.id}"
+
+
+def _sizes(sequence: Sequence) -> dict[str, object]:
+    """What a log may say of what was asked."""
+    request = sequence.request
+    return {
+        "prompt": fingerprint(request.prompt),
+        "prompt_tokens": sequence.prompt_tokens,
+        "max_tokens": request.max_tokens,
+    }
 
 
 def _figures(end: Finished) -> dict[str, float]:

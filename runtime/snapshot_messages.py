@@ -27,6 +27,7 @@ def snapshot_message(now: Sample, before: Sample, tokens: TokenEnergy | None) ->
         machine=_machine(now.board, rates, _sensors(now)),
         energy=_energy(now, tokens),
         rates_s=rates.seconds,
+        clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in now.clients],
     )
 
 

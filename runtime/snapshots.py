@@ -15,6 +15,7 @@ from typing import Protocol
 
 import psutil
 
+from .clients import Clients, ClientStats
 from .model import ModelFacts
 from .models import Models
 from .sensing.board import Reading
@@ -64,6 +65,7 @@ class Sample:
     time_unix_ms: int
     uptime_s: float
     models: tuple[ModelReading, ...]
+    clients: tuple[ClientStats, ...]
     process: ProcessReading
     board: Reading
 
@@ -82,10 +84,21 @@ class Snapshots:
     Args:
         board: read in a thread, as sensors on a slow bus take their time.
         clock: that of the board's readings, in seconds.
+        slow_s: how long to wait for the board.
     """
 
-    def __init__(self, models: Models, board: Sensed, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        models: Models,
+        clients: Clients,
+        board: Sensed,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        slow_s: float = SLOW_S,
+    ) -> None:
+        self._slow_s = slow_s
         self._models = models
+        self._clients = clients
         self._board = board
         self._clock = clock
         self._process = psutil.Process()
@@ -97,13 +110,13 @@ class Snapshots:
     async def newest(self, max_age_s: float) -> Sample:
         """A sample that is at most so old, or one that is being taken, or a new one.
 
-        Where the board does not answer within `SLOW_S` it is one of the rest, without the board.
+        Where the board does not answer within `slow_s` it is one of the rest, without the board.
         """
         if self._clock() - self._newest.when_s <= max_age_s:
             return self._newest
         if self._flight is None or self._flight.done():
             self._flight = asyncio.create_task(self._take())
-        done, _ = await asyncio.wait({self._flight}, timeout=SLOW_S)
+        done, _ = await asyncio.wait({self._flight}, timeout=self._slow_s)
         return done.pop().result() if done else self._sample(Reading(self._clock()))
 
     def before(self, sample: Sample) -> Sample:
@@ -141,6 +154,7 @@ class Snapshots:
             models=tuple(
                 ModelReading(model.facts, model.sensors, model.engine.stats()) for model in self._models.ready
             ),
+            clients=tuple(self._clients.stats()),
             process=self._read_process(),
             board=board,
         )

@@ -12,6 +12,7 @@ import grpc.aio
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
+from .clients import Clients
 from .errors import Fault, RequestError, Unavailable
 from .models import Models
 from .replies import abort
@@ -24,7 +25,7 @@ SHORTEST_MS = 100
 LONGEST_MS = 3_600_000
 
 _SHARED_S = 0.03  # callers that ask within this time get the same reading
-_KEEP_S = 5.0  # between two snapshots that are further apart, readings go on: power must be added up
+KEEP_S = 5.0
 
 _Context = grpc.aio.ServicerContext[pb.GetSnapshotRequest, pb.Snapshot]
 _WatchContext = grpc.aio.ServicerContext[pb.WatchRequest, pb.Snapshot]
@@ -35,19 +36,24 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
 
     Args:
         models: what is loaded. The sensors that count are those that its profiles name, or all.
+        clients: who asks; None: nobody does.
         board: what to read; None reads this machine's.
         clock: that of the board.
+        keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
     """
 
     def __init__(
         self,
         models: Models,
+        clients: Clients | None = None,
         board: Sensed | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        keep_s: float = KEEP_S,
     ) -> None:
+        self._keep_s = keep_s
         self._clock = clock
-        self._snapshots = Snapshots(models, board or Board(), clock=clock)
+        self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
         self._closed = models.closed
 
     async def GetSnapshot(  # noqa: N802 - the name is the contract's
@@ -73,25 +79,25 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
             # Returns when gRPC has room for it, so that who reads slowly holds up only himself.
             yield self._message(now, before)
             before = now
-            await self._wait_until(next_tick_s(self._clock(), interval_ms / 1000))
+            await self._wait_until(next_tick_s(now.when_s, interval_ms / 1000))
             now = await self._snapshots.newest(_SHARED_S)
         await abort(context, Unavailable("the daemon is shutting down"))
 
     async def _wait_until(self, due_s: float) -> None:
         while (left_s := due_s - self._clock()) > 0 and not self._closed.is_set():
             try:
-                await asyncio.wait_for(self._closed.wait(), min(left_s, _KEEP_S))
+                await asyncio.wait_for(self._closed.wait(), min(left_s, self._keep_s))
             except TimeoutError:
-                if left_s > _KEEP_S:
-                    await self._snapshots.newest(_KEEP_S / 2)
+                if left_s > self._keep_s:
+                    await self._snapshots.newest(self._keep_s / 2)
 
     def _message(self, now: Sample, before: Sample) -> pb.Snapshot:
         return snapshot_message(now, before, self._snapshots.token_energy(now))
 
 
-def next_tick_s(now_s: float, interval_s: float) -> float:
-    """When to read next: all who want the same interval do so at the same times, which are its multiples.
+def next_tick_s(last_s: float, interval_s: float) -> float:
+    """When to read after a reading at `last_s`: at a multiple of the interval, as all do who want the same one.
 
-    It is at least half an interval away, as rates over a shorter time would mean little.
+    It is at least half an interval away: rates over a shorter time would mean little.
     """
-    return math.ceil(now_s / interval_s + 0.5) * interval_s
+    return math.ceil(last_s / interval_s + 0.5) * interval_s

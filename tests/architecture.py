@@ -27,25 +27,26 @@ LAYERS = {
         "conversations",
         "bench autotune loading",
         "engine grammar",
+        "live",
         "completion",
-        "turn_text",
+        "turn_text lateness",
         "openvino_session",
         "openvino_paged openvino_stateful",
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat"
         " request_meter",
-        "static_session kvcache observer",
+        "static_session kvcache observer fairqueue",
         "settings",
         "watchdog",
-        "sequence session stats speculation",
+        "clients sequence session stats speculation",
         "turn",
         "structure histogram",
         "reload",
         "adapters inference config localsettings presets startup",
-        "tuning",
-        "package detect footprint",
+        "tuning limit_config",
+        "package detect footprint limits pace",
         "profile otel_settings",
         "validation",
-        "logs machine memory notify sensing cpu access",
+        "logs machine memory notify sensing cpu access fingerprint",
         "errors",
     ),
     "runtime.access": ("caller",),
@@ -91,7 +92,7 @@ LAYERS = {
         "flags batch status watch",
         "client printing watch_view",
         "observing",
-        "requests newest history",
+        "requests retrying newest history",
         "messages",
         "errors",
     ),
@@ -163,7 +164,7 @@ DOORS = {
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
     "grpc": "runtime.daemon runtime.health runtime.models_service runtime.observability runtime.otel.interceptor"
-    " runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors edgeqwen.observing",
+    " runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -192,7 +193,8 @@ DOORS = {
     " runtime.metrics.machine_families runtime.observability",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.config runtime.localsettings runtime.otel_settings runtime.package runtime.presets"
+    "pydantic": "runtime.config runtime.limit_config runtime.localsettings runtime.otel_settings runtime.package"
+    " runtime.presets"
     " runtime.profile runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
@@ -216,6 +218,7 @@ PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
     | {"runtime.histogram", "runtime.observer", "runtime.request_meter"}
+    | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace"}
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}

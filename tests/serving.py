@@ -15,9 +15,11 @@ from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer, no_models
 
 from runtime.chat import ChatTemplate
+from runtime.clients import Clients
 from runtime.daemon import make_server
 from runtime.engine import Engine
 from runtime.grammar import Grammars
+from runtime.limits import LimitBook
 from runtime.model import Model, ModelFacts
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
@@ -28,15 +30,21 @@ MODEL = "scripted"
 
 @contextmanager
 def serving(
-    session: ScriptedSession, *, tokenizer: Tokenizer | None = None, template: str = CHATML, **limits: int
+    session: ScriptedSession,
+    *,
+    tokenizer: Tokenizer | None = None,
+    template: str = CHATML,
+    book: LimitBook | None = None,
+    **limits: int,
 ) -> Iterator[str]:
-    """Serves `session`; yields the target."""
-    tokenizer = tokenizer or byte_tokenizer()
+    """Serves `session` to clients with the limits of `book`; yields the target."""
+    tokenizer, clients = tokenizer or byte_tokenizer(), Clients(book)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # not where a command's output goes
     engine = Engine(
         session,
         tokenizer,
         eos_token_ids=frozenset({0}),
+        clients=clients,
         **{"queue_limit": 64, "prefill_chunk_tokens": 16, "kv_budget_tokens": 10_000, **limits},
     )
     loop = asyncio.new_event_loop()
@@ -57,8 +65,9 @@ def serving(
                 engine.context_tokens,
                 Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
                 adapters=session.adapters,
+                limits=book or LimitBook(),
             )
-            server = run(_start(engine, reader, target))
+            server = run(_start(engine, reader, target, clients))
             try:
                 yield target
             finally:
@@ -70,10 +79,10 @@ def serving(
         loop.close()
 
 
-async def _start(engine: Engine, reader: RequestReader, target: str) -> grpc.aio.Server:
+async def _start(engine: Engine, reader: RequestReader, target: str, clients: Clients) -> grpc.aio.Server:
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health, _ = make_server(models, max_message_bytes=4 << 20)
+    server, _, health, _ = make_server(models, 4 << 20, clients)
     server.add_insecure_port(target)
     await server.start()
     await health.serving()

@@ -21,12 +21,12 @@ from .client import (
     Message,
     NotFound,
     Options,
-    QueueFull,
     ServerUnavailable,
+    TryAgain,
     checked_target,
     default_target,
 )
-from .flags import chat_options, generation_options, split
+from .flags import chat_options, generation_options, retry_option, split
 from .printing import Printing
 from .status import models, status
 from .watch import watch
@@ -40,7 +40,7 @@ _EXIT_CODES: tuple[tuple[type[ClientError], int], ...] = (
     (InvalidRequest, 3),
     (NotFound, 4),
     (ServerUnavailable, 69),
-    (QueueFull, 75),
+    (TryAgain, 75),
     (DeadlineExceeded, 124),
     (ClientError, 1),
 )
@@ -100,7 +100,7 @@ Examples:
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 4 no such model, 69 no daemon answers,
-75 queue full (try again), 124 timeout, 130 Ctrl-C.""",
+75 try again later, 124 timeout, 130 Ctrl-C.""",
 )
 @click.option(
     "--target",
@@ -118,9 +118,10 @@ def main(ctx: click.Context, target: str) -> None:
 @main.command()
 @click.argument("message", required=False)
 @click.option("--system", help="Instructions for the model.")
+@retry_option
 @chat_options
 @click.pass_obj
-def chat(target: str, /, message: str | None, system: str | None, **flags: Any) -> None:
+def chat(target: str, /, message: str | None, system: str | None, retries: int, **flags: Any) -> None:
     """Ask the model. Without MESSAGE, on a terminal, hold a conversation. What is piped in is added to MESSAGE."""
     options, timeout_s, printing = split(flags)
     conversation = message is None and _at_terminal()
@@ -128,7 +129,7 @@ def chat(target: str, /, message: str | None, system: str | None, **flags: Any) 
     content = "\n\n".join(part for part in (message, piped) if part)
     if not (conversation or content):
         raise click.UsageError("there is no message: give one, or pipe one in")
-    with Client(target) as client:
+    with Client(target, retries=retries) as client:
         if conversation:
             if options.n is not None:
                 raise click.UsageError("-n is for a MESSAGE: a conversation goes on from one answer")
@@ -208,9 +209,10 @@ def _turn(
 @main.command()
 @click.argument("prompt", required=False)
 @click.option("--token-ids", help="Token ids instead of text, such as 1,2,3.")
+@retry_option
 @generation_options
 @click.pass_obj
-def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags: Any) -> None:
+def generate(target: str, /, prompt: str | None, token_ids: str | None, retries: int, **flags: Any) -> None:
     """Continue a raw PROMPT (or what is piped in), without the chat template."""
     options, timeout_s, printing = split(flags)
     ids = _ids(token_ids) if token_ids is not None else None
@@ -220,7 +222,7 @@ def generate(target: str, /, prompt: str | None, token_ids: str | None, **flags:
         if _at_terminal():
             raise click.UsageError("there is no prompt: give one, pipe one in, or use --token-ids")
         prompt = _piped()
-    with Client(target) as client:
+    with Client(target, retries=retries) as client:
         events = client.generate(prompt=prompt, token_ids=ids, options=options, timeout_s=timeout_s)
         printing.show(events) if options.n is None else printing.show_samples(events)
 

@@ -20,7 +20,18 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from .errors import ClientError, DeadlineExceeded, InvalidRequest, NotFound, QueueFull, ServerUnavailable, raise_for
+from .errors import (
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    ServerUnavailable,
+    TryAgain,
+    errors_of,
+    raise_for,
+)
 from .messages import (
     Ask,
     Completion,
@@ -40,6 +51,7 @@ from .messages import (
 )
 from .observing import AsyncObserving, Observing
 from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
+from .retrying import retried, retried_async
 from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2_grpc
 
 __all__ = [
@@ -57,11 +69,13 @@ __all__ = [
     "NotFound",
     "Options",
     "QueueFull",
+    "RateLimited",
     "ServerUnavailable",
     "Started",
     "TokenLogprobs",
     "Tool",
     "ToolCall",
+    "TryAgain",
     "Turn",
 ]
 
@@ -99,10 +113,12 @@ class Client(Observing):
         target: "unix:/path/to.sock" or "host:port"; None takes `default_target()`. Raises ValueError for any other.
         scope: 16 to 64 secret bytes. Prompts of one scope start from each other's KV where they begin alike; None draws
             one for this client, b"" has nothing reused.
+        retries: how often a request that is refused for now (TryAgain) is sent again, when the daemon says and as long
+            as the timeout allows; a Started may come more than once then.
     """
 
-    def __init__(self, target: str | None = None, *, scope: bytes | None = None) -> None:
-        self.target = checked_target(target or default_target())
+    def __init__(self, target: str | None = None, *, scope: bytes | None = None, retries: int = 0) -> None:
+        self.target, self.retries = checked_target(target or default_target()), retries
         self._scope = _drawn_scope() if scope is None else scope
         self._connect()
 
@@ -125,6 +141,7 @@ class Client(Observing):
         """Ends the connection; answers that still stream are cancelled."""
         self._channel.close()
 
+    @retried
     def generate(
         self,
         *,
@@ -208,10 +225,8 @@ class Client(Observing):
     ) -> tuple[int, ...]:
         """The tokens that a conversation, with the chat template and the tools of `options`, or a text would be."""
         request = build_tokenize_request(messages=messages, prompt=prompt, options=options)
-        try:
+        with errors_of(self.target):
             return tuple(self._generation.Tokenize(request, timeout=timeout_s).token_ids)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     def count_tokens(
         self,
@@ -223,25 +238,19 @@ class Client(Observing):
     ) -> int:
         """How many tokens that is."""
         request = build_tokenize_request(messages=messages, prompt=prompt, options=options, count_only=True)
-        try:
+        with errors_of(self.target):
             return int(self._generation.Tokenize(request, timeout=timeout_s).count)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = 30.0) -> str:
         """The text of tokens, special ones left out."""
         request = build_detokenize_request(token_ids)
-        try:
+        with errors_of(self.target):
             return str(self._generation.Detokenize(request, timeout=timeout_s).text)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     def models(self, *, timeout_s: float = 5.0) -> list[models_pb2.ListedModel]:
         """What is loaded, the default model first, then what comes and what could."""
-        try:
+        with errors_of(self.target):
             return list(self._models.ListModels(models_pb2.ListModelsRequest(), timeout=timeout_s).models)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     def load_model(
         self, package: str, *, variant: str = "", replace: str = "", default: bool = False
@@ -251,24 +260,18 @@ class Client(Observing):
         Leaving the generator does not stop what was begun.
         """
         request = models_pb2.LoadModelRequest(package=package, variant=variant, replace=replace, default=default)
-        try:
+        with errors_of(self.target):
             yield from self._models.LoadModel(request)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
         """Takes a model out; returns when its requests have ended."""
-        try:
+        with errors_of(self.target):
             self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""
-        try:
+        with errors_of(self.target):
             reply = self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
 
     def wait_until_serving(self, *, timeout_s: float = 30.0) -> None:
@@ -288,8 +291,8 @@ class Client(Observing):
 class AsyncClient(AsyncObserving):
     """`Client` for asyncio. Make it where an event loop runs."""
 
-    def __init__(self, target: str | None = None, *, scope: bytes | None = None) -> None:
-        self.target = checked_target(target or default_target())
+    def __init__(self, target: str | None = None, *, scope: bytes | None = None, retries: int = 0) -> None:
+        self.target, self.retries = checked_target(target or default_target()), retries
         self._scope = _drawn_scope() if scope is None else scope
         self._channel = grpc.aio.insecure_channel(self.target, options=_CHANNEL_OPTIONS)
         self._generation = generation_pb2_grpc.GenerationStub(self._channel)
@@ -309,6 +312,7 @@ class AsyncClient(AsyncObserving):
         """Ends the connection; answers that still stream are cancelled."""
         await self._channel.close()
 
+    @retried_async
     async def generate(
         self,
         *,
@@ -382,10 +386,8 @@ class AsyncClient(AsyncObserving):
     ) -> tuple[int, ...]:
         """The tokens that a conversation, with the chat template and the tools of `options`, or a text would be."""
         request = build_tokenize_request(messages=messages, prompt=prompt, options=options)
-        try:
+        with errors_of(self.target):
             return tuple((await self._generation.Tokenize(request, timeout=timeout_s)).token_ids)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     async def count_tokens(
         self,
@@ -397,50 +399,38 @@ class AsyncClient(AsyncObserving):
     ) -> int:
         """How many tokens that is."""
         request = build_tokenize_request(messages=messages, prompt=prompt, options=options, count_only=True)
-        try:
+        with errors_of(self.target):
             return int((await self._generation.Tokenize(request, timeout=timeout_s)).count)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     async def detokenize(self, token_ids: Sequence[int], *, timeout_s: float = 30.0) -> str:
         """The text of tokens, special ones left out."""
         request = build_detokenize_request(token_ids)
-        try:
+        with errors_of(self.target):
             return str((await self._generation.Detokenize(request, timeout=timeout_s)).text)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     async def models(self, *, timeout_s: float = 5.0) -> list[models_pb2.ListedModel]:
         """As `Client.models`."""
-        try:
+        with errors_of(self.target):
             return list((await self._models.ListModels(models_pb2.ListModelsRequest(), timeout=timeout_s)).models)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     async def load_model(
         self, package: str, *, variant: str = "", replace: str = "", default: bool = False
     ) -> AsyncGenerator[models_pb2.LoadModelResponse, None]:
         """As `Client.load_model`."""
         request = models_pb2.LoadModelRequest(package=package, variant=variant, replace=replace, default=default)
-        try:
+        with errors_of(self.target):
             async for response in self._models.LoadModel(request):
                 yield response
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     async def unload_model(self, name: str, *, timeout_s: float | None = None) -> None:
         """As `Client.unload_model`."""
-        try:
+        with errors_of(self.target):
             await self._models.UnloadModel(models_pb2.UnloadModelRequest(name=name), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
 
     async def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""
-        try:
+        with errors_of(self.target):
             reply = await self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
 
     async def wait_until_serving(self, *, timeout_s: float = 30.0) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn, cast
 
 import grpc
@@ -28,12 +29,24 @@ class InvalidRequest(ClientError):
         super().__init__(message)
 
 
-class QueueFull(ClientError):
-    """Too many requests wait; try again in `retry_after_s` seconds."""
+class TryAgain(ClientError):
+    """Not now, but in `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class QueueFull(TryAgain):
+    """Too many requests wait."""
+
+
+class RateLimited(TryAgain):
+    """This client has had what it may have for now. `limit` is the daemon's setting, such as "requests_per_minute"."""
+
+    def __init__(self, message: str, retry_after_s: float, limit: str) -> None:
+        self.limit = limit
+        super().__init__(message, retry_after_s)
 
 
 class NotFound(ClientError):
@@ -41,7 +54,7 @@ class NotFound(ClientError):
 
 
 class DeadlineExceeded(ClientError):
-    """The timeout passed before the answer was complete."""
+    """The timeout passed before the answer was complete, or would have."""
 
 
 def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
@@ -55,14 +68,24 @@ def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
         reason = f"is too large for the daemon ({message})"
         raise InvalidRequest(f"the request {reason}", (("input", reason),)) from error
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        raise QueueFull(message, _retry_after_s(error)) from error
+        raise _exhausted(error, message) from error
     if code is grpc.StatusCode.NOT_FOUND:
         raise NotFound(message) from error
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise DeadlineExceeded("the timeout passed before the answer was complete") from error
+        by_daemon = _details(error).code != 0
+        raise DeadlineExceeded(message if by_daemon else "the timeout passed before the answer was complete") from error
     if code is grpc.StatusCode.FAILED_PRECONDITION:  # the message says of what
         raise ClientError(message) from error
     raise ClientError(f"{code.name}: {message}") from error
+
+
+@contextmanager
+def errors_of(target: str) -> Iterator[None]:
+    """What a block that calls the daemon raises, it raises as a ClientError."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise_for(error, target)
 
 
 _NOT_THERE = ("failed to connect", "connections to all backends failing", "errors resolving")
@@ -87,6 +110,17 @@ def _violations(error: grpc.RpcError) -> tuple[Violation, ...]:
     request = error_details_pb2.BadRequest()
     found = [detail for detail in _details(error).details if detail.Unpack(request)]
     return tuple((v.field, v.description) for v in request.field_violations) if found else ()
+
+
+def _exhausted(error: grpc.RpcError, message: str) -> TryAgain:
+    info, quota = error_details_pb2.ErrorInfo(), error_details_pb2.QuotaFailure()
+    for detail in _details(error).details:
+        detail.Unpack(info)
+        detail.Unpack(quota)
+    if info.reason != "RATE_LIMITED":
+        return QueueFull(message, _retry_after_s(error))
+    limit = "".join(violation.description.partition(":")[0] for violation in quota.violations[:1])
+    return RateLimited(message, _retry_after_s(error), limit)
 
 
 def _retry_after_s(error: grpc.RpcError) -> float:

@@ -27,6 +27,15 @@ def chat_options(command: Command) -> Command:
     return _with([*_CHAT, *_GENERATION], command)
 
 
+retry_option = click.option(
+    "--retry",
+    "retries",
+    type=click.IntRange(0, 1000),
+    default=0,
+    help="Where the daemon has no room now, ask again so often, when it says.",
+)
+
+
 def split(flags: dict[str, Any]) -> tuple[Options, float | None, Printing]:
     """What to ask for, how long to wait for it in seconds, and how to show it. Raises UsageError."""
     timeout_s = flags.pop("timeout_s")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .errors import ClientError, ServerUnavailable
+from .errors import ClientError, DeadlineExceeded, ServerUnavailable
 from .v1 import generation_pb2 as pb
 
 
@@ -202,11 +202,11 @@ def result_of(response: pb.GenerateBatchResponse) -> Completion | ClientError:
         whole = response.completion
         return _completion([_delta_of(whole.delta)], _finished_of(whole.finished))
     failure = response.failure
-    kind = ServerUnavailable if failure.code == _UNAVAILABLE else ClientError
+    kind = _KINDS.get(failure.code, ClientError)
     return kind(failure.message)
 
 
-_UNAVAILABLE = 14  # of google.rpc.Code
+_KINDS: dict[int, type[ClientError]] = {4: DeadlineExceeded, 14: ServerUnavailable}  # by google.rpc.Code
 
 
 def _completion(deltas: list[Delta], end: Finished) -> Completion:

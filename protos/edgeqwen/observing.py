@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 
-import grpc
-
-from .errors import raise_for
+from .errors import errors_of
 from .newest import newest_of, newest_of_async, silence_s
 from .v1 import telemetry_pb2, telemetry_pb2_grpc
 
@@ -20,12 +18,10 @@ class Observing:
 
     def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
-        try:
+        with errors_of(self.target):
             reply: telemetry_pb2.Snapshot = self._telemetry.GetSnapshot(
                 telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
             )
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return reply
 
     def watch(self, *, interval_ms: int = 1000) -> Generator[telemetry_pb2.Snapshot, None, None]:
@@ -35,9 +31,8 @@ class Observing:
         """
         call = self._telemetry.Watch(telemetry_pb2.WatchRequest(interval_ms=interval_ms))
         try:
-            yield from newest_of(call, silence_s(interval_ms))
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
+            with errors_of(self.target):
+                yield from newest_of(call, silence_s(interval_ms))
         finally:
             call.cancel()
 
@@ -50,22 +45,19 @@ class AsyncObserving:
 
     async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
-        try:
+        with errors_of(self.target):
             reply: telemetry_pb2.Snapshot = await self._telemetry.GetSnapshot(
                 telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
             )
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return reply
 
     async def watch(self, *, interval_ms: int = 1000) -> AsyncGenerator[telemetry_pb2.Snapshot, None]:
         """As `Client.watch`. Leave it early with `contextlib.aclosing` around it."""
         call = self._telemetry.Watch(telemetry_pb2.WatchRequest(interval_ms=interval_ms))
         try:
-            async with aclosing(newest_of_async(call, silence_s(interval_ms))) as newest:
-                async for snapshot in newest:
-                    yield snapshot
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
+            with errors_of(self.target):
+                async with aclosing(newest_of_async(call, silence_s(interval_ms))) as newest:
+                    async for snapshot in newest:
+                        yield snapshot
         finally:
             call.cancel()

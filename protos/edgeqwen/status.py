@@ -40,6 +40,8 @@ def status(target: str, as_json: bool) -> None:
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
     for each in snapshot.models:
         _add_model(table, each.model, each.engine)
+    for its in snapshot.clients:
+        table.add_row("client", _client_row(its))
     weights = sum(each.model.weights_bytes for each in snapshot.models)
     table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {weights / 1e6:.0f} MB")
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")
@@ -88,6 +90,24 @@ def _add_model(table: Table, model: telemetry_pb2.ModelInfo, engine: telemetry_p
     held = (engine.kv_used_tokens + engine.kv_warm_tokens) * engine.kv_bytes_per_token
     shares = f"{engine.kv_used_tokens} in use + {engine.kv_warm_tokens} warm of {engine.kv_budget_tokens} tokens"
     table.add_row("KV cache", f"{shares}, {held / 1e6:.0f} MB")
+
+
+_LIMITS = {
+    "requests_per_minute": "requests/min",
+    "tokens_per_minute": "tokens/min",
+    "concurrent_requests": "at once",
+    "prompt_tokens": "tokens a prompt",
+    "output_tokens": "tokens an answer",
+}
+
+
+def _client_row(its: telemetry_pb2.ClientInfo) -> str:
+    tokens = f"{its.prompt_tokens_total} + {its.completion_tokens_total} tokens"
+    refused = f", {its.refused_total} refused" if its.refused_total else ""
+    limits = [f"{getattr(its.limits, name)} {unit}" for name, unit in _LIMITS.items() if its.limits.HasField(name)]
+    at_most = f"; at most {', '.join(limits)}" if limits else ""
+    done = f"{its.requests_total} requests, {tokens}{refused}"
+    return f"{its.name}: {its.running} running, {its.waiting} wait; {done}{at_most}"
 
 
 @click.group(invoke_without_command=True)

@@ -12,6 +12,7 @@ from .gpu import Gpu, Gpus
 from .hwmon import find_chips
 from .memory import Memory, Pressure, read_memory, read_pressure
 from .network import Interface, read_interfaces
+from .nvml import Nvml
 from .power import EnergyMeter, Power, PowerSensors, Rail
 from .processor import Core, Cores, read_load_1m
 from .temperature import Temperature, Thermometers
@@ -96,7 +97,7 @@ class Board:
         self._clock = clock
         self._events = ThrottleEvents()
         self._energy = EnergyMeter()
-        self._gpus = Gpus(root)
+        self._nvml: Nvml | None = None
         self._search()
 
     def read(self) -> Reading:
@@ -124,8 +125,9 @@ class Board:
         )
 
     def close(self) -> None:
-        """Lets go of libraries."""
-        self._gpus.close()
+        """Lets go of NVIDIA's library."""
+        if self._nvml is not None:
+            self._nvml.close()
 
     def _search(self) -> None:
         chips = find_chips(self._root)
@@ -133,8 +135,10 @@ class Board:
         self._throttling = Throttling(self._root, chips)
         self._power = PowerSensors(self._root, chips)
         self._cores = Cores(self._root)
-        self._gpus.close()
-        self._gpus = Gpus(self._root)
+        if self._nvml is None or not self._nvml.alive():  # a start takes long, and may wake the card
+            self.close()
+            self._nvml = Nvml.open(self._root)
+        self._gpus = Gpus(self._root, self._nvml)
         self._searched_s = self._clock()
 
     def _throttled(self, now_s: float, gpus: Sequence[Gpu]) -> tuple[str, ...] | None:

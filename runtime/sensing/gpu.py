@@ -43,9 +43,9 @@ class Gpu:
 
 
 class Gpus:
-    """What there is under `root`."""
+    """What there is under `root`, and the cards that `nvml` has."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, nvml: Nvml | None = None) -> None:
         self._clocks = list(_devfreq(root))
         self._cards = list(_amd_cards(root))
         self._load = next(
@@ -56,16 +56,11 @@ class Gpus:
             ),
             None,
         )
-        self._nvml = Nvml.open(root)
+        self._nvml = nvml
 
     def read(self) -> tuple[Gpu, ...]:
         """Those that answer."""
         return (*self._from_devfreq(), *filter(None, map(_amd_card, self._cards)), *self._from_nvml())
-
-    def close(self) -> None:
-        """Lets go of NVIDIA's library."""
-        if self._nvml is not None:
-            self._nvml.close()
 
     def _from_devfreq(self) -> Iterator[Gpu]:
         jetson = None if self._load is None else _share(read_counter(self._load), 1000)

@@ -59,6 +59,10 @@ class Nvml:
         handles = [self._ask(self._library.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
         return [self._card(index, handle) for index, handle in enumerate(handles) if handle is not None]
 
+    def alive(self) -> bool:
+        """Whether the driver still answers; a new one must be met by a new start of the library."""
+        return self._ask(self._library.nvmlDeviceGetCount) is not None
+
     def close(self) -> None:
         """Frees what the library holds."""
         self._ask(self._library.nvmlShutdown)

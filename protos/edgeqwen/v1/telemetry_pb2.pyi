@@ -36,22 +36,6 @@ class Snapshot(_message.Message):
     clients: _containers.RepeatedCompositeFieldContainer[ClientInfo]
     def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ...) -> None: ...
 
-class Energy(_message.Message):
-    __slots__ = ("watts", "covers", "joules", "counted_s", "joules_per_token", "window_s")
-    WATTS_FIELD_NUMBER: _ClassVar[int]
-    COVERS_FIELD_NUMBER: _ClassVar[int]
-    JOULES_FIELD_NUMBER: _ClassVar[int]
-    COUNTED_S_FIELD_NUMBER: _ClassVar[int]
-    JOULES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
-    WINDOW_S_FIELD_NUMBER: _ClassVar[int]
-    watts: float
-    covers: _containers.RepeatedScalarFieldContainer[str]
-    joules: float
-    counted_s: float
-    joules_per_token: float
-    window_s: float
-    def __init__(self, watts: _Optional[float] = ..., covers: _Optional[_Iterable[str]] = ..., joules: _Optional[float] = ..., counted_s: _Optional[float] = ..., joules_per_token: _Optional[float] = ..., window_s: _Optional[float] = ...) -> None: ...
-
 class ClientInfo(_message.Message):
     __slots__ = ("name", "waiting", "running", "requests_total", "refused_total", "prompt_tokens_total", "completion_tokens_total", "limits")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +69,22 @@ class ClientLimits(_message.Message):
     prompt_tokens: int
     output_tokens: int
     def __init__(self, requests_per_minute: _Optional[int] = ..., tokens_per_minute: _Optional[int] = ..., concurrent_requests: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ...) -> None: ...
+
+class Energy(_message.Message):
+    __slots__ = ("watts", "covers", "joules", "counted_s", "joules_per_token", "window_s")
+    WATTS_FIELD_NUMBER: _ClassVar[int]
+    COVERS_FIELD_NUMBER: _ClassVar[int]
+    JOULES_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_S_FIELD_NUMBER: _ClassVar[int]
+    JOULES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_S_FIELD_NUMBER: _ClassVar[int]
+    watts: float
+    covers: _containers.RepeatedScalarFieldContainer[str]
+    joules: float
+    counted_s: float
+    joules_per_token: float
+    window_s: float
+    def __init__(self, watts: _Optional[float] = ..., covers: _Optional[_Iterable[str]] = ..., joules: _Optional[float] = ..., counted_s: _Optional[float] = ..., joules_per_token: _Optional[float] = ..., window_s: _Optional[float] = ...) -> None: ...
 
 class LoadedModel(_message.Message):
     __slots__ = ("model", "engine")

@@ -9,9 +9,12 @@ from contextlib import contextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from runtime.errors import EdgeQwenError
+from runtime.replies import status_of
 
 Answer = Callable[[pb.GenerateRequest, grpc.ServicerContext], Iterator[pb.GenerateResponse]]
 
@@ -56,6 +59,17 @@ def fail(code: grpc.StatusCode, message: str, *texts: str) -> Answer:
         for text in texts:
             yield pb.GenerateResponse(delta=pb.Delta(text=text))
         context.abort(code, message)
+
+    return answer
+
+
+def refuse(error: EdgeQwenError, *, started: bool = False) -> Answer:
+    """The status that the daemon gives for `error`, with its details; after a Started if it had let the request in."""
+
+    def answer(request: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateResponse]:
+        if started:
+            yield pb.GenerateResponse(started=pb.Started(request_id="r1", model="scripted", prompt_tokens=1))
+        context.abort_with_status(rpc_status.to_status(status_of(error)))
 
     return answer
 

@@ -16,9 +16,11 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from runtime.chat import ChatTemplate
-from runtime.engine import Engine, Sink
+from runtime.engine import Engine
 from runtime.errors import EdgeQwenError
 from runtime.grammar import Grammars
+from runtime.limits import LimitBook
+from runtime.live import Sink
 from runtime.model import Model, ModelFacts
 from runtime.models import Models
 from runtime.package import SamplingDefaults
@@ -48,6 +50,7 @@ def make_reader(
     defaults: SamplingDefaults | None = None,
     context_tokens: int = CONTEXT_TOKENS,
     adapters: tuple[str, ...] = (),
+    limits: LimitBook | None = None,
 ) -> RequestReader:
     return RequestReader(
         byte_tokenizer(),
@@ -57,6 +60,7 @@ def make_reader(
         context_tokens=context_tokens,
         grammars=Grammars(byte_tokenizer(), VOCABULARY, frozenset({0})),
         adapters=adapters,
+        limits=limits or LimitBook(),
     )
 
 
@@ -74,17 +78,19 @@ class FakeEngine:
     draining: bool = False
     submitted: asyncio.Queue[tuple[Sequence, Sink]] = field(default_factory=asyncio.Queue)
     cancelled: asyncio.Queue[Sequence] = field(default_factory=asyncio.Queue)
+    timeouts_s: list[float | None] = field(default_factory=list)
     ids: Callable[[], int] = field(default_factory=lambda: itertools.count(1).__next__)
 
-    def submit(self, request: Request, sink: Sink) -> Sequence:
+    def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
         if self.refuse is not None:
             raise self.refuse
+        self.timeouts_s.append(timeout_s)
         sequence = Sequence(self.ids(), request)
         self.submitted.put_nowait((sequence, sink))
         return sequence
 
-    def submit_all(self, asked: list[tuple[Request, Sink]]) -> list[Sequence]:
-        return [self.submit(request, sink) for request, sink in asked]
+    def submit_all(self, asked: list[tuple[Request, Sink]], *, timeout_s: float | None = None) -> list[Sequence]:
+        return [self.submit(request, sink, timeout_s=timeout_s) for request, sink in asked]
 
     def cancel(self, sequence: Sequence) -> None:
         self.cancelled.put_nowait(sequence)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from runtime.config import Config, load_config
 from runtime.errors import ConfigError
+from runtime.limits import Limits
 
 
 def test_flags_are_above_the_environment_above_the_file_above_defaults(tmp_path: Path) -> None:
@@ -45,6 +47,8 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
     assert load_config(tmp_path / "d.yaml", {}, {"package": Path("p")}).queue_limit == 64
 
 
+LIMITS = [field.name for field in dataclasses.fields(Limits)]
+
 SPELLED = {
     "package": ("/p", Path("/p")),
     "variant": ("board", "board"),
@@ -58,6 +62,13 @@ SPELLED = {
         {"endpoint": "http://localhost:4317", "insecure": False, "headers": {"a": "b"}, "sample_ratio": 0.5},
     ),
     "queue_limit": ("7", 7),
+    "limits": (
+        "{default: {output_tokens: 5}, clients: {pump: {output_tokens: null, requests_per_minute: 9}}}",
+        {
+            "default": dict.fromkeys(LIMITS) | {"output_tokens": 5},
+            "clients": {"pump": dict.fromkeys(LIMITS) | {"requests_per_minute": 9}},
+        },
+    ),
     "drain_timeout_s": ("2.5", 2.5),
     "stall_timeout_s": ("12.5", 12.5),
     "verify": ("0", False),
@@ -97,6 +108,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("metrics_listen", "9464"),
         ("otel", "{"),
         ("otel", "http://localhost:4317"),
+        ("limits", "{"),
+        ("limits", "7"),
         ("listen", "unix:"),
         ("listen", ":50051"),
         ("listen", "::1:50051"),
@@ -123,3 +136,30 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | 
         (tmp_path / "d.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=r"d\.yaml cannot be read"):
         load_config(tmp_path / "d.yaml", {}, {"package": Path("p")})
+
+
+def test_limits_of_a_client_are_its_own_then_the_defaults(tmp_path: Path) -> None:
+    """Null lifts a default; who is not named has the defaults."""
+    (tmp_path / "d.yaml").write_text(
+        "package: p\n"
+        "limits:\n"
+        "  default: {requests_per_minute: 30, output_tokens: 256}\n"
+        "  clients:\n"
+        "    uid:1000: {output_tokens: 512}\n"
+        "    panel: {requests_per_minute: null, concurrent_requests: 2}\n"
+    )
+    book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
+    assert book.of("anybody") == Limits(requests_per_minute=30, output_tokens=256)
+    assert book.of("uid:1000") == Limits(requests_per_minute=30, output_tokens=512)
+    assert book.of("panel") == Limits(concurrent_requests=2, output_tokens=256)
+
+
+def test_every_fault_of_limits_has_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "d.yaml"
+    file.write_text("package: p\nlimits: {default: {requests: 1}, clients: {panel: {tokens_per_minute: 0}}}\n")
+    with pytest.raises(ConfigError) as refusal:
+        load_config(file, {}, {})
+    assert [str(fault) for fault in refusal.value.faults] == [
+        f"limits.clients.panel.tokens_per_minute (from {file}): must be >= 1 (got 0)",
+        f"limits.default.requests (from {file}): is not a known key",
+    ]

@@ -53,7 +53,7 @@ BAD_FLAGS = {
 UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
     *("verify", "speculate", "simulate", "deterministic")
 }
-MAPPINGS = {"otel"}
+MAPPINGS = {"limits", "otel"}
 
 
 @pytest.fixture

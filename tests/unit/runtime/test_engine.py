@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 from fakes import Script, ScriptedSession, byte_tokenizer, count_up, repeat_mostly, with_adapter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.clients import Clients
 from runtime.engine import Engine
-from runtime.errors import QueueFull, RequestError, Unavailable
+from runtime.errors import DeadlineTooShort, QueueFull, RateLimited, RequestError, Unavailable
+from runtime.limits import LimitBook, Limits
 from runtime.sequence import Delta, Event, Failed, Finished, FinishReason, Request, Sequence
 
 TIMEOUT_S = 20
@@ -25,6 +29,10 @@ class Inbox:
 
     def __call__(self, event: Event) -> None:
         self._events.put(event)
+
+    @property
+    def empty(self) -> bool:
+        return self._events.empty()
 
     def next(self) -> Event:
         return self._events.get(timeout=TIMEOUT_S)
@@ -40,7 +48,7 @@ class Inbox:
         return [token for event in self.all() if isinstance(event, Delta) for token in event.token_ids]
 
 
-def make_engine(session: ScriptedSession, **changes: int) -> Engine:
+def make_engine(session: ScriptedSession, **changes: Any) -> Engine:
     limits = {"queue_limit": 64, "prefill_chunk_tokens": 8, "kv_budget_tokens": 1000} | changes
     return Engine(session, byte_tokenizer(), eos_token_ids=frozenset({0}), **limits)
 
@@ -172,9 +180,10 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     right."""
     script = data.draw(st.sampled_from([count_up, repeat_mostly]))
     session = ScriptedSession(script, slots=data.draw(st.integers(1, 4)), adapters=("one", "two"))
-    budget = data.draw(st.integers(44, 200))
+    budget, clients = data.draw(st.integers(44, 200)), Clients()
     engine = make_engine(
         session,
+        clients=clients,
         prefill_chunk_tokens=data.draw(st.integers(2, 9)),
         kv_budget_tokens=budget,
         max_running=data.draw(st.integers(1, session.spec.slots)),
@@ -186,7 +195,8 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     running: list[tuple[Request, Inbox, Sequence]] = []
     for prompt, max_tokens in asked:
         adapter = data.draw(st.sampled_from((None, "one", "two")))
-        request, inbox = Request(tuple(prompt), max_tokens, scope=data.draw(scopes), adapter=adapter), Inbox()
+        scope, client = data.draw(scopes), data.draw(st.sampled_from("ab"))
+        request, inbox = Request(tuple(prompt), max_tokens, scope=scope, adapter=adapter, client=client), Inbox()
         running.append((request, inbox, engine.submit(request, inbox)))
         for _ in range(data.draw(st.integers(0, 4))):
             engine.step()
@@ -201,6 +211,63 @@ def test_neighbours_and_cancellations_change_nobody_elses_answer(data: st.DataOb
     stats = engine.stats()
     assert stats.kv_warm_tokens == sum(map(len, session.cache)) <= budget
     assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens, stats.kv_used_tokens) == (0, 0, 0, 0)
+    assert all((its.running, its.waiting) == (0, 0) for its in clients.stats())
+    assert sum(its.requests_total for its in clients.stats()) == len(asked)
+    assert sum(its.completion_tokens_total for its in clients.stats()) == stats.completion_tokens_total
+    assert sum(its.prompt_tokens_total for its in clients.stats()) == stats.prompt_tokens_total
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_in_any_crowd_every_request_is_answered_or_told_why(data: st.DataObject) -> None:
+    """Clients that flood, cancel, ask for several answers and have deadlines and limits, before a small queue: whoever
+    is let in gets its whole answer, or hears that it was too late or made room, which all do that came together; and at
+    rest nobody has anything left."""
+    now_s = [0.0]
+    session = ScriptedSession(slots=data.draw(st.integers(1, 2)))
+    limits = Limits(requests_per_minute=30, tokens_per_minute=500, concurrent_requests=data.draw(st.integers(1, 5)))
+    clients = Clients(LimitBook(clients={"limited": limits}), clock=lambda: now_s[0])
+    queue_limit = data.draw(st.integers(1, 4))
+    engine = make_engine(session, queue_limit=queue_limit, clients=clients, clock=lambda: now_s[0])
+    let_in: list[tuple[Request, list[Inbox]]] = []
+
+    def run() -> None:
+        now_s[0] += 0.1
+
+    session.during_run = run
+    for _ in range(data.draw(st.integers(1, 25))):
+        client = data.draw(st.sampled_from(("many", "many", "few", "limited")))
+        request = Request(tuple(range(data.draw(st.integers(1, 40)))), data.draw(st.integers(1, 9)), client=client)
+        inboxes = [Inbox() for _ in range(data.draw(st.sampled_from((1, 1, 1, 2, 3))))]
+        timeout_s = data.draw(st.none() | st.floats(0.01, 5))
+        try:
+            sequences = engine.submit_all([(request, inbox) for inbox in inboxes], timeout_s=timeout_s)
+        except (QueueFull, RateLimited, DeadlineTooShort, RequestError):
+            assert all(inbox.empty for inbox in inboxes)
+        else:
+            if data.draw(st.integers(0, 5)) == 0:
+                for sequence in sequences:
+                    engine.cancel(sequence)
+            else:
+                let_in.append((request, inboxes))
+        assert engine.stats().queue_depth <= queue_limit + session.spec.slots
+        for _ in range(data.draw(st.integers(0, 5))):
+            engine.step()
+    run_to_rest(engine)
+    for request, inboxes in let_in:
+        ends: list[Event] = []
+        for inbox in inboxes:
+            *deltas, end = inbox.all()
+            ends.append(end)
+            tokens = [token for delta in deltas if isinstance(delta, Delta) for token in delta.token_ids]
+            assert tokens == (expected(request.prompt, request.max_tokens) if isinstance(end, Finished) else [])
+            assert inbox.empty
+        errors = {type(end.error) for end in ends if isinstance(end, Failed)}
+        assert errors <= {QueueFull, DeadlineTooShort}
+        assert QueueFull not in errors or not any(isinstance(end, Finished) for end in ends)
+    stats = engine.stats()
+    assert (stats.running, stats.queue_depth, stats.kv_reserved_tokens) == (0, 0, 0)
+    assert all((its.running, its.waiting) == (0, 0) for its in clients.stats())
 
 
 @pytest.mark.parametrize("steps", range(6))
@@ -245,6 +312,128 @@ def test_more_requests_than_places_are_refused_with_a_time_to_try_again() -> Non
         engine.submit(Request((1,), 1), Inbox())
     assert 0 < refusal.value.retry_after_s <= 60
     assert engine.stats().requests_rejected_total == 1
+
+
+def test_one_client_never_keeps_another_out() -> None:
+    """Its newest request makes room, hears so, and is not computed; all others get their answers."""
+    engine = make_engine(ScriptedSession(slots=1), queue_limit=3)
+    flood = [Inbox() for _ in range(4)]
+    for inbox in flood:
+        engine.submit(Request((4,), 5, client="many"), inbox)
+    with pytest.raises(QueueFull):
+        engine.submit(Request((4,), 5, client="many"), Inbox())
+    engine.step()
+    few = Inbox()
+    engine.submit(Request((9,), 5, client="few"), few)
+    gone = flood.pop().next()
+    assert isinstance(gone, Failed)
+    assert isinstance(gone.error, QueueFull)
+    assert gone.message == (
+        "the queue is full (3 requests wait) and most in it was this client's, so its newest made room;"
+        " try again in 1.0 s"
+    )
+    run_to_rest(engine)
+    assert few.tokens() == expected((9,), 5)
+    assert [inbox.tokens() for inbox in flood] == [expected((4,), 5)] * 3
+    assert engine.stats().requests_rejected_total == 2
+
+
+def test_a_client_that_asks_now_and_then_is_served_beside_one_that_floods() -> None:
+    """It ends after the one that runs and the next one of its turn, not after all that wait."""
+    engine = make_engine(ScriptedSession(slots=1))
+    ends: list[str] = []
+
+    def told(name: str, event: Event) -> None:
+        if isinstance(event, Finished):
+            ends.append(name)
+
+    for _ in range(10):
+        engine.submit(Request((4,), 5, client="many"), partial(told, "many"))
+    engine.step()
+    engine.submit(Request((9,), 5, client="few"), partial(told, "few"))
+    run_to_rest(engine)
+    assert ends.index("few") == 1
+
+
+@pytest.mark.parametrize("how", ["finish", "cancel", "fail"])
+def test_a_place_among_a_clients_own_is_free_again(how: str) -> None:
+    """However its request ends."""
+    session = ScriptedSession()
+    engine = make_engine(session, clients=Clients(LimitBook(Limits(concurrent_requests=1))))
+    sequence = engine.submit(Request((4,), 5), Inbox())
+    with pytest.raises(RateLimited, match="1 requests at once"):
+        engine.submit(Request((4,), 5), Inbox())
+    engine.step()
+    if how == "cancel":
+        engine.cancel(sequence)
+    elif how == "fail":
+        session.fail_next = "broken"
+        engine.start()
+        engine.wait_idle(TIMEOUT_S)
+        engine.stop()
+        return
+    else:
+        run_to_rest(engine)
+    assert ask(engine, Request((4,), 5)).tokens() == expected((4,), 5)
+
+
+def test_tokens_are_paid_for_as_they_come() -> None:
+    """A client over its rate keeps what runs, and gets nothing new until it has waited."""
+    now_s = [0.0]
+    clients = Clients(LimitBook(Limits(tokens_per_minute=10)), clock=lambda: now_s[0])
+    engine = make_engine(ScriptedSession(), clients=clients, clock=lambda: now_s[0])
+    assert ask(engine, Request((4, 5), 14)).tokens() == expected((4, 5), 14)
+    with pytest.raises(RateLimited, match="10 tokens a minute") as refusal:
+        engine.submit(Request((4, 5), 14), Inbox())
+    now_s[0] += refusal.value.retry_after_s
+    assert ask(engine, Request((4, 5), 14)).tokens() == expected((4, 5), 14)
+
+
+def slow_engine(now_s: list[float], **changes: Any) -> Engine:
+    """One whose every run takes a second of `now_s`, and which has computed some prompts of 8 tokens a second."""
+    session = ScriptedSession(slots=1, context_tokens=1000)
+
+    def run() -> None:
+        now_s[0] += 1.0
+
+    session.during_run = run
+    engine = make_engine(session, clock=lambda: now_s[0], **changes)
+    ask(engine, Request(tuple(range(100)), 1))
+    return engine
+
+
+def test_a_request_that_would_be_too_late_is_refused_at_once() -> None:
+    """Where its prompt could not be computed in time at twice the speed; before anything is known, never."""
+    fresh = make_engine(ScriptedSession(slots=1), clock=lambda: 0.0)
+    fresh.submit(Request((4,) * 200, 5), Inbox(), timeout_s=0.001)
+    now_s = [0.0]
+    engine = slow_engine(now_s)
+    with pytest.raises(DeadlineTooShort, match=r"about 10\.0 s and the deadline is in 4\.5 s"):
+        engine.submit(Request((4,) * 80, 5), Inbox(), timeout_s=4.5)
+    assert engine.idle
+    inbox = Inbox()
+    engine.submit(Request((4,) * 80, 5), inbox, timeout_s=5.5)
+    run_to_rest(engine)
+    assert inbox.tokens() == expected((4,) * 80, 5)
+
+
+def test_a_request_that_waits_in_vain_is_told_so() -> None:
+    """As soon as that is sure, and long before its deadline; those behind it are served sooner."""
+    now_s = [0.0]
+    engine = slow_engine(now_s)
+    first, vain, last = Inbox(), Inbox(), Inbox()
+    began_s = now_s[0]
+    engine.submit(Request((3,) * 80, 40), first)
+    engine.submit(Request((4,) * 80, 5), vain, timeout_s=20.0)
+    engine.submit(Request((5,) * 80, 5), last)
+    while engine.stats().queue_depth > 1:
+        engine.step()
+    gone = vain.next()
+    assert isinstance(gone, Failed)
+    assert isinstance(gone.error, DeadlineTooShort)
+    assert now_s[0] <= began_s + 17.0
+    run_to_rest(engine)
+    assert [first.tokens(), last.tokens()] == [expected((3,) * 80, 40), expected((5,) * 80, 5)]
 
 
 def test_more_at_once_than_ever_fit_are_refused_for_good(engine: Engine) -> None:

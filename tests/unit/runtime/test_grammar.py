@@ -177,5 +177,7 @@ def test_a_structure_that_breaks_ends_its_request_alone() -> None:
     engine.submit(Request((1, 2), 5), whole.append)
     while not engine.idle:
         engine.step()
-    assert broken == [Failed("too deep")]
+    [end] = broken
+    assert isinstance(end, Failed)
+    assert (end.message, type(end.error)) == ("too deep", GrammarError)
     assert isinstance(whole[-1], Finished)

@@ -46,13 +46,14 @@ class Bench:
     clock: Clock = field(default_factory=Clock)
     session: ScriptedSession = field(default_factory=lambda: ScriptedSession(slots=1))
     listener: Listener = field(default_factory=Listener)
+    queue_limit: int = 1
 
     def __post_init__(self) -> None:
         self.engine = Engine(
             self.session,
             byte_tokenizer(),
             eos_token_ids=frozenset({0}),
-            queue_limit=1,
+            queue_limit=self.queue_limit,
             prefill_chunk_tokens=8,
             kv_budget_tokens=1000,
             speculate=False,
@@ -64,9 +65,9 @@ class Bench:
     def _a_second(self) -> None:
         self.clock.now_s += 1.0
 
-    def submit(self, prompt_tokens: int = 3, max_tokens: int = 4) -> Sequence:
-        request = Request(tuple(range(1, prompt_tokens + 1)), max_tokens, ignore_eos=True)
-        return self.engine.submit(request, lambda event: None)
+    def submit(self, max_tokens: int = 4, client: str = "", timeout_s: float | None = None) -> Sequence:
+        request = Request((1, 2, 3), max_tokens, ignore_eos=True, client=client)
+        return self.engine.submit(request, lambda event: None, timeout_s=timeout_s)
 
     def rest(self) -> None:
         while not self.engine.idle:
@@ -87,6 +88,7 @@ def test_a_request_that_finishes_is_in_every_histogram() -> None:
         "finished": 1,
         "cancelled": 0,
         "failed": 0,
+        "refused": 0,
     }
     assert figures.durations["finished"].total == 6.0
     assert (figures.prompt_tokens.total, figures.completion_tokens.total) == (3.0, 4.0)
@@ -135,5 +137,22 @@ def test_a_refusal_is_counted_with_its_reason() -> None:
     bench.submit()
     with pytest.raises(QueueFull):
         bench.submit()
-    assert bench.engine.figures().refused == {"queue_full": 1}
+    assert bench.engine.figures().refused == {"queue_full": 1, "rate_limited": 0, "deadline_too_short": 0}
     assert (bench.listener.refusals, len(bench.listener.arrivals)) == (["queue_full"], 2)
+
+
+def test_who_has_to_leave_the_queue_is_refused_too() -> None:
+    """It arrived and it ended: with the duration of its wait, and with the reason."""
+    bench = Bench(queue_limit=2)
+    bench.submit(client="greedy")
+    bench.engine.step()
+    bench.submit(client="greedy")
+    left = bench.submit(client="greedy")
+    bench.clock.now_s += 2.0
+    bench.submit(client="other")
+    figures = bench.engine.figures()
+    assert (figures.durations["refused"].count, figures.durations["refused"].total) == (1, 2.0)
+    assert figures.refused["queue_full"] == 1
+    [ended] = bench.listener.ends
+    assert (ended.sequence, ended.outcome) == (left, "refused")
+    assert bench.listener.refusals == []

@@ -17,8 +17,10 @@ def make(slots: int = 2, budget: int = 1000, queue: int = 4, chunk: int = 4) -> 
     return Scheduler(KVCache(slots, budget), queue_limit=queue, prefill_chunk_tokens=chunk)
 
 
-def sequence(number: int, prompt: int = 3, max_tokens: int = 4, adapter: str | None = None) -> Sequence:
-    return Sequence(number, Request(prompt=(1,) * prompt, max_tokens=max_tokens, adapter=adapter))
+def sequence(
+    number: int, prompt: int = 3, max_tokens: int = 4, adapter: str | None = None, client: str = ""
+) -> Sequence:
+    return Sequence(number, Request(prompt=(1,) * prompt, max_tokens=max_tokens, adapter=adapter, client=client))
 
 
 def commit(step: Step) -> None:
@@ -128,6 +130,78 @@ def test_a_sequence_that_does_not_fit_waits_and_those_behind_it_too() -> None:
     for _ in range(2):
         commit(scheduler.schedule())
     assert not scheduler.waiting
+
+
+def test_clients_take_turns_for_slots() -> None:
+    """One that has filled the queue is served as often as one that asks now and then."""
+    scheduler = make(slots=1, queue=20)
+    for number in range(8):
+        scheduler.add(sequence(number, client="many"))
+    order = []
+    for number in range(8, 12):
+        commit(scheduler.schedule())
+        [running] = scheduler.kv.running
+        order.append(running.request.client)
+        if number % 2 == 0:
+            scheduler.add(sequence(number, client="few"))
+        scheduler.remove(running)
+    assert order == ["many", "few", "many", "few"]
+
+
+def test_who_ends_early_is_charged_for_what_it_took() -> None:
+    """Not for the whole of the context that it could have had: with short answers both get every other turn."""
+    scheduler = make(slots=1, queue=20)
+    for number in range(6):
+        scheduler.add(sequence(number, max_tokens=200, client="open"))
+        scheduler.add(sequence(10 + number, max_tokens=2, client="exact"))
+    order = []
+    while scheduler.waiting:
+        commit(scheduler.schedule())
+        [running] = scheduler.kv.running
+        order.append(running.request.client)
+        scheduler.remove(running)
+    assert order == ["open", "exact"] * 5 + ["open"] + ["exact"] * (len(order) - 11)
+
+
+def test_what_must_be_computed_at_least_is_what_nobody_leaves() -> None:
+    """Prompts of its scope and adapter that wait, run or are kept may leave their beginning; its last token never."""
+    scheduler = make(slots=2, budget=1000, queue=200, chunk=64)
+
+    def asked(*prompt: int, scope: bytes | None = b"mine", adapter: str | None = None) -> Request:
+        return Request(prompt=prompt, max_tokens=4, scope=scope, adapter=adapter)
+
+    whole = asked(*range(20), 1)
+    assert scheduler.new_tokens(whole) == 21
+    scheduler.add(first := Sequence(1, asked(*range(20), 2)))
+    assert [scheduler.new_tokens(asked(*range(20), 1, scope=scope)) for scope in (b"mine", b"others", None)] == [
+        1,
+        21,
+        21,
+    ]
+    assert scheduler.new_tokens(asked(*range(20), 1, adapter="pumps")) == 21
+    assert scheduler.new_tokens(first.request) == 1
+    commit(scheduler.schedule())
+    assert scheduler.new_tokens(whole) == 1
+    scheduler.remove(first)
+    assert scheduler.new_tokens(asked(*range(10), 99, 99)) == 2
+    for number in range(2, 100):
+        scheduler.add(Sequence(number, asked(number, 0)))
+    assert scheduler.new_tokens(asked(*[250] * 9)) == 1, "so many are not compared: it may be all"
+
+
+def test_a_full_queue_makes_room_for_who_has_less_in_it() -> None:
+    """Those that slots take at once are no reason to push anybody out."""
+    scheduler = make(slots=2, queue=4)
+    for number in range(1, 6):
+        scheduler.add(sequence(number, client="many"))
+    assert scheduler.giving_way("few", 1) == []
+    scheduler.add(last := sequence(6, client="many"))
+    assert scheduler.room == 0
+    assert scheduler.giving_way("many", 1) is None
+    assert scheduler.giving_way("few", 1) == [last]
+    scheduler.remove(last)
+    scheduler.add(sequence(7, client="few"))
+    assert scheduler.room == 0
 
 
 def test_a_prompt_waits_for_the_one_before_whose_beginning_it_may_share() -> None:

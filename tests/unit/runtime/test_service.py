@@ -16,8 +16,18 @@ from unit.runtime.fake_engine import FakeEngine, byte_tokenizer, finished, only_
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
-from runtime.engine import Engine, Sink
-from runtime.errors import EdgeQwenError, QueueFull, SessionError, Unavailable
+from runtime import replies
+from runtime.engine import Engine
+from runtime.errors import (
+    DeadlineTooShort,
+    EdgeQwenError,
+    Exhausted,
+    QueueFull,
+    RateLimited,
+    SessionError,
+    Unavailable,
+)
+from runtime.live import Sink
 from runtime.sequence import Delta, Failed
 from runtime.service import GenerationService
 
@@ -163,6 +173,8 @@ async def test_a_request_that_ended_is_not_cancelled() -> None:
     [
         (Unavailable("leaving"), grpc.StatusCode.UNAVAILABLE),
         (QueueFull(3, 1.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (RateLimited("a", "tokens_per_minute", 9, 1.5), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (DeadlineTooShort(9.0, 1.0), grpc.StatusCode.DEADLINE_EXCEEDED),
         (SessionError("broken"), grpc.StatusCode.INTERNAL),
     ],
 )
@@ -173,13 +185,45 @@ async def test_what_the_engine_refuses_gets_its_code(error: EdgeQwenError, code:
     assert (refused.code(), refused.details()) == (code, str(error))
 
 
-async def test_a_full_queue_says_when_to_come_back() -> None:
-    """As google.rpc.RetryInfo."""
-    async with generation(FakeEngine(refuse=QueueFull(3, 1.5))) as channel:
+@pytest.mark.parametrize(
+    ("error", "reason", "quota"),
+    [
+        (QueueFull(3, 1.5, "panel"), "QUEUE_FULL", "queue_limit: 3 requests of all clients may wait"),
+        (
+            RateLimited("panel", "requests_per_minute", 9, 1.5),
+            "RATE_LIMITED",
+            "requests_per_minute: 9 requests a minute",
+        ),
+    ],
+)
+async def test_who_has_to_wait_hears_how_long_and_why(error: Exhausted, reason: str, quota: str) -> None:
+    """As google.rpc.RetryInfo, QuotaFailure and ErrorInfo."""
+    async with generation(FakeEngine(refuse=error)) as channel:
         refused = await refusal(channel, ASK)
-    retry = error_details_pb2.RetryInfo()
-    assert [detail.Unpack(retry) for detail in status_of(refused).details] == [True]
+    retry, failure, info = (
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.QuotaFailure(),
+        error_details_pb2.ErrorInfo(),
+    )
+    details = status_of(refused).details
+    assert [detail.Unpack(it) for detail, it in zip(details, (retry, failure, info), strict=True)] == [True] * 3
     assert retry.retry_delay.ToMilliseconds() == 1500
+    assert [(each.subject, each.description) for each in failure.violations] == [("client:panel", quota)]
+    assert (info.reason, info.domain) == (reason, "edgeqwen")
+
+
+async def test_the_engine_knows_how_long_the_client_waits() -> None:
+    """The deadline of the call, and None where it has none."""
+    engine = FakeEngine()
+    async with generation(engine) as channel:
+        for timeout_s in (30.0, None):
+            call = ask(channel, timeout_s=timeout_s)
+            await engine.submitted.get()
+            call.cancel()
+    first, second = engine.timeouts_s
+    assert first is not None
+    assert 0 < first < 31  # gRPC rounds it up on its way
+    assert second is None
 
 
 async def test_a_bad_request_names_every_field() -> None:
@@ -201,6 +245,20 @@ async def test_any_number_of_faults_fits_into_a_reply() -> None:
     assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "chat.messages[0].role: must be one of system, user, assistant" in refused.details()
     assert refused.details().endswith("and 992 more faults")
+
+
+@pytest.mark.parametrize("why", [QueueFull(3, 1.5, "panel", gave_way=True), DeadlineTooShort(9.0, 1.0)])
+async def test_who_must_leave_the_queue_hears_why(why: EdgeQwenError) -> None:
+    """After Started, with the status that it would have had before."""
+    engine = FakeEngine()
+    async with generation(engine) as channel:
+        call, sink = await begun(channel, engine)
+        sink(Failed(str(why), why))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call.read()
+    assert error.value.details() == str(why)
+    assert status_of(error.value) == replies.status_of(why)
+    assert engine.cancelled.empty()
 
 
 @pytest.mark.parametrize(("draining", "code"), [(False, grpc.StatusCode.INTERNAL), (True, grpc.StatusCode.UNAVAILABLE)])

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from unit.runtime.fake_engine import FakeEngine, make_reader, only_model
 
-from runtime import snapshots
+from runtime.clients import Clients
 from runtime.model import Model, ModelFacts
 from runtime.sensing.board import Reading
 from runtime.sensing.power import Power
@@ -62,7 +62,7 @@ def board() -> FakeBoard:
 
 
 def of(board: FakeBoard, engine: FakeEngine | None = None) -> Snapshots:
-    return Snapshots(only_model(engine or FakeEngine()), board, clock=board.clock)
+    return Snapshots(only_model(engine or FakeEngine()), Clients(), board, clock=board.clock)
 
 
 async def test_who_asks_at_the_same_time_shares_a_reading(board: FakeBoard) -> None:
@@ -97,19 +97,19 @@ def assert_true(value: bool) -> None:
     assert value
 
 
-async def test_a_board_that_hangs_is_left_out(board: FakeBoard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_board_that_hangs_is_left_out(board: FakeBoard) -> None:
     """Engine and process answer; when it answers again it is back."""
-    monkeypatch.setattr(snapshots, "SLOW_S", 0.01)
-    shared = of(board)
+    shared = Snapshots(only_model(FakeEngine()), Clients(), board, clock=board.clock, slow_s=0.01)
     go = threading.Event()
     board.asked = lambda: assert_true(go.wait(20))
     board.now_s += 5
     late = await shared.newest(0.0)
     assert late.board == Reading(board.now_s)
     assert (late.models[0].engine.slots, late.process.threads > 0) == (4, True)
-    monkeypatch.setattr(snapshots, "SLOW_S", 20.0)
     go.set()
-    assert (await shared.newest(0.0)).board.load_1m == 2.0
+    while (now := await shared.newest(0.0)).board.load_1m is None:
+        pass
+    assert now.board.load_1m == 2.0
 
 
 async def test_a_sample_is_compared_with_one_a_second_older(board: FakeBoard) -> None:
@@ -175,7 +175,7 @@ async def test_a_model_that_leaves_takes_its_tokens_along(board: FakeBoard) -> N
     board.joules = 0.0
     first, second = CountingEngine(), CountingEngine()
     models = only_model(first)
-    shared = Snapshots(models, board, clock=board.clock)
+    shared = Snapshots(models, Clients(), board, clock=board.clock)
     first.tokens = 1000
     board.now_s, board.joules = board.now_s + 1, 10.0
     assert shared.token_energy(await shared.newest(0.0)) is not None

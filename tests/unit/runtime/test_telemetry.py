@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from trees import JETSON, NAMES, PI, X86, board, damage, damages, put
 from unit.runtime.fake_engine import FakeEngine, make_reader, only_model, serving
 from unit.runtime.sensing.test_board import Clock
-from unit.runtime.test_snapshots import CountingEngine
+from unit.runtime.test_snapshots import CountingEngine, FakeBoard
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
+from runtime.clients import Clients
 from runtime.model import Model, ModelFacts
 from runtime.sensing.board import Board, Reading
 from runtime.snapshot_messages import snapshot_message
@@ -40,7 +41,7 @@ async def stub_of(service: TelemetryService) -> AsyncIterator[telemetry_pb2_grpc
 
 
 async def snapshot_of(root: Path) -> pb.Snapshot:
-    async with stub_of(TelemetryService(only_model(FakeEngine()), Board(root))) as stub:
+    async with stub_of(TelemetryService(only_model(FakeEngine()), board=Board(root))) as stub:
         return await stub.GetSnapshot(pb.GetSnapshotRequest())
 
 
@@ -82,7 +83,7 @@ async def test_temperatures_are_those_that_count(tmp_path: Path) -> None:
     """Of all sensors, those that the profiles of the loaded models name."""
     models = no_models()
     models.add(Model(FakeEngine(), make_reader(), FACTS, ("cpu-*",)))
-    async with stub_of(TelemetryService(models, Board(board(JETSON, tmp_path)))) as stub:
+    async with stub_of(TelemetryService(models, board=Board(board(JETSON, tmp_path)))) as stub:
         snapshot = await stub.GetSnapshot(pb.GetSnapshotRequest())
     assert [each.sensor for each in snapshot.machine.temperatures] == ["cpu-thermal"]
 
@@ -120,7 +121,7 @@ def test_rates_are_those_since_the_earlier_sample(tmp_path: Path) -> None:
     root, clock, engine = board(X86, tmp_path), Clock(), CountingEngine()
     put(root, "proc/stat", "cpu0 100 0 0 900 0 0 0 0 0 0\ncpu1 100 0 0 900 0 0 0 0 0 0")
     put(root, "proc/net/dev", "eth0: 1000 1 0 0 0 0 0 0 2000 1 0 0 0 0 0 0")
-    snapshots = Snapshots(only_model(engine), Board(root, clock=clock), clock=clock)
+    snapshots = Snapshots(only_model(engine), Clients(), Board(root, clock=clock), clock=clock)
     first = asyncio.run(snapshots.newest(0.0))
     put(root, "proc/stat", "cpu0 200 0 0 900 0 0 0 0 0 0\ncpu1 100 0 0 1000 0 0 0 0 0 0")
     put(root, "proc/net/dev", "eth0: 3000 1 0 0 0 0 0 0 2000 1 0 0 0 0 0 0")
@@ -142,7 +143,7 @@ def test_rates_are_those_since_the_earlier_sample(tmp_path: Path) -> None:
 
 async def test_a_watch_begins_at_once_and_goes_on(tmp_path: Path) -> None:
     """In the interval that was asked for, about; each snapshot has rates since the one before."""
-    service = TelemetryService(only_model(FakeEngine()), Board(board(PI, tmp_path)))
+    service = TelemetryService(only_model(FakeEngine()), board=Board(board(PI, tmp_path)))
     async with stub_of(service) as stub:
         watch = stub.Watch(pb.WatchRequest(interval_ms=100))
         seen = [await watch.read() for _ in range(4)]
@@ -173,40 +174,53 @@ class CountedBoard:
 
 
 async def test_many_watchers_share_readings() -> None:
-    """And when the last has left, nobody reads."""
-    counted = CountedBoard()
-    async with stub_of(TelemetryService(only_model(FakeEngine()), counted)) as stub:
+    """One reading a tick, however many there are; without a tick, none."""
+    fake = FakeBoard()
+    async with stub_of(TelemetryService(only_model(FakeEngine()), board=fake, clock=fake.clock)) as stub:
         watches = [stub.Watch(pb.WatchRequest(interval_ms=100)) for _ in range(16)]
-        for _ in range(5):
-            await asyncio.gather(*(watch.read() for watch in watches))
+        for ticks in range(4):
+            seen = await asyncio.gather(*(watch.read() for watch in watches))
+            assert len({each.time_unix_ms for each in seen}) == 1
+            assert fake.reads == 1 + ticks
+            fake.now_s += 0.16  # a tick is at most one and a half intervals away
         for watch in watches:
             watch.cancel()
-        # Watchers that begin at different moments, and a slow machine, make some readings more.
-        assert counted.reads < 16 * 5 / 2
-        reads = counted.reads
-        other = stub.Watch(pb.WatchRequest(interval_ms=3_600_000))
-        await other.read()
-        assert counted.reads <= reads + 2
 
 
-async def test_two_watchers_have_rates_of_their_own(tmp_path: Path) -> None:
-    """One that looks rarely sees its whole interval, however often another looks."""
-    service = TelemetryService(only_model(FakeEngine()), Board(board(PI, tmp_path)))
-    async with stub_of(service) as stub:
+async def test_two_watchers_have_rates_of_their_own() -> None:
+    """One that looks rarely sees its whole interval, however often others look."""
+    fake = FakeBoard()
+    async with stub_of(TelemetryService(only_model(FakeEngine()), board=fake, clock=fake.clock)) as stub:
         often, rarely = (stub.Watch(pb.WatchRequest(interval_ms=each)) for each in (100, 500))
-        await rarely.read()
-        second = asyncio.create_task(rarely.read())
-        while not second.done():
-            seen = await often.read()
+        await asyncio.gather(often.read(), rarely.read())
+        for _ in range(3):
+            fake.now_s += 0.2
+            assert (await often.read()).rates_s == pytest.approx(0.2)
             await stub.GetSnapshot(pb.GetSnapshotRequest())
-        third = await rarely.read()
-    assert seen.rates_s < 0.5
-    assert third.rates_s >= 0.25
+        assert (await rarely.read()).rates_s == pytest.approx(0.6)
+        often.cancel()
+        rarely.cancel()
+
+
+async def test_power_is_read_between_snapshots_that_are_far_apart() -> None:
+    """Somebody who looks once an hour must not lose the energy of that hour."""
+    fake = FakeBoard()
+    service = TelemetryService(only_model(FakeEngine()), board=fake, clock=fake.clock, keep_s=0.01)
+    async with stub_of(service) as stub:
+        watch = stub.Watch(pb.WatchRequest(interval_ms=20_000))
+        await watch.read()
+        for reads in range(2, 5):
+            fake.now_s += 2.0
+            while fake.reads < reads:
+                await asyncio.sleep(0)
+        fake.now_s += 24.0
+        assert (await watch.read()).rates_s == pytest.approx(30.0)
+        watch.cancel()
 
 
 async def test_who_reads_slowly_gets_no_backlog() -> None:
     """Beyond the 4 MB that the transport holds nothing is made for him: each message is fresh when it is sent."""
-    service = TelemetryService(only_model(FakeEngine(), name="n" * 1_000_000), CountedBoard())
+    service = TelemetryService(only_model(FakeEngine(), name="n" * 1_000_000), board=CountedBoard())
     async with stub_of(service) as stub:
         slow = stub.Watch(pb.WatchRequest(interval_ms=100))
         quick = stub.Watch(pb.WatchRequest(interval_ms=100))
@@ -221,11 +235,11 @@ async def test_who_reads_slowly_gets_no_backlog() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now_s", "interval_s", "due_s"), [(10.0, 1.0, 11.0), (10.4, 1.0, 11.0), (10.6, 1.0, 12.0), (0.05, 0.1, 0.1)]
+    ("last_s", "interval_s", "due_s"), [(10.0, 1.0, 11.0), (10.4, 1.0, 11.0), (10.6, 1.0, 12.0), (0.05, 0.1, 0.1)]
 )
-def test_ticks_are_multiples_of_the_interval(now_s: float, interval_s: float, due_s: float) -> None:
+def test_ticks_are_multiples_of_the_interval(last_s: float, interval_s: float, due_s: float) -> None:
     """The next that is at least half an interval away."""
-    assert next_tick_s(now_s, interval_s) == pytest.approx(due_s)
+    assert next_tick_s(last_s, interval_s) == pytest.approx(due_s)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -238,7 +252,7 @@ def test_whatever_a_board_says_becomes_a_message(
     root = board(name, tmp_path_factory.mktemp("board"))
     damage(root, data.draw(damages(name)))
     clock = Clock()
-    snapshots = Snapshots(only_model(FakeEngine()), Board(root, clock=clock), clock=clock)
+    snapshots = Snapshots(only_model(FakeEngine()), Clients(), Board(root, clock=clock), clock=clock)
     first = asyncio.run(snapshots.newest(0.0))
     clock.now_s += 1
     now = asyncio.run(snapshots.newest(0.0))

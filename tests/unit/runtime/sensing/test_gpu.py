@@ -59,6 +59,18 @@ def test_a_card_that_does_not_answer_a_question() -> None:
     assert Nvml(silent).read() == [Card("nvidia0", None, None, None, None, None, None, None)]
     assert Nvml(FakeNvml(nvmlDeviceGetCount=2)).read() == []
     Nvml(FakeNvml()).close()
+    assert Nvml(silent).alive()
+    assert not Nvml(FakeNvml()).alive()
+
+
+def test_cards_are_among_the_gpus(tmp_path: Path) -> None:
+    """In shares; what no card says stays unknown."""
+    library = FakeNvml(
+        nvmlDeviceGetCount=1,
+        nvmlDeviceGetHandleByIndex="handle",
+        nvmlDeviceGetUtilizationRates=SimpleNamespace(gpu=37, memory=5),
+    )
+    assert Gpus(tmp_path, Nvml(library)).read() == (Gpu("nvidia0", 0.37),)
 
 
 def test_nvml_is_loaded_only_with_a_driver(tmp_path: Path) -> None:

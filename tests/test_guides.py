@@ -1,0 +1,70 @@
+"""Guides are true: the table of errors is what the daemon sends and a client makes of it; examples can be copied."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from google.rpc import code_pb2
+from unit.edgeqwen.scripted_server import refuse, scripted
+
+from edgeqwen.cli import main
+from edgeqwen.client import Client, ClientError
+from runtime import errors
+from runtime.config import load_config
+from runtime.replies import _CODES, status_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+EXAMPLES: dict[str, errors.EdgeQwenError] = {
+    "RequestError": errors.RequestError([errors.Fault("n", "must be 1 to 16 (got 17)")]),
+    "QueueFull": errors.QueueFull(3, 1.5, "panel"),
+    "RateLimited": errors.RateLimited("panel", "tokens_per_minute", 9, 1.5),
+    "DeadlineTooShort": errors.DeadlineTooShort(9.0, 1.0),
+}
+
+
+def rows() -> list[tuple[str, ...]]:
+    """Cells of the first table, marks of code left out."""
+    lines = iter((DOCS / "errors.md").read_text(encoding="utf-8").split("| error |")[1].splitlines()[2:])
+    cells = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        cells.append(tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")))
+    return cells
+
+
+def test_the_guide_has_the_table_of_the_code() -> None:
+    """The same errors in the same order, each with its code."""
+    ours = [(kind.__name__, code_pb2.Code.Name(code)) for kind, code in _CODES]
+    assert [row[:2] for row in rows()] == ours
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_an_error_reaches_its_client_as_the_guide_says(row: tuple[str, ...]) -> None:
+    """Status details, exception, message and exit status."""
+    name, _, details, kind, exit_status, advice = row
+    error = EXAMPLES.get(name) or getattr(errors, name)("so it is")
+    sent = [detail.TypeName().removeprefix("google.rpc.") for detail in status_of(error).details]
+    assert ", ".join(sent) == details
+    with scripted(refuse(error)) as target:
+        with Client(target) as client, pytest.raises(ClientError) as raised:
+            client.complete("a")
+        done = CliRunner().invoke(main, ["--target", target, "generate", "a"])
+    assert type(raised.value).__name__ == kind
+    assert str(error) in str(raised.value)
+    assert (done.exit_code, done.stderr) == (int(exit_status), f"edgeqwen: {raised.value}\n")
+    assert advice.endswith(".")
+
+
+def test_the_limits_that_are_shown_are_limits(tmp_path: Path) -> None:
+    """What docs/serving.md has can be copied."""
+    block = (DOCS / "serving.md").read_text(encoding="utf-8").split("```yaml\nlimits:")[1].split("```")[0]
+    (tmp_path / "d.yaml").write_text(f"package: p\nlimits:{block}")
+    book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
+    assert book.of("panel") == dataclasses.replace(book.default, concurrent_requests=2)
+    assert book.of("nightly-report") == dataclasses.replace(book.default, tokens_per_minute=None)
+    assert None not in dataclasses.astuple(book.default)
