@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 from . import tuning
 from .cpu import Cpu
@@ -192,6 +193,8 @@ def local_settings(measured: Measured, package: Package, file: LocalSettingsFile
         threads=measured.common.decode,
         slots=measured.slots,
         token_cost=measured.token_cost,
+        prefill_tokens_per_second=round(median(measured.prefill[measured.common.prefill]), 1),
+        decode_tokens_per_second=round(median(measured.decode[measured.common.decode]), 1),
         packed=packed,
     )
 

@@ -58,8 +58,12 @@ class Config(StrictModel):
     )
     stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = Field(
         default=30.0,
-        description="How long requests may wait for a step of the engine, in seconds, before systemd's watchdog is no"
-        " longer fed.",
+        description="How long work may wait for the end of a step, in seconds, before health says that it hangs and"
+        " systemd's watchdog is no longer fed.",
+    )
+    low_power_battery_percent: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        default=None,
+        description="Save power on a battery that has less, in percent; unset: never.",
     )
     verify: bool = Field(default=True, description="Compare every file with its digest before loading it.")
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(

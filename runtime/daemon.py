@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,8 @@ from .reload import Reloader
 if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need not pay
     import grpc.aio
 
+    from .caretaker import Caretaker, PowerMode
     from .clients import Clients
-    from .health import Health
     from .model import Model
     from .models import Models
     from .observability import Observability
@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # loaded late: they cost time and memory that `--help` need n
     from .service import GenerationService
     from .startup import Startup
     from .telemetry import TelemetryService
-    from .watchdog import Watched
 
+_POWER_SIGNALS: Mapping[signal.Signals, PowerMode] = {signal.SIGUSR1: "low", signal.SIGUSR2: "normal"}
 _GOODBYE_S = 1.0  # how long the last messages may take to reach their clients
 
 
@@ -53,6 +53,7 @@ Examples:
 A setting is taken from its flag, else from EDGEQWEN_<NAME>, else from the --config file, else it has its default.
 The first SIGTERM or SIGINT stops accepting requests and lets running ones end; a second leaves at once.
 SIGHUP reads the configuration again; the log says what of it needs a restart.
+SIGUSR1 saves power, SIGUSR2 ends that.
 Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use.""",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
@@ -74,6 +75,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--queue-limit", type=int, help="Requests that may wait; more are refused. Default: 64")
 @click.option("--drain-timeout-s", type=float, help="How long requests may go on after SIGTERM. Default: 30")
 @click.option("--stall-timeout-s", type=float, help="How long a step may take before it counts as hung. Default: 30")
+@click.option("--low-power-battery-percent", type=float, help="Save power on a battery with less. Default: never")
 @click.option("--verify/--no-verify", default=None, help="Check every file's digest first. Default: verify")
 @click.option("--threads", type=int, help="Threads of the model. Default: measured here, else the profile's")
 @click.option("--slots", type=int, help="Requests that decode together. Default: likewise")
@@ -132,6 +134,8 @@ async def serve(read: Callable[[], Config]) -> None:
     """Loads, serves, drains and returns. `read` reads the configuration, again for each reload."""
     config = read()
     faulthandler.enable()  # when the watchdog's SIGABRT ends it, the journal has where each thread was, and no values
+    for number in _POWER_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # while it loads, they shall not end it
     use_one_heap()
     # The engine must not wait the default 5 ms while asyncio sends what the last step gave.
     sys.setswitchinterval(0.0005)
@@ -154,15 +158,15 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
     import structlog
 
     from .supervision import stopping, supervised
-    from .watchdog import StepWatch
 
     log = structlog.get_logger()
-    signals = _Signals()
+    signals = _Signals(daemon.set_power_mode)
     try:
         listen = await daemon.listen(address)
         log.info("ready", listen=listen, seconds=round(time.monotonic() - started_s, 2), **daemon.summary)
-        watch = StepWatch(daemon.engines, lambda: reloader.config.stall_timeout_s)
-        async with supervised(watch.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
+        daemon.follow(reloader.config)
+        reloader.add(daemon.follow)
+        async with supervised(daemon.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
             await signals.first.wait()
             timeout_s = reloader.config.drain_timeout_s
             stopping(timeout_s)
@@ -176,15 +180,20 @@ async def run(daemon: Daemon, address: Address, reloader: Reloader, started_s: f
 
 
 class _Signals:
-    """The first and the second request to leave. A third gets the system's answer: the process ends on the spot."""
+    """The first and the second request to leave. A third gets the system's answer: the process ends on the spot.
+
+    Until then `set_power_mode` hears of those that save power or end that.
+    """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self) -> None:
+    def __init__(self, set_power_mode: Callable[[PowerMode], None]) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         for number in self.NUMBERS:
             self._loop.add_signal_handler(number, self._received)
+        for number, mode in _POWER_SIGNALS.items():
+            self._loop.add_signal_handler(number, set_power_mode, mode)
 
     def _received(self) -> None:
         if not self.first.is_set():
@@ -195,7 +204,7 @@ class _Signals:
 
     def forget(self) -> None:
         """From now on signals do what the system has them do."""
-        for number in self.NUMBERS:
+        for number in (*self.NUMBERS, *_POWER_SIGNALS):
             self._loop.remove_signal_handler(number)
 
 
@@ -207,14 +216,14 @@ class Daemon:
         models: Models,
         server: grpc.aio.Server,
         generation: GenerationService,
-        health: Health,
+        caretaker: Caretaker,
         telemetry: TelemetryService,
         observability: Observability,
     ) -> None:
         self._models = models
         self._server = server
         self._generation = generation
-        self._health = health
+        self._caretaker = caretaker
         self._telemetry = telemetry
         self._observability = observability
 
@@ -227,7 +236,8 @@ class Daemon:
         clients = Clients(config.limits.book)
         models = _load_models(config, startup, clients, observability)
         board = Board(folders=(config.state_dir, config.package))
-        services = make_server(models, config.max_message_bytes, clients, board, observability.interceptors)
+        caretaker = _make_caretaker(models, config)
+        services = make_server(models, config.max_message_bytes, clients, board, caretaker, observability.interceptors)
         trim_after_load()
         return cls(models, *services, observability)
 
@@ -240,25 +250,34 @@ class Daemon:
         more = {"more_models": ", ".join(each.name for each in others)} if others else {}
         return {"model": model.name, **summary, **more}
 
-    def engines(self) -> list[Watched]:
-        """Those of all models that are loaded."""
-        return [model.engine for model in self._models.loaded]
+    def follow(self, config: Config) -> None:
+        """Takes what of `config` may change while it runs."""
+        self._caretaker.set_bounds(config.stall_timeout_s, config.low_power_battery_percent)
 
     async def listen(self, address: Address) -> str:
         """Starts the server; returns where it listens."""
         listen = address.bind(self._server.add_insecure_port)
-        await self._health.serving()
+        await self._caretaker.start()
         await self._server.start()
         await self._observability.start(self._telemetry.snapshot, self._models)
         return listen
 
+    def alive(self) -> bool:
+        """Whether every engine that has work gets on. Never blocks."""
+        return self._caretaker.alive()
+
+    def set_power_mode(self, mode: PowerMode) -> None:
+        """Saves power, or no longer, as a signal says."""
+        self._caretaker.set_power_mode(mode, by="signal")
+
     async def drain(self, timeout_s: float, at_once: asyncio.Event) -> bool:
         """Refuses new requests and waits for the running ones; True if all of them ended."""
-        await self._health.not_serving()
+        await self._caretaker.drain()
         return await self._models.drain(timeout_s, at_once)
 
     async def close(self) -> None:
         """Ends the engines, then the server; requests that have not ended get an error."""
+        await self._caretaker.stop()
         await self._models.close()
         # A server that is told to stop while a call is open closes the connection right behind the call's end, and a
         # client that is just writing then loses what it has not read. Told afterwards, it waits until the client has.
@@ -300,23 +319,51 @@ def _load_models(config: Config, startup: Startup, clients: Clients, observabili
     return models
 
 
+def _make_caretaker(models: Models, config: Config) -> Caretaker:
+    from .battery import battery_percent
+    from .caretaker import Caretaker
+    from .health import Health
+    from .sensing.board import Board
+
+    sensors = [pattern for model in models.ready for pattern in model.sensors]
+    return Caretaker(
+        models,
+        Health(),
+        Board(sensors=sensors, folders=(config.state_dir, config.package)).read,
+        stall_timeout_s=config.stall_timeout_s,
+        battery=battery_percent,
+        low_power_battery_percent=config.low_power_battery_percent,
+    )
+
+
 def make_server(
     models: Models,
     max_message_bytes: int,
     clients: Clients | None = None,
     board: Board | None = None,
+    caretaker: Caretaker | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-) -> tuple[grpc.aio.Server, GenerationService, Health, TelemetryService]:
+) -> tuple[grpc.aio.Server, GenerationService, Caretaker, TelemetryService]:
     """A server with all services in front of `models`, which listens nowhere yet.
 
-    `clients` are those of the models; telemetry reads `board`.
+    `clients` are those of the models; telemetry reads `board`; `caretaker` looks after the models, None makes one that
+    reads no board.
     """
     import grpc.aio
     from grpc_reflection.v1alpha import reflection
 
-    from edgeqwen.v1 import generation_pb2_grpc, models_pb2_grpc, telemetry_pb2_grpc
+    from edgeqwen.v1 import (
+        control_pb2_grpc,
+        generation_pb2_grpc,
+        health_pb2_grpc,
+        models_pb2_grpc,
+        telemetry_pb2_grpc,
+    )
 
+    from .caretaker import Caretaker
+    from .control import ControlService
     from .health import SERVICES, Health
+    from .health_report import HealthService
     from .models_service import ModelsService
     from .service import GenerationService
     from .telemetry import TelemetryService
@@ -328,14 +375,17 @@ def make_server(
             ("grpc.so_reuseport", 0),  # two daemons on one port would share its clients in silence
         ],
     )
-    generation, health, telemetry = GenerationService(models), Health(), TelemetryService(models, clients, board)
+    generation, caretaker = GenerationService(models), caretaker or Caretaker(models, Health())
+    telemetry = TelemetryService(models, clients, board)
     generation_pb2_grpc.add_GenerationServicer_to_server(generation, server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
-    health.add_to(server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker), server)
+    control_pb2_grpc.add_ControlServicer_to_server(ControlService(caretaker), server)
+    caretaker.health.add_to(server)
     names = [*(name for name in SERVICES if name), "grpc.health.v1.Health", reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
-    return server, generation, health, telemetry
+    return server, generation, caretaker, telemetry
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from .clients import Clients
 from .completion import Completion, Pick
@@ -28,27 +27,21 @@ from .errors import (
 )
 from .kvcache import KVCache
 from .lateness import Lateness
-from .live import Live, Sink
+from .live import Live, Ready, Sink, chunk_of, finished_of, guesses_of, picks_of
+from .lowering import Lowering
 from .observer import Observer, Outcome
 from .pace import Pace
-from .request_meter import RequestFigures, RequestMeter, reason_of
+from .progress import Progress
+from .request_meter import RequestFigures, RequestMeter
 from .scheduler import Decode, Prefill, Scheduler, Step
 from .sequence import Delta, Event, Failed, FinishReason, Request, Sequence
-from .session import Chunk, Logits, Session
-from .speculation import MAX_GUESS, TOKEN_COST, Guesser, choose_widths
+from .session import Session
+from .speculation import TOKEN_COST, Guesser
 from .stats import EngineStats, Meter
+from .throttle import Throttle
 from .tokenizer import Tokenizer
 
 _LATE_EVERY_S = 0.25
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a step computed for one sequence: logits after its last token, and after each of the tokens guessed next."""
-
-    sequence: Sequence
-    logits: Logits
-    guess: tuple[int, ...] = ()
 
 
 class Engine:
@@ -103,7 +96,9 @@ class Engine:
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
         self._requests = RequestMeter()
-        self._observer = Observer()
+        self._progress = Progress()
+        self._lowering = Lowering(session, self._scheduler.kv.max_running)
+        self._on_work: Callable[[], None] = lambda: None
         self._pace = Pace()
         self._lateness = Lateness(self._scheduler, self._pace)
         self._clients = clients or Clients(clock=clock)
@@ -130,7 +125,42 @@ class Engine:
 
     def observe(self, observer: Observer) -> None:
         """From now on `observer` hears of its requests. To be called before `start`."""
-        self._observer = observer
+        self._requests.observer = observer
+
+    @property
+    def levels(self) -> tuple[Throttle, ...]:
+        """What it can be lowered to, full power first."""
+        return self._lowering.levels
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is queued, running or to be cleared; without the lock, as `stalled`."""
+        return not self._scheduler.idle
+
+    @property
+    def failures(self) -> int:
+        """Steps that failed since the last that worked."""
+        return self._progress.failures
+
+    def stalled(self, bound_s: float) -> bool:
+        """Whether there is work and no step has ended for longer than `bound_s`. Never blocks."""
+        return self.has_work and self._progress.age_s(self._clock()) > bound_s
+
+    def when_work_comes(self, call: Callable[[], None]) -> None:
+        """`call` is called, on the thread that submits, when work comes to an engine that had none."""
+        self._on_work = call
+
+    @property
+    def throttled(self) -> Throttle:
+        """What it may use now."""
+        return self._lowering.now
+
+    def throttle(self, throttle: Throttle) -> None:
+        """From the next step on no more than this is used: one of `levels`, with a reason."""
+        with self._wake:
+            self._lowering.now = throttle
+            self._scheduler.kv.limit_running(throttle.rows)
+            self._wake.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Blocks until nothing is queued or running; False if that takes longer than `timeout_s`."""
@@ -186,15 +216,20 @@ class Engine:
             try:
                 leave = self._make_way(asked, timeout_s)
             except (Exhausted, DeadlineTooShort) as error:
-                self._refuse(asked[0][0], error)
+                self._meter.rejected()
+                self._requests.refused(asked[0][0], error)
                 if not isinstance(error, RateLimited):
                     self._clients.refused(client, len(asked))
                 raise
+            if was_idle := self._scheduler.idle:
+                self._progress.arrived(self._clock())
             sequences = [Sequence(next(self._ids), request) for request, _ in asked]
             for sequence, (_, sink), its in zip(sequences, asked, completions, strict=True):
                 sequence.group = sequences[0].id
                 self._add(sequence, sink, its, timeout_s)
             self._wake.notify_all()
+        if was_idle:
+            self._on_work()
         for sink, event in leave:
             sink(event)
         return sequences
@@ -202,7 +237,7 @@ class Engine:
     def _make_way(self, asked: list[tuple[Request, Sink]], timeout_s: float | None) -> list[tuple[Sink, Event]]:
         """Sees whether they may wait; what it returns is to be told to those that had to leave for them."""
         client = asked[0][0].client
-        limit, retry_after_s = self._scheduler.queue_limit, self._retry_after_s()
+        limit, retry_after_s = self._scheduler.queue_limit, self._meter.retry_after_s(self._scheduler.kv.max_running)
         leave = self._scheduler.giving_way(client, len(asked))
         if leave is None:
             raise QueueFull(limit, retry_after_s, client)
@@ -222,7 +257,7 @@ class Engine:
         self._live[sequence] = Live(completion, sink, now_s, guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
-        self._observer.arrived(sequence)
+        self._requests.arrived(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Forgets `sequence` wherever it is; a second call, or one after its end, does nothing."""
@@ -254,6 +289,8 @@ class Engine:
                 kv_budget_tokens=kv.budget_tokens,
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
+                failures_in_a_row=self._progress.failures,
+                throttle=self._lowering.now,
             )
 
     def figures(self) -> RequestFigures:
@@ -276,7 +313,7 @@ class Engine:
             sink(event)
         return step
 
-    def _run(self, step: Step) -> list[_Ready]:
+    def _run(self, step: Step) -> list[Ready]:
         """Runs the model, for each sequence that gets tokens now."""
         for clear in step.clear:
             self._session.clear(clear.slot, clear.keep)
@@ -285,11 +322,11 @@ class Engine:
         runs = step.runs
         return [each for rows in runs for each in self._compute(rows, keep=rows is not runs[-1])]
 
-    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[_Ready]:
+    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[Ready]:
         """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
         follow it. With `keep`, the logits outlive the next run."""
         guesses = self._guesses([row for row in rows if isinstance(row, Decode)])
-        chunks = [_chunk(row, guesses.get(row.sequence, ())) for row in rows]
+        chunks = [chunk_of(row, guesses.get(row.sequence, ())) for row in rows]
         logits = self._session.run(
             chunks,
             adapter=rows[0].sequence.request.adapter,
@@ -299,7 +336,7 @@ class Engine:
             logits = logits.copy()
         ends = itertools.accumulate(chunk.logits for chunk in chunks)
         return [
-            _Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
+            Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
             for row, chunk, end in zip(rows, chunks, ends, strict=True)
             if chunk.logits
         ]
@@ -309,44 +346,34 @@ class Engine:
 
         What is computed for one token rounds in another way than for several: rows that must be exact compute one.
         """
-        guesses: dict[Sequence, tuple[int, ...]] = {}
-        offers: list[tuple[Sequence, Guesser, int]] = []
-        for sequence in (row.sequence for row in rows if not self._must_be_exact(row)):
-            if live := self._live.get(sequence):
-                useful = sequence.request.max_tokens - len(sequence.output) - 1
-                if self._many_logits and (forced := live.completion.forced[: min(useful, MAX_GUESS)]):
-                    guesses[sequence] = forced
-                elif live.guesser and (guess := live.guesser.guess[:useful]):
-                    offers.append((sequence, live.guesser, len(guess)))
-        tokens = len(rows) + sum(map(len, guesses.values()))
-        widths = choose_widths([offer[1:] for offer in offers], tokens=tokens, token_cost=self._token_cost)
-        for (sequence, guesser, _), width in zip(offers, widths, strict=True):
-            guesses[sequence] = guesser.guess[:width]
-        return guesses
+        free = (row.sequence for row in rows if not self._must_be_exact(row))
+        live = {sequence: its for sequence in free if (its := self._live.get(sequence))}
+        return guesses_of(live, len(rows), many_logits=self._many_logits, token_cost=self._token_cost)
 
     def _must_be_exact(self, row: Prefill | Decode) -> bool:
         """Whether what is computed beside it must not matter. Where one runs at a time, nothing ever is."""
         return row.sequence.request.deterministic and self._scheduler.kv.max_running > 1
 
-    def _sample(self, ready: list[_Ready]) -> list[tuple[_Ready, list[Pick]]]:
-        picks: list[tuple[_Ready, list[Pick]]] = []
+    def _sample(self, ready: list[Ready]) -> list[tuple[Ready, list[Pick]]]:
+        picks: list[tuple[Ready, list[Pick]]] = []
         for row in ready:
             if live := self._live.get(row.sequence):
                 try:
-                    picks.append((row, live.picks(row.logits, row.guess)))
+                    picks.append((row, picks_of(live, row)))
                 except GrammarError as error:
                     self._fail(row.sequence, error)
         return picks
 
-    def _commit(self, step: Step, picks: list[tuple[_Ready, list[Pick]]]) -> None:
+    def _commit(self, step: Step, picks: list[tuple[Ready, list[Pick]]]) -> None:
         """Notes what was computed, and delivers what came of it."""
         events: list[tuple[Sink, Event]] = []
         with self._wake:
             now_s = self._clock()
             if step.prefill:
                 self._note_prefill(step, now_s)
-            tokens = Counter[str]()  # by client
+            tokens, computed = Counter[str](), 0  # by client, and with what was guessed
             for row, its in picks:
+                computed += 1 + len(row.guess)
                 self._meter.guessed(len(row.guess), len(its) - 1)
                 if live := self._live.get(row.sequence):
                     before = len(row.sequence.output)
@@ -355,10 +382,21 @@ class Engine:
             if tokens:
                 self._clients.generated(tokens)
             self._meter.step(now_s, step.prefill.tokens if step.prefill else 0, tokens.total())
+            self._note_progress(step, computed, now_s)
             if not self._live:
                 self._wake.notify_all()
         for sink, event in events:
             sink(event)
+
+    def _note_progress(self, step: Step, computed: int, now_s: float) -> None:
+        """`computed` tokens were decoded, those that were guessed among them."""
+        if not (step.prefill or step.decode):
+            self._progress.rested(now_s)
+            return
+        self._progress.worked(now_s)
+        if computed and not step.prefill and len({row.sequence.request.adapter for row in step.decode}) == 1:
+            tokens_s = now_s - self._step_began_s
+            self._meter.decoded(now_s, tokens_s / (1 + self._token_cost * (computed - 1)))
 
     def _note_prefill(self, step: Step, now_s: float) -> None:
         assert step.prefill is not None
@@ -373,9 +411,7 @@ class Engine:
         if live.first_token_s is None:
             live.first_token_s = now_s
             self._meter.first_token(now_s, now_s - live.arrived_s)
-            self._requests.first_token(now_s - live.arrived_s)
-        else:
-            self._requests.more_tokens(now_s - live.last_tokens_s)
+        self._requests.tokens_came(live.arrived_s, live.last_tokens_s, now_s)
         live.last_tokens_s = now_s
         deltas: list[Delta] = []
         reason = None
@@ -393,19 +429,32 @@ class Engine:
             return [delta]
         self._forget(sequence, "finished", reason)
         self._meter.finished(now_s - live.arrived_s)
-        return [delta, live.finished(sequence, reason, now_s)]
+        self._meter.answered(now_s, len(sequence.output), now_s - live.first_token_s)
+        return [delta, finished_of(sequence, live, reason, now_s)]
 
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
+                self._lowering.set_threads()
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
+                self._progress.failed(self._clock())
                 self._fail_all(f"the engine failed: {str(error) or type(error).__name__}")
+            self._rest()
 
     def _wait_for_work(self) -> bool:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or not self._scheduler.idle)
             return not self._stopping
+
+    def _rest(self) -> None:
+        """Pauses after a step, if it is to. Requests are queued and cancelled meanwhile."""
+        share = self._lowering.now.share
+        if share < 1:
+            seconds = self._lowering.rest_s(self._clock() - self._step_began_s)
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopping or self._lowering.now.share > share, seconds)
+            self._progress.rested(self._clock())
 
     def _forget(self, sequence: Sequence, outcome: Outcome, reason: FinishReason | None = None) -> Live | None:
         """Takes a request out, wherever it is; None if it has ended before."""
@@ -416,22 +465,15 @@ class Engine:
             self._clients.ended(sequence.request.client, started=live.started_s is not None)
             if live.started_s is not None:
                 self._pace.released(now_s, now_s - live.started_s)
-            ended = live.ended(sequence, outcome, reason, now_s)
-            self._requests.ended(ended)
-            self._observer.ended(ended)
+            self._requests.ended(live.ended(sequence, outcome, reason, now_s))
         return live
-
-    def _refuse(self, request: Request, why: EdgeQwenError) -> None:
-        self._meter.rejected()
-        self._requests.refused(reason_of(why))
-        self._observer.refused(request, reason_of(why))
 
     def _dismiss(self, sequence: Sequence, why: EdgeQwenError) -> tuple[Sink, Event]:
         """Refuses a request that was let in; what it returns is to be told to it."""
         live = self._forget(sequence, "refused")
         assert live is not None
         self._meter.rejected()
-        self._requests.refused(reason_of(why))
+        self._requests.dismissed(why)
         self._clients.refused(sequence.request.client, 1)
         return live.sink, Failed(str(why), why)
 
@@ -456,16 +498,3 @@ class Engine:
             self._wake.notify_all()
         for live in failed:
             live.sink(Failed(message))
-
-    def _retry_after_s(self) -> float:
-        """When a slot is likely to be free: the recent mean duration over the rows that share it."""
-        return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))
-
-
-def _chunk(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
-    """What a run computes of it."""
-    sequence = row.sequence
-    if isinstance(row, Decode):
-        return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
-    tokens = sequence.request.prompt[row.start : row.start + row.tokens]
-    return Chunk(row.slot, tokens, row.start, logits=int(row.last))

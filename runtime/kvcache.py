@@ -64,6 +64,7 @@ class KVCache:
         assert 0 < self.max_running <= slots
         assert budget_tokens > 0
         self.budget_tokens = budget_tokens
+        self._limit = self.max_running
         self._rows: list[Sequence | Warm | None] = [None] * slots
         self._clears: list[Clear] = []
         self._uses = itertools.count()
@@ -79,8 +80,8 @@ class KVCache:
 
     @property
     def free_slots(self) -> int:
-        """How many more sequences may run."""
-        return self.max_running - len(self.running)
+        """How many more sequences may run now."""
+        return max(0, self._limit - len(self.running))
 
     @property
     def reserved_tokens(self) -> int:
@@ -98,6 +99,11 @@ class KVCache:
     @property
     def has_clears(self) -> bool:
         return bool(self._clears)
+
+    def limit_running(self, most: int) -> None:
+        """Lets `most` sequences run at once, up to `max_running`. Those that run go on, also where they are more."""
+        assert most > 0
+        self._limit = min(most, self.max_running)
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether there is a slot and budget for `sequence` now; warm rows make way."""

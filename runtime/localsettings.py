@@ -44,6 +44,12 @@ class LocalSettings(StrictModel):
     threads: ThreadCount = Field(description="For prefill and decode alike.")
     slots: Annotated[int, Field(ge=1, le=64, description="Requests that decode together.")]
     token_cost: Annotated[float, Field(ge=0.01, le=1, description="Of a further token in a step, against one.")]
+    prefill_tokens_per_second: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Of one prompt, as it was measured with `threads`; settings of old have none."
+    )
+    decode_tokens_per_second: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Of one stream, likewise."
+    )
     packed: Packed | None = Field(default=None, description="Instead of `threads`, where it can be used.")
 
 

@@ -16,6 +16,7 @@ from .config import Config
 from .cpu import read_cpu
 from .engine import Engine
 from .errors import ConfigError, Fault, LocalSettingsError, PackageError, SessionError
+from .expectation import Expectation, expectation_of
 from .footprint import Footprint
 from .grammar import Grammars
 from .loading import load_engine, load_session
@@ -65,6 +66,7 @@ class Model:
         package: None where there is none, as in tests.
         sensors: patterns of the board's sensors that count; none counts all.
         footprint: what it takes of the machine's memory when all rows are full; None where it is not known.
+        expectation: how fast it should be; None likewise.
     """
 
     engine: Engine
@@ -73,10 +75,16 @@ class Model:
     sensors: tuple[str, ...] = ()
     package: Package | None = None
     footprint: Footprint | None = None
+    expectation: Expectation | None = None
 
     @property
     def name(self) -> str:
         return self.facts.name
+
+    @property
+    def limit_c(self) -> float | None:
+        """Of the board's temperature, in degrees Celsius; None where nobody says so."""
+        return None if self.package is None else self.package.build.profile.limits.temperature_c
 
 
 def load_model(
@@ -126,7 +134,15 @@ def load_model(
         presets=_preset_facts(presets),
         adapters=names,
     )
-    return Model(engine, reader, facts, tuple(build.profile.sensors.thermal_zones), package, settings.footprint(build))
+    return Model(
+        engine,
+        reader,
+        facts,
+        tuple(build.profile.sensors.thermal_zones),
+        package,
+        settings.footprint(build),
+        expectation_of(build, settings),
+    )
 
 
 def footprint_of_loaded(package: Package, config: Config) -> Footprint:

@@ -78,6 +78,11 @@ class Models:
         self._closing = False
         self.closed = asyncio.Event()
         """Set when the engines stop, for those who would wait for news of them."""
+        self._changed: Callable[[], None] = lambda: None
+
+    def when_changed(self, call: Callable[[], None]) -> None:
+        """`call` is called, on the event loop, when a model has come or gone."""
+        self._changed = call
 
     @property
     def ready(self) -> tuple[Model, ...]:
@@ -268,11 +273,13 @@ class Models:
         """From now on requests go to `model`, and to none of its name that was there."""
         model.engine.start()
         self._ready.insert(at, model)
+        self._changed()
 
     async def _let_go(self, models: list[Model]) -> None:
         """Takes them out, waits for their last requests, and gives their memory back. `models` is empty then."""
         self._leaving += models
         self._ready = [model for model in self._ready if model not in models]
+        self._changed()
         while models:
             await self._end(models.pop())
         await asyncio.to_thread(trim_after_unload)
@@ -282,6 +289,7 @@ class Models:
         drained = await asyncio.to_thread(model.engine.wait_idle, self._drain_timeout_s)
         await asyncio.to_thread(model.engine.stop, "the model was unloaded before the request had ended")
         self._leaving.remove(model)
+        self._changed()
         structlog.get_logger().info("unloaded", model=model.name, drained=drained)
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .adapters import Adapter
 from .errors import AdapterError, SessionError
-from .inference import first_line, load, run
+from .inference import CPU, first_line, load, run
 from .memory import MappedFile, use_huge_pages
 from .session import Chunk, Logits, SessionSpec
 
@@ -128,15 +128,14 @@ class OrtSession:
         With other `prefill_threads` than `threads` it is loaded twice. Graphs that `pack` wrote share their weights
         then; of others, both have a copy.
         """
-        self._ort = self._prefill_ort = _load(graph, threads, provider, provider_options or {})
-        if prefill_threads not in (None, threads):
-            self._prefill_ort = _load(graph, prefill_threads, provider, provider_options or {})
+        self._graph, self._provider, self._options = graph, provider, dict(provider_options or {})
+        self._threads, self._prefill_threads = threads, prefill_threads or threads
+        self._threads_at_most = self._most_threads = max(threads, self._prefill_threads)
+        self._ort: ort.InferenceSession
+        self._load(self._threads_at_most)
         self._adapters = {adapter.name: adapter for adapter in adapters}
         for adapter in adapters:
             self._require_taken(adapter)
-        self._weights = MappedFile(graph.with_name(_WEIGHTS))
-        self._weights.forget()
-        use_huge_pages()  # before there is a KV cache
         self._caches = [i.name for i in self._ort.get_inputs() if i.name.startswith("past_key_values.")]
         kv_heads, head_dim, dtype = self._kv_layout(graph)
         vocab_size = next(o.shape[1] for o in self._ort.get_outputs() if o.name == "logits")
@@ -153,11 +152,39 @@ class OrtSession:
             slots=slots,
             kv_bytes_per_token=len(self._caches) * kv_heads * head_dim * dtype.itemsize,
             provider=provider,
+            threads=self._threads_at_most if provider == CPU else None,
         )
 
     @property
     def spec(self) -> SessionSpec:
         return self._spec
+
+    def limit_threads(self, most: int) -> None:
+        """As in `ThreadedSession`. The model is loaded again, as a session of ONNX Runtime has its threads for good.
+
+        The old one goes first, so that memory is that of one. The rows are ours, and stay.
+        """
+        before = self._most_threads
+        if most == before:
+            return
+        self._bindings.clear()
+        self._ort = self._prefill_ort = None
+        try:
+            self._load(min(most, self._threads_at_most))
+        except SessionError:
+            self._load(before)
+            raise
+
+    def _load(self, most_threads: int) -> None:
+        """Sessions of at most so many threads."""
+        threads, prefill_threads = min(self._threads, most_threads), min(self._prefill_threads, most_threads)
+        self._ort = self._prefill_ort = _load(self._graph, threads, self._provider, self._options)
+        if prefill_threads != threads:
+            self._prefill_ort = _load(self._graph, prefill_threads, self._provider, self._options)
+        self._most_threads = most_threads
+        self._weights = MappedFile(self._graph.with_name(_WEIGHTS))
+        self._weights.forget()
+        use_huge_pages()  # a KV cache that is partly filled stays as it is
 
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
         if deterministic and self._in_pairs is None:
@@ -165,6 +192,8 @@ class OrtSession:
         return self._compute(chunks, adapter, deterministic, in_pairs=self._in_pairs is not False)
 
     def _compute(self, chunks: Sequence[Chunk], adapter: str | None, deterministic: bool, *, in_pairs: bool) -> Logits:
+        if self._ort is None:  # there was no memory for it when its threads were changed
+            self._load(self._most_threads)
         first, rows = chunks[0].slot, chunks[-1].slot - chunks[0].slot + 1
         assert all(0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start for chunk in chunks)
         tokens = list(chain.from_iterable(chunk.tokens for chunk in chunks))

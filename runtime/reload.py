@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .config import Config
 from .errors import EdgeQwenError
 
-LIVE = frozenset({"drain_timeout_s", "log_format", "log_level", "stall_timeout_s"})
+LIVE = frozenset({"drain_timeout_s", "log_format", "log_level", "low_power_battery_percent", "stall_timeout_s"})
 """Settings that take effect when the configuration is read again."""
 
 Hook = Callable[[Config], None]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from .errors import DeadlineTooShort, EdgeQwenError, QueueFull, RateLimited
 from .histogram import Distribution, Histogram
-from .observer import Ended, Outcome
+from .observer import Ended, Observer, Outcome
+from .sequence import Request, Sequence
 
 # From what the fastest board needs to what the slowest makes its clients wait: steps of about 2.
 WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -23,7 +24,7 @@ _REASONS: dict[type[EdgeQwenError], str] = {
 }
 
 
-def reason_of(refusal: EdgeQwenError) -> str:
+def _reason_of(refusal: EdgeQwenError) -> str:
     """One of few words."""
     return _REASONS.get(type(refusal), "other")
 
@@ -53,9 +54,10 @@ class RequestFigures:
 
 
 class RequestMeter:
-    """Takes every observation. Its size does not depend on how many there are."""
+    """Takes every observation, and tells `observer` of it. Its size does not depend on how many there are."""
 
     def __init__(self) -> None:
+        self.observer = Observer()
         self._queue, self._first_token = Histogram(WAIT_S), Histogram(WAIT_S)
         self._per_token, self._gap = Histogram(TOKEN_S), Histogram(TOKEN_S)
         self._durations: dict[Outcome, Histogram] = {
@@ -64,20 +66,30 @@ class RequestMeter:
         self._prompt_tokens, self._completion_tokens = Histogram(TOKENS), Histogram(TOKENS)
         self._refused = Counter(dict.fromkeys(_REASONS.values(), 0))  # a rate begins with a zero
 
-    def refused(self, reason: str) -> None:
-        """`reason` is one of few words."""
-        self._refused[reason] += 1
+    def arrived(self, sequence: Sequence) -> None:
+        self.observer.arrived(sequence)
+
+    def refused(self, request: Request, why: EdgeQwenError) -> None:
+        """It was not let in."""
+        self._refused[_reason_of(why)] += 1
+        self.observer.refused(request, _reason_of(why))
+
+    def dismissed(self, why: EdgeQwenError) -> None:
+        """It had been let in, and ends without an answer."""
+        self._refused[_reason_of(why)] += 1
 
     def started(self, queue_s: float) -> None:
         self._queue.observe(queue_s)
 
-    def first_token(self, wait_s: float) -> None:
-        self._first_token.observe(wait_s)
-
-    def more_tokens(self, gap_s: float) -> None:
-        self._gap.observe(gap_s)
+    def tokens_came(self, arrived_s: float, last_s: float | None, now_s: float) -> None:
+        """A step gave a request tokens; `last_s` is when one did before, None if none did."""
+        if last_s is None:
+            self._first_token.observe(now_s - arrived_s)
+        else:
+            self._gap.observe(now_s - last_s)
 
     def ended(self, ended: Ended) -> None:
+        self.observer.ended(ended)
         self._durations[ended.outcome].observe(ended.duration_s)
         if ended.outcome != "finished":
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class SessionSpec:
         many_logits: whether a chunk may want logits after more than its last token. Without, nothing is guessed.
         deterministic: whether a run can be.
         reuses_rows: whether a request can start from what another left in a row.
+        threads: that a run has, where they can be lowered (`ThreadedSession`).
     """
 
     vocab_size: int
@@ -36,6 +37,7 @@ class SessionSpec:
     many_logits: bool = True
     deterministic: bool = True
     reuses_rows: bool = True
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,4 +75,16 @@ class Session(Protocol):
 
     def clear(self, slot: int, keep: int = 0) -> None:
         """Gives the memory of `slot` from position `keep` on back to the system; what was in it is gone."""
+        ...
+
+
+@runtime_checkable
+class ThreadedSession(Session, Protocol):
+    """A session that can run on fewer threads than it was loaded with: `spec.threads`."""
+
+    def limit_threads(self, most: int) -> None:
+        """Runs on `most` threads from now on, up to `spec.threads`; what is in the rows stays.
+
+        May take as long as loading. Raises SessionError; the next call or run tries again.
+        """
         ...

@@ -32,6 +32,8 @@ class RunSettings:
         token_cost: of a further token in a step, against a step with one.
         threads_from: which of the three decided the threads.
         slots_from: the same of the slots.
+        prefill_tokens_per_second: of one prompt, as it was measured on this board; None where it was not.
+        decode_tokens_per_second: of one stream, likewise.
     """
 
     graph: Path
@@ -46,6 +48,8 @@ class RunSettings:
     token_cost: float
     threads_from: str
     slots_from: str
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
 
     def footprint(self, build: Build) -> Footprint:
         """What the model takes of memory when all rows are full."""
@@ -114,6 +118,9 @@ def decide(
         token_cost=local.token_cost if local else TOKEN_COST,
         threads_from=threads_from,
         slots_from=CONFIGURATION if config.slots else LOCAL if local else PROFILE,
+        # They were measured with the threads that are measured best: others are not to be judged by them.
+        prefill_tokens_per_second=local.prefill_tokens_per_second if local and threads_from == LOCAL else None,
+        decode_tokens_per_second=local.decode_tokens_per_second if local and threads_from == LOCAL else None,
     )
 
 

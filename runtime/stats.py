@@ -6,6 +6,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
+from .throttle import Throttle
+
 WINDOW_S = 60.0
 
 
@@ -39,6 +41,11 @@ class EngineStats:
     time_to_first_token_p95_ms: float | None
     last_step_age_ms: float | None
     draining: bool
+    time_per_token_p50_ms: float | None
+    time_per_token_p95_ms: float | None
+    decode_step_p50_ms: float | None
+    failures_in_a_row: int
+    throttle: Throttle | None
 
 
 class Meter:
@@ -52,12 +59,19 @@ class Meter:
         self._last_step_s: float | None = None
         self._mean_duration_s = 1.0
         self._seconds: deque[tuple[int, int, int]] = deque()  # (second, prompt tokens, completion tokens)
-        self._first_tokens: deque[tuple[float, float]] = deque(maxlen=4096)  # (when, time to first token), seconds
+        # (when, how long), in seconds: to a first token, between those of a request, and of a decode of one token.
+        self._first_tokens: deque[tuple[float, float]] = deque(maxlen=4096)
+        self._tokens: deque[tuple[float, float]] = deque(maxlen=4096)
+        self._decodes: deque[tuple[float, float]] = deque(maxlen=1024)
 
     @property
     def mean_duration_s(self) -> float:
         """The recent mean duration of a request, recent ones counting most; 1 before the first has ended."""
         return self._mean_duration_s
+
+    def retry_after_s(self, rows: int) -> float:
+        """When a slot is likely to be free: that duration over the rows that share it, within reason."""
+        return min(60.0, max(0.1, self._mean_duration_s / rows))
 
     def request_arrived(self) -> None:
         self._requests += 1
@@ -77,6 +91,15 @@ class Meter:
 
     def first_token(self, now_s: float, time_to_first_token_s: float) -> None:
         self._first_tokens.append((now_s, time_to_first_token_s))
+
+    def answered(self, now_s: float, tokens: int, seconds: float) -> None:
+        """A request has ended, `seconds` after its first token."""
+        if tokens > 1:
+            self._tokens.append((now_s, seconds / (tokens - 1)))
+
+    def decoded(self, now_s: float, seconds: float) -> None:
+        """A step has only decoded. `seconds` is what it would have taken for one token."""
+        self._decodes.append((now_s, seconds))
 
     def guessed(self, tokens: int, right: int) -> None:
         self._guessed_tokens += tokens
@@ -110,10 +133,14 @@ class Meter:
         kv_budget_tokens: int,
         kv_bytes_per_token: int,
         draining: bool,
+        failures_in_a_row: int = 0,
+        throttle: Throttle | None = None,
     ) -> EngineStats:
         """The counters, with what only the engine knows."""
         self._forget(now_s)
-        waits_s = sorted(wait_s for _, wait_s in self._first_tokens)
+        waits_s, tokens_s, decodes_s = (
+            sorted(seconds for _, seconds in its) for its in (self._first_tokens, self._tokens, self._decodes)
+        )
         return EngineStats(
             queue_depth=queue_depth,
             queue_limit=queue_limit,
@@ -141,13 +168,19 @@ class Meter:
             time_to_first_token_p95_ms=_quantile_ms(waits_s, 0.95),
             last_step_age_ms=None if self._last_step_s is None else (now_s - self._last_step_s) * 1e3,
             draining=draining,
+            time_per_token_p50_ms=_quantile_ms(tokens_s, 0.50),
+            time_per_token_p95_ms=_quantile_ms(tokens_s, 0.95),
+            decode_step_p50_ms=_quantile_ms(decodes_s, 0.50),
+            failures_in_a_row=failures_in_a_row,
+            throttle=throttle,
         )
 
     def _forget(self, now_s: float) -> None:
         while self._seconds and self._seconds[0][0] < now_s - self._window_s:
             self._seconds.popleft()
-        while self._first_tokens and self._first_tokens[0][0] < now_s - self._window_s:
-            self._first_tokens.popleft()
+        for its in (self._first_tokens, self._tokens, self._decodes):
+            while its and its[0][0] < now_s - self._window_s:
+                its.popleft()
 
 
 def _quantile_ms(ordered_s: list[float], share: float) -> float | None:

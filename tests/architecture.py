@@ -16,7 +16,8 @@ LAYERS = {
     "runtime": (
         "daemon commands detect_command deploy",
         "observability",
-        "models_service check supervision",
+        "models_service health_report control check supervision",
+        "caretaker",
         "service health telemetry address metrics otel",
         "snapshot_messages",
         "snapshots",
@@ -27,7 +28,7 @@ LAYERS = {
         "conversations",
         "bench autotune loading",
         "engine grammar",
-        "live",
+        "live lowering",
         "completion",
         "turn_text lateness",
         "openvino_session",
@@ -35,17 +36,21 @@ LAYERS = {
         "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat"
         " request_meter",
         "static_session kvcache observer fairqueue",
+        "expectation",
         "settings",
         "watchdog",
         "clients sequence session stats speculation",
         "turn",
         "structure histogram",
         "reload",
+        "governor checks",
+        "throttle progress",
         "adapters inference config localsettings presets startup",
         "tuning limit_config",
         "package detect footprint limits pace",
         "profile otel_settings",
         "validation",
+        "battery cgroup",
         "logs machine memory notify sensing cpu access fingerprint",
         "errors",
     ),
@@ -89,9 +94,9 @@ LAYERS = {
     ),
     "edgeqwen": (
         "cli",
-        "flags batch status watch",
+        "flags batch status watch health_command",
         "client printing watch_view",
-        "observing",
+        "observing operations",
         "requests retrying newest history",
         "messages",
         "errors",
@@ -151,6 +156,8 @@ ACROSS = {
     "runtime.service": ("edgeqwen.v1",),
     "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
+    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.control": ("edgeqwen.v1",),
     "runtime.daemon": ("edgeqwen.v1",),
     "edgeqwen.*": ("edgeqwen.v1",),
 }
@@ -159,12 +166,13 @@ ACROSS = {
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command toolchain.advise_command"
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
-    " edgeqwen.cli edgeqwen.flags edgeqwen.printing edgeqwen.status edgeqwen.watch",
+    " edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
     "google.protobuf": "runtime.replies edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.daemon runtime.health runtime.models_service runtime.observability runtime.otel.interceptor"
-    " runtime.replies runtime.service runtime.telemetry edgeqwen.client edgeqwen.errors",
+    "grpc": "runtime.control runtime.daemon runtime.health runtime.health_report runtime.models_service"
+    " runtime.observability runtime.otel.interceptor runtime.replies runtime.service runtime.telemetry edgeqwen.client"
+    " edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health edgeqwen.client",
     "grpc_reflection": "runtime.daemon",
     "grpc_status": "runtime.replies",
@@ -199,7 +207,7 @@ DOORS = {
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.daemon runtime.logs runtime.metrics.server runtime.model runtime.models"
+    "structlog": "runtime.caretaker runtime.daemon runtime.logs runtime.metrics.server runtime.model runtime.models"
     " runtime.models_service runtime.observability runtime.otel.delivery runtime.otel.pipeline runtime.service"
     " runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
@@ -218,6 +226,7 @@ PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
     | {"runtime.histogram", "runtime.observer", "runtime.request_meter"}
+    | {"runtime.throttle", "runtime.progress", "runtime.governor", "runtime.checks"}
     | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace"}
 )
 PURE_MAY_IMPORT = frozenset(

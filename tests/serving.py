@@ -14,6 +14,7 @@ import structlog
 from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer, no_models
 
+from runtime.caretaker import Caretaker
 from runtime.chat import ChatTemplate
 from runtime.clients import Clients
 from runtime.daemon import make_server
@@ -67,10 +68,11 @@ def serving(
                 adapters=session.adapters,
                 limits=book or LimitBook(),
             )
-            server = run(_start(engine, reader, target, clients))
+            server, caretaker = run(_start(engine, reader, target, clients))
             try:
                 yield target
             finally:
+                run(caretaker.stop())
                 engine.stop()
                 run(server.stop(1))
     finally:
@@ -79,11 +81,13 @@ def serving(
         loop.close()
 
 
-async def _start(engine: Engine, reader: RequestReader, target: str, clients: Clients) -> grpc.aio.Server:
+async def _start(
+    engine: Engine, reader: RequestReader, target: str, clients: Clients
+) -> tuple[grpc.aio.Server, Caretaker]:
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, health, _ = make_server(models, 4 << 20, clients)
+    server, _, caretaker, _ = make_server(models, 4 << 20, clients)
     server.add_insecure_port(target)
     await server.start()
-    await health.serving()
-    return server
+    await caretaker.start()
+    return server, caretaker

@@ -27,6 +27,7 @@ from .client import (
     default_target,
 )
 from .flags import chat_options, generation_options, retry_option, split
+from .health_command import health, power
 from .printing import Printing
 from .status import models, status
 from .watch import watch
@@ -96,6 +97,7 @@ Examples:
   edgeqwen generate "Once upon a time" --max-tokens 64 --seed 7 --temperature 0.8
   edgeqwen status --json
   edgeqwen watch                           # live, with what was before
+  edgeqwen health                          # what is not well, and what to do
   edgeqwen models load qwen3-0.6b-int4 --default
 
 \b
@@ -274,6 +276,8 @@ def tokenize(target: str, text: str | None, chat: bool, count: bool, as_json: bo
         click.echo(total if ids is None else " ".join(map(str, ids)))
 
 
+main.add_command(health)
+main.add_command(power)
 main.add_command(status)
 main.add_command(models)
 main.add_command(watch)

@@ -50,6 +50,7 @@ from .messages import (
     result_of,
 )
 from .observing import AsyncObserving, Observing
+from .operations import AsyncOperations, Operations
 from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
 from .retrying import retried, retried_async
 from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2_grpc
@@ -106,7 +107,7 @@ def checked_target(target: str) -> str:
     raise ValueError(f"a target is unix:PATH or HOST:PORT (got {target!r}){hint}")
 
 
-class Client(Observing):
+class Client(Observing, Operations):
     """A connection to a daemon, made when first needed; may be shared by threads.
 
     Args:
@@ -288,7 +289,7 @@ class Client(Observing):
         raise ServerUnavailable(f"{self.target} stopped before it served")
 
 
-class AsyncClient(AsyncObserving):
+class AsyncClient(AsyncObserving, AsyncOperations):
     """`Client` for asyncio. Make it where an event loop runs."""
 
     def __init__(self, target: str | None = None, *, scope: bytes | None = None, retries: int = 0) -> None:

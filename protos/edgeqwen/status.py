@@ -73,6 +73,9 @@ def _add_model(table: Table, model: telemetry_pb2.ModelInfo, engine: telemetry_p
         counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
         threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")
         table.add_row("threads", f"{threads}, by the {model.threads_from}; slots by the {model.slots_from}")
+    if (now := engine.throttle).level:
+        threads = f", {now.threads} threads" if now.HasField("threads") else ""
+        table.add_row("lowered", f"{now.reason}: {now.rows} rows{threads}, {now.share:.0%} of the time")
     for preset in model.presets:
         values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
         table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")

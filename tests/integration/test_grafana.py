@@ -26,6 +26,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from integration.prometheus import Prometheus, scraping
 
 from edgeqwen.v1 import telemetry_pb2 as pb
+from runtime.errors import QueueFull
 from runtime.metrics.exposition import Page, page
 from runtime.metrics.families import families, of_export
 from runtime.metrics.server import MetricsServer
@@ -101,9 +102,9 @@ class Board:
             sequence = Sequence(self._scrapes, Request((1, 2, 3), 8), output=[1, 2, 3])
             self._meter.ended(Ended(sequence, outcome, None, 0.0, 0.1, 0.5, 1.5))
         self._meter.started(0.1)
-        self._meter.first_token(0.5)
-        self._meter.more_tokens(0.04)
-        self._meter.refused("queue_full")
+        self._meter.tokens_came(0.0, None, 0.5)
+        self._meter.tokens_came(0.0, 0.5, 0.54)
+        self._meter.dismissed(QueueFull(1, 1.0))
         sent = {"spans_exported": self._scrapes, "metrics_exported": self._scrapes}
         return page([*families(self._snapshot(), {"qwen": self._meter.read()}), *of_export(sent), *_process()], accept)
 

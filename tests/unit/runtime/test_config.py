@@ -71,6 +71,7 @@ SPELLED = {
     ),
     "drain_timeout_s": ("2.5", 2.5),
     "stall_timeout_s": ("12.5", 12.5),
+    "low_power_battery_percent": ("20", 20.0),
     "verify": ("0", False),
     "threads": ("3", 3),
     "slots": ("2", 2),

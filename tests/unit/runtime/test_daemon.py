@@ -47,6 +47,7 @@ BAD_FLAGS = {
     "max_message_bytes": "0",
     "device": "AUTO",
     "share_prefix": "everybody",
+    "low_power_battery_percent": "100",
     "log_format": "xml",
     "log_level": "loud",
 }
@@ -448,3 +449,18 @@ async def test_who_watches_hears_that_the_daemon_leaves(folder: Path, monkeypatc
         with pytest.raises(grpc.aio.AioRpcError, match="the daemon is shutting down") as error:
             await to_the_end(watch)
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_signals_save_power_and_end_that(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each says what it wants, so it may come twice; the log says who wanted it, and requests go on."""
+    async with running(folder, monkeypatch) as it:
+        call = it.generate(4)
+        assert (await call.read()).HasField("started")
+        for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+        while "normal" not in (modes := [line["mode"] for line in it.lines if line["event"] == "power mode"]):
+            await asyncio.sleep(0)
+        assert modes == ["low", "normal"]
+        it.gate.release(100)
+        assert await tokens_of(call) == 4
+        leave()

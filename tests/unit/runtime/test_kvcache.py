@@ -185,3 +185,19 @@ def apply(memory: list[tuple[int, ...]], kv: KVCache, copy: Copy | None) -> None
         assert memory[copy.target] == ()
         assert len(memory[copy.source]) >= copy.tokens > 0
         memory[copy.target] = memory[copy.source][: copy.tokens]
+
+
+def test_fewer_may_run_and_those_that_do_go_on() -> None:
+    """Nobody is evicted by the limit, nobody is admitted above it, and lifting it gives all slots back."""
+    cache = KVCache(3, 1000)
+    running = [Sequence(number, Request((1, 2, 3), 4)) for number in range(2)]
+    for each in running:
+        cache.admit(each)
+    cache.limit_running(1)
+    assert (cache.free_slots, len(cache.running)) == (0, 2)
+    cache.release(running[0])
+    assert not cache.fits(Sequence(7, Request((1,), 1)))
+    cache.release(running[1])
+    assert cache.free_slots == 1
+    cache.limit_running(9)
+    assert cache.free_slots == 3

@@ -111,3 +111,18 @@ def test_a_rate_is_tokens_over_the_window() -> None:
     assert (read(meter, 105.0).prompt_tokens_per_second, read(meter, 105.0).completion_tokens_per_second) == (10, 2)
     assert (read(meter, 120.0).prompt_tokens_per_second, read(meter, 120.0).completion_tokens_per_second) == (0, 0)
     assert read(meter, 120.0).prompt_tokens_total == 100
+
+
+def test_tokens_and_decodes_have_times_of_their_own() -> None:
+    """Of a request between its tokens, of a step for one; a single token has no time between; what is old is
+    forgotten."""
+    meter = Meter(window_s=10)
+    meter.answered(100.0, 1, 3.0)
+    meter.answered(100.0, 5, 0.4)
+    for at in range(20):
+        meter.decoded(100.0, 0.01 * (at + 1))
+    stats = read(meter, 100.0)
+    assert stats.time_per_token_p50_ms == stats.time_per_token_p95_ms == pytest.approx(100.0)
+    assert stats.decode_step_p50_ms == pytest.approx(100.0)
+    later = read(meter, 111.0)
+    assert later.time_per_token_p95_ms is later.decode_step_p50_ms is None
