@@ -6,7 +6,7 @@ from typing import Literal
 
 import grpc
 
-from .errors import raise_for
+from .errors import errors_of
 from .v1 import control_pb2, control_pb2_grpc, health_pb2, health_pb2_grpc
 
 PowerMode = Literal["normal", "low"]
@@ -23,21 +23,17 @@ class Operations:
     def health_report(self, *, timeout_s: float = 10.0) -> health_pb2.HealthReport:
         """Everything that there is to know of the daemon's health, each with what to do about it."""
         stub = health_pb2_grpc.HealthStub(self._channel)
-        try:
+        with errors_of(self.target):
             reply: health_pb2.HealthReport = stub.GetHealthReport(
                 health_pb2.GetHealthReportRequest(), timeout=timeout_s
             )
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return reply
 
     def set_power_mode(self, mode: PowerMode, *, timeout_s: float = 5.0) -> str:
         """Saves power from now on ("low"), or no longer ("normal"). Returns why it is saved then; empty: it is not."""
         stub = control_pb2_grpc.ControlStub(self._channel)
-        try:
+        with errors_of(self.target):
             reply = stub.SetPowerMode(control_pb2.SetPowerModeRequest(mode=_MODES[mode]), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return str(reply.saving_power)
 
 
@@ -50,19 +46,15 @@ class AsyncOperations:
     async def health_report(self, *, timeout_s: float = 10.0) -> health_pb2.HealthReport:
         """As `Client.health_report`."""
         stub = health_pb2_grpc.HealthStub(self._channel)
-        try:
+        with errors_of(self.target):
             reply: health_pb2.HealthReport = await stub.GetHealthReport(
                 health_pb2.GetHealthReportRequest(), timeout=timeout_s
             )
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return reply
 
     async def set_power_mode(self, mode: PowerMode, *, timeout_s: float = 5.0) -> str:
         """As `Client.set_power_mode`."""
         stub = control_pb2_grpc.ControlStub(self._channel)
-        try:
+        with errors_of(self.target):
             reply = await stub.SetPowerMode(control_pb2.SetPowerModeRequest(mode=_MODES[mode]), timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise_for(error, self.target)
         return str(reply.saving_power)
