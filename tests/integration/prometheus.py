@@ -7,10 +7,11 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,14 @@ class Prometheus:
         return series
 
     def wait_for(self, expression: str) -> list[dict[str, Any]]:
-        """The series that it gives as soon as it gives any."""
+        """The series that it gives as soon as it has begun and gives any."""
         deadline_s = time.monotonic() + TIMEOUT_S
-        while not (found := self.query(expression)):
+        while True:
+            with suppress(urllib.error.URLError, ConnectionError):
+                if found := self.query(expression):
+                    return found
             assert time.monotonic() < deadline_s, f"no data for {expression}"
             time.sleep(0.2)
-        return found
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import socket
 import sys
 import threading
 import time
-import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ pytest.importorskip("grafana_foundation_sdk", reason="needs the extra `dev`")
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from integration.prometheus import Prometheus, scraping
+from integration.prometheus import scraping
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 from runtime.errors import QueueFull
@@ -165,23 +164,10 @@ def serving() -> Iterator[str]:
         loop.close()
 
 
-def until_scraped(prometheus: Prometheus, scrapes: int) -> None:
-    """Returns when it has so many; a rate takes two."""
-    deadline_s = time.monotonic() + 60
-    while True:
-        try:
-            if prometheus.query(f"count_over_time(edgeqwen_slots[1m]) >= {scrapes}"):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            pass  # it has not begun
-        assert time.monotonic() < deadline_s, "Prometheus does not scrape"
-        time.sleep(0.2)
-
-
 def test_every_panel_has_data(tmp_path: Path) -> None:
     """A real Prometheus scrapes a board that has everything; each query of each panel gives series, and numbers."""
     with serving() as target, scraping(target, tmp_path) as prometheus:
-        until_scraped(prometheus, 3)
+        prometheus.wait_for("count_over_time(edgeqwen_slots[1m]) >= 3")  # a rate takes two
         for panel in panels():
             for query in panel["targets"]:
                 series = prometheus.wait_for(_filled(query["expr"]))
@@ -194,7 +180,6 @@ def test_every_panel_has_data(tmp_path: Path) -> None:
 def test_the_variables_find_boards_and_models(tmp_path: Path) -> None:
     """`label_values` of what they name: the series are there, with the label."""
     with serving() as target, scraping(target, tmp_path) as prometheus:
-        until_scraped(prometheus, 1)
         for variable in json.loads(FILE.read_text())["templating"]["list"]:
             if variable["type"] == "query":
                 found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])

@@ -7,12 +7,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import urllib.error
 from pathlib import Path
 
 import pytest
 from integration.daemons import start
-from integration.prometheus import Prometheus, scraping
+from integration.prometheus import scraping
 from promtool import promtool
 
 from edgeqwen.client import Client, Options
@@ -29,16 +28,6 @@ def free_port() -> int:
         return port
 
 
-def answered(prometheus: Prometheus, expression: str) -> list[dict[str, object]]:
-    """As soon as it has begun, and has data."""
-    for _ in range(600):
-        try:
-            return prometheus.wait_for(expression)
-        except urllib.error.URLError:
-            continue
-    raise AssertionError("Prometheus does not begin")
-
-
 def test_prometheus_sees_what_the_daemon_did(float_package: Path, tmp_path: Path) -> None:
     """Two answers of 12 tokens, counted once in every way; the process is its own."""
     target = f"127.0.0.1:{free_port()}"
@@ -47,7 +36,7 @@ def test_prometheus_sees_what_the_daemon_did(float_package: Path, tmp_path: Path
             for _ in range(2):
                 client.chat([("user", f"Say {SECRET}.")], options=ANSWER)
         with scraping(target, tmp_path) as prometheus:
-            [tokens] = answered(prometheus, "edgeqwen_completion_tokens_total")
+            [tokens] = prometheus.wait_for("edgeqwen_completion_tokens_total")
             assert tokens["value"][1] == "24"
             [first] = prometheus.wait_for("edgeqwen_time_to_first_token_seconds_count")
             assert first["value"][1] == "2"
