@@ -52,9 +52,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         warnings: Callable[[], Sequence[tuple[str, str]]] = tuple,
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
-        warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        self._warnings = warnings
         self._keep_s = keep_s
         self._warnings = warnings
         self._clock = clock

@@ -23,7 +23,6 @@ from runtime.access.rules import Rules
 from runtime.caretaker import Caretaker
 from runtime.chat import ChatTemplate
 from runtime.clients import Clients
-from runtime.daemon import make_server
 from runtime.engine import Engine
 from runtime.grammar import Grammars
 from runtime.limits import LimitBook
@@ -32,6 +31,7 @@ from runtime.models import Models
 from runtime.package import SamplingDefaults
 from runtime.replies import abort
 from runtime.requests import RequestReader
+from runtime.services import make_services
 from runtime.tokenizer import Tokenizer
 
 MODEL = "scripted"
@@ -149,7 +149,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 async def _start(
     models: Models, entrance: Entrance, listen: str, clients: Clients
 ) -> tuple[grpc.aio.Server, Caretaker, str]:
-    server, _, caretaker = make_server(models, 4 << 20, entrance, clients)
+    services = make_services(models, 4 << 20, entrance, clients)
+    server, caretaker = services.server, services.caretaker
     port = entrance.add_port(listen)
     await server.start()
     entrance.start()

@@ -17,7 +17,7 @@ from unit.runtime.fake_engine import FakeEngine, byte_tokenizer, finished, only_
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 from runtime import replies
-from runtime.engine import Engine, Sink
+from runtime.engine import Engine
 from runtime.errors import (
     DeadlineTooShort,
     EdgeQwenError,
@@ -28,6 +28,7 @@ from runtime.errors import (
     Unavailable,
 )
 from runtime.generator import Generator
+from runtime.live import Sink
 from runtime.open_calls import OpenCalls
 from runtime.sequence import Delta, Failed
 from runtime.service import GenerationService
