@@ -8,10 +8,11 @@ from typing import Any
 import structlog
 from starlette.requests import HTTPConnection
 
-from ..access.caller import enter
+from ..access import caller
 from ..access.rules import Evidence, Rules
 from ..access.seldom import Seldom
 from ..errors import PermissionDenied, Unauthenticated
+from ..otel import context as trace
 
 _NAMES = ("URI", "DNS", "email")  # of a certificate, as gRPC's gate has them; the first that there is counts
 
@@ -25,16 +26,20 @@ class Callers:
         self._seldom = Seldom()
 
     def admit(self, connection: HTTPConnection, path: str) -> None:
-        """From here on the task answers who is at the other end. Raises Unauthenticated or PermissionDenied."""
+        """From here on the task answers who is at the other end, and belongs to the caller's trace.
+
+        Raises Unauthenticated or PermissionDenied.
+        """
         evidence = evidence_of(connection)
         try:
-            enter(self._rules().admit(path, evidence))
+            caller.enter(self._rules().admit(path, evidence))
         except Unauthenticated as error:
             self._refused(path, evidence.address or "unix", error)
             raise
         except PermissionDenied as error:
             self._refused(path, error.caller, error)
             raise
+        trace.enter(trace.context_of(connection.headers.items()))
 
     def _refused(self, path: str, caller: str, error: Exception) -> None:
         silent = self._seldom.passes()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-NAMES = ("traceparent", "tracestate")
+_NAMES = ("traceparent", "tracestate")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ _CONTEXT: ContextVar[TraceContext | None] = ContextVar("trace_context", default=
 def current() -> TraceContext | None:
     """None: the caller traces nothing, or nobody looked."""
     return _CONTEXT.get()
+
+
+def context_of(headers: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
+    """That of a call with these headers, whose names are in lower case; None if they have none."""
+    found = {name: str(value) for name, value in headers if name in _NAMES}
+    return TraceContext(**found) if "traceparent" in found else None
 
 
 def enter(context: TraceContext | None) -> None:

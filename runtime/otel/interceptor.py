@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import grpc.aio
 
-from .context import NAMES, TraceContext, enter
+from .context import context_of, enter
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
@@ -20,6 +20,5 @@ class TraceInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        found = {name: str(value) for name, value in handler_call_details.invocation_metadata if name in NAMES}
-        enter(TraceContext(**found) if "traceparent" in found else None)
+        enter(context_of(handler_call_details.invocation_metadata))
         return await continuation(handler_call_details)

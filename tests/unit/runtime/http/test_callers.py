@@ -14,6 +14,7 @@ from certificates import Authority
 from fakes import ScriptedSession
 from openai import OpenAI
 from serving import MODEL, serving_http
+from starlette.requests import HTTPConnection
 from unit.runtime.fake_engine import FakeEngine, only_model
 
 from runtime.access.caller import Role
@@ -22,6 +23,7 @@ from runtime.access.tokens import digest_of, make_token
 from runtime.access_settings import Tls
 from runtime.http.callers import Callers
 from runtime.http.listener import HttpListener
+from runtime.otel import context as trace
 
 TOKEN, WATCHERS = make_token(), make_token()
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
@@ -53,6 +55,21 @@ def with_tokens(authority: Authority) -> Iterator[str]:
 
 def trusting(authority: Authority) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(authority.file))
+
+
+def test_a_request_belongs_to_its_callers_trace() -> None:
+    """By the headers of W3C Trace Context; without them it belongs to none, whatever came before."""
+    seen = []
+
+    def admit(connection: HTTPConnection, path: str) -> None:
+        Callers(lambda: Rules({}, {}, os.geteuid())).admit(connection, path)
+        seen.append(trace.current())
+
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with serving_http(ScriptedSession(), "127.0.0.1:0", admit=admit) as where, httpx2.Client() as client:
+        for headers in ({"traceparent": parent, "tracestate": "a=b"}, {}):
+            assert client.post(f"http://{where}{CHAT}", json=GOOD, headers=headers).status_code == 200
+    assert seen == [trace.TraceContext(parent, "a=b"), None]
 
 
 def test_a_token_is_the_api_key(with_tokens: str, authority: Authority) -> None:

@@ -23,7 +23,9 @@ from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 from runtime.engine import Engine
 from runtime.errors import QueueFull
+from runtime.generator import Generator
 from runtime.models import Models
+from runtime.open_calls import OpenCalls
 from runtime.otel.context import TraceContext, enter
 from runtime.otel.delivery import BoundedSpans, CountedSpans, Tally
 from runtime.otel.interceptor import TraceInterceptor
@@ -265,7 +267,8 @@ async def test_a_trace_goes_on_from_grpc_metadata(collector: Collector) -> None:
     models: Models = only_model(engine)
 
     def add(server: grpc.aio.Server) -> None:
-        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(models), server)
+        service = GenerationService(models, Generator(models), OpenCalls())
+        generation_pb2_grpc.add_GenerationServicer_to_server(service, server)
 
     async with serving(add, interceptors=[TraceInterceptor()]) as channel:
         stub = generation_pb2_grpc.GenerationStub(channel)
