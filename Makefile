@@ -31,6 +31,7 @@ NO_AMX_ENV := $(PEERS)-no-amx/.edgeqwen-$(PEERS_KEY)
 BEFORE_ALL := -include $(CURDIR)/benchmarks/llamacpp_amx.h
 
 STUBS := protos/edgeqwen/v1
+KSERVE := protos/edgeqwen/kserve
 PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos --grpc_python_out=protos
 
 # Set in many containers; torch and Olive would be compiled again by every process that imports them.
@@ -92,7 +93,8 @@ format: $(DEV_ENV)
 	$(BIN)/ruff format
 
 stubs: $(DEV_ENV)
-	$(PROTOC) $(STUBS)/*.proto
+	$(PROTOC) $(STUBS)/*.proto $(KSERVE)/*.proto
+	sed -i 's/_descriptor_pool.Default()/_descriptor_pool.DescriptorPool()/' $(KSERVE)/inference_pb2.py
 
 bench: $(DEV_ENV) $(PEERS_ENV) $(if $(shell grep -m1 amx_int8 /proc/cpuinfo),$(NO_AMX_ENV))
 	$(BIN)/python benchmarks/peers.py --peers-python '$(PEERS)/bin/python' $(BENCH)

@@ -15,6 +15,7 @@ from .access.caller import Role
 from .access_settings import Identity, Tls, TokenDigest, TokenName, require_consistent
 from .errors import ConfigError, Fault
 from .limit_config import LimitConfig
+from .otel_settings import OtelSettings
 from .profile import OPENVINO_DEVICE
 from .validation import StrictModel, parse
 
@@ -77,6 +78,15 @@ class Config(StrictModel):
         description="Roles by client, such as `uid:1000: [generate, observe, admin]`; `token:*` for all others.",
     )
     insecure: bool = Field(default=False, description="Allow TCP without TLS off loopback.")
+    http_listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] | None = Field(
+        default=None, description="Where to answer the OpenAI API over HTTP: unix:PATH, or HOST:PORT; unset: nowhere."
+    )
+    metrics_listen: Annotated[str, Field(pattern=r"^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$")] | None = Field(
+        default=None, description="unix:PATH, or HOST:PORT on loopback, where Prometheus finds metrics; unset: nowhere."
+    )
+    otel: OtelSettings = Field(
+        default=OtelSettings(), description="Where OpenTelemetry's metrics and traces go; unset: what OTEL_* says."
+    )
     queue_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64, description="Requests that may wait; more are refused."
     )

@@ -29,17 +29,17 @@ from .kvcache import KVCache
 from .lateness import Lateness
 from .live import Companion, Live, Ready, Sink, chunk_of, finished_of, guesses_of, picks_of
 from .lowering import Lowering
+from .observer import Observer, Outcome
 from .pace import Pace
 from .progress import Progress
+from .request_meter import RequestFigures, RequestMeter
 from .scheduler import Decode, Prefill, Scheduler, Step
-from .sequence import Delta, Event, Failed, Request, Sequence
+from .sequence import Delta, Event, Failed, FinishReason, Request, Sequence
 from .session import Session
 from .speculation import TOKEN_COST, Guesser
 from .stats import EngineStats, Meter
 from .throttle import Throttle
 from .tokenizer import Tokenizer
-
-_LATE_EVERY_S = 0.25
 
 
 class Engine:
@@ -93,13 +93,14 @@ class Engine:
         self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
+        self._requests = RequestMeter()
         self._progress = Progress()
         self._lowering = Lowering(session, self._scheduler.kv.max_running)
         self._on_work: Callable[[], None] = lambda: None
         self._pace = Pace()
         self._lateness = Lateness(self._scheduler, self._pace)
         self._clients = clients or Clients(clock=clock)
-        self._step_began_s = self._looked_for_late_s = clock()
+        self._step_began_s = clock()
         self._draining = False
         self._stopping = False
         self._wake = threading.Condition()
@@ -126,6 +127,10 @@ class Engine:
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or self.has_work or self._scheduler.kv.warm_tokens)
             return not self._stopping
+
+    def observe(self, observer: Observer) -> None:
+        """From now on `observer` hears of its requests. To be called before `start`."""
+        self._requests.observer = observer
 
     @property
     def levels(self) -> tuple[Throttle, ...]:
@@ -225,6 +230,7 @@ class Engine:
                 leave = self._make_way(asked, timeout_s)
             except (Exhausted, DeadlineTooShort) as error:
                 self._meter.rejected()
+                self._requests.refused(asked[0][0], error)
                 if not isinstance(error, RateLimited):
                     self._clients.refused(client, len(asked))
                 raise
@@ -244,7 +250,7 @@ class Engine:
     def _make_way(self, asked: list[tuple[Request, Sink]], timeout_s: float | None) -> list[tuple[Sink, Event]]:
         """Sees whether they may wait; what it returns is to be told to those that had to leave for them."""
         client = asked[0][0].client
-        limit, retry_after_s = self._scheduler.queue_limit, self._retry_after_s()
+        limit, retry_after_s = self._scheduler.queue_limit, self._meter.retry_after_s(self._scheduler.kv.max_running)
         leave = self._scheduler.giving_way(client, len(asked))
         if leave is None:
             raise QueueFull(limit, retry_after_s, client)
@@ -264,11 +270,12 @@ class Engine:
         self._live[sequence] = Live(completion, sink, now_s, guesser)
         self._scheduler.add(sequence)
         self._meter.request_arrived()
+        self._requests.arrived(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
         """Forgets `sequence` wherever it is; a second call, or one after its end, does nothing."""
         with self._wake:
-            if self._forget(sequence) is not None:
+            if self._forget(sequence, "cancelled") is not None:
                 self._meter.cancelled()
                 self._wake.notify_all()  # its slot is cleared by a step, also if nothing else is to do
 
@@ -289,32 +296,30 @@ class Engine:
     def stats(self) -> EngineStats:
         """A consistent reading."""
         with self._wake:
-            scheduler, kv = self._scheduler, self._scheduler.kv
             return self._meter.stats(
                 self._clock(),
-                queue_depth=len(scheduler.waiting),
-                queue_limit=scheduler.queue_limit,
-                running=len(kv.running),
-                slots=kv.max_running,
-                kv_used_tokens=kv.used_tokens,
-                kv_warm_tokens=kv.warm_tokens,
-                kv_reserved_tokens=kv.reserved_tokens,
-                kv_budget_tokens=kv.limit_tokens,
+                **self._scheduler.readings(),
                 kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
                 draining=self._draining,
                 failures_in_a_row=self._progress.failures,
                 throttle=self._lowering.now,
             )
 
+    def figures(self) -> RequestFigures:
+        """What its requests took, one by one."""
+        with self._wake:
+            return self._requests.read()
+
     def _schedule(self) -> Step:
         with self._wake:
             self._step_began_s = now_s = self._clock()
-            late = self._dismiss_late(now_s)
+            late = [self._dismiss(each, why) for each, why in self._lateness.now_and_then(now_s)]
             step = self._scheduler.schedule()
             if step.prefill and step.prefill.start == step.prefill.sequence.cached:
-                sequence = step.prefill.sequence
-                self._live[sequence].started_s = now_s
+                sequence, live = step.prefill.sequence, self._live[step.prefill.sequence]
+                live.started_s = now_s
                 self._meter.prefill_started(sequence.cached)
+                self._requests.started(now_s - live.arrived_s)
                 self._clients.started(sequence.request.client)
         for sink, event in late:
             sink(event)
@@ -333,7 +338,8 @@ class Engine:
         """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
         follow it. With `keep`, the logits outlive the next run."""
         decodes = [row for row in rows if isinstance(row, Decode)]
-        live = {row.sequence: self._live.get(row.sequence) for row in decodes if not self._must_be_exact(row)}
+        free = (row.sequence for row in decodes if not self._must_be_exact(row))
+        live = {sequence: its for sequence in free if (its := self._live.get(sequence))}
         guesses = guesses_of(live, len(decodes), many_logits=self._many_logits, token_cost=self._token_cost)
         chunks = [chunk_of(row, guesses.get(row.sequence, ())) for row in rows]
         logits = self._session.run(
@@ -411,6 +417,8 @@ class Engine:
         if live.first_token_s is None:
             live.first_token_s = now_s
             self._meter.first_token(now_s, now_s - live.arrived_s)
+        self._requests.tokens_came(live.arrived_s, live.last_tokens_s, now_s)
+        live.last_tokens_s = now_s
         deltas: list[Delta] = []
         reason = None
         for pick in picks:
@@ -425,7 +433,7 @@ class Engine:
         delta = deltas[0] if len(deltas) == 1 else Delta.join(deltas)
         if reason is None:
             return [delta]
-        self._forget(sequence)
+        self._forget(sequence, "finished", reason)
         self._meter.finished(now_s - live.arrived_s)
         self._meter.answered(now_s, len(sequence.output), now_s - live.first_token_s)
         return [delta, finished_of(sequence, live, reason, now_s)]
@@ -454,47 +462,38 @@ class Engine:
                 self._wake.wait_for(lambda: self._stopping or self._lowering.now.share > share, seconds)
             self._progress.rested(self._clock())
 
-    def _forget(self, sequence: Sequence, *, keep: bool = True) -> Live | None:
+    def _forget(self, sequence: Sequence, outcome: Outcome, reason: FinishReason | None = None) -> Live | None:
         """Takes a request out, wherever it is; None if it has ended before."""
         live = self._live.pop(sequence, None)
         if live is not None:
-            self._scheduler.remove(sequence, keep=keep)
+            now_s = self._clock()
+            self._scheduler.remove(sequence, keep=outcome != "failed")
             self._clients.ended(sequence.request.client, started=live.started_s is not None)
             if live.started_s is not None:
-                now_s = self._clock()
                 self._pace.released(now_s, now_s - live.started_s)
+            self._requests.ended(live.ended(sequence, outcome, reason, now_s))
         return live
 
     def _dismiss(self, sequence: Sequence, why: EdgeQwenError) -> tuple[Sink, Event]:
         """Refuses a request that was let in; what it returns is to be told to it."""
-        live = self._forget(sequence)
+        live = self._forget(sequence, "refused")
         assert live is not None
         self._meter.rejected()
+        self._requests.dismissed(why)
         self._clients.refused(sequence.request.client, 1)
         return live.sink, Failed(str(why), why)
-
-    def _dismiss_late(self, now_s: float) -> list[tuple[Sink, Event]]:
-        """Now and then, those that wait in vain."""
-        if now_s - self._looked_for_late_s < _LATE_EVERY_S:
-            return []
-        self._looked_for_late_s = now_s
-        return [self._dismiss(sequence, why) for sequence, why in self._lateness.among(now_s)]
 
     def _fail(self, sequence: Sequence, error: EdgeQwenError) -> None:
         """Ends one request that cannot go on."""
         with self._wake:
-            live = self._forget(sequence, keep=False)
+            live = self._forget(sequence, "failed")
         if live is not None:
             live.sink(Failed(str(error), error))
 
     def _fail_all(self, message: str) -> None:
         with self._wake:
-            failed = [live for sequence in list(self._live) if (live := self._forget(sequence, keep=False))]
+            failed = [live for sequence in list(self._live) if (live := self._forget(sequence, "failed"))]
             self._scheduler.kv.forget_warm()  # what the failed step left in any slot is not known
             self._wake.notify_all()
         for live in failed:
             live.sink(Failed(message))
-
-    def _retry_after_s(self) -> float:
-        """When a slot is likely to be free: the recent mean duration over the rows that share it."""
-        return min(60.0, max(0.1, self._meter.mean_duration_s / self._scheduler.kv.max_running))

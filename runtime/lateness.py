@@ -9,6 +9,7 @@ from .sequence import Request, Sequence
 
 _SURE = 2.0  # who would be too late even at so many times the speed that was seen
 _BEHIND_ALL = 1 << 62
+_EVERY_S = 0.25
 
 
 class Lateness:
@@ -17,12 +18,20 @@ class Lateness:
     def __init__(self, scheduler: Scheduler, pace: Pace) -> None:
         self._scheduler = scheduler
         self._pace = pace
+        self._looked_s = -_EVERY_S
 
     def of(self, request: Request, left_s: float, now_s: float) -> DeadlineTooShort | None:
         """What is to be told to `request` if it comes now, with `left_s` seconds to its deadline, in vain."""
         newcomer = Sequence(_BEHIND_ALL, request, new_tokens=self._scheduler.new_tokens(request))
         ahead = [each.new_tokens for each in self._scheduler.waiting.ahead_of(newcomer)]
         return self._judge(newcomer, sum(ahead) + _left_of(self._scheduler.prefilling), len(ahead), left_s, now_s)
+
+    def now_and_then(self, now_s: float) -> list[tuple[Sequence, DeadlineTooShort]]:
+        """What `among` says, a few times a second."""
+        if now_s - self._looked_s < _EVERY_S:
+            return []
+        self._looked_s = now_s
+        return self.among(now_s)
 
     def among(self, now_s: float) -> list[tuple[Sequence, DeadlineTooShort]]:
         """Those of the queue, and what is to be told to them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .completion import Completion, Pick
+from .observer import Ended, Outcome
 from .scheduler import Decode, Prefill
 from .sequence import Event, Finished, FinishReason, Sequence, Timings, Usage
 from .session import Chunk, Logits
@@ -33,6 +34,11 @@ class Live:
     guesser: Guesser | None
     started_s: float | None = None
     first_token_s: float | None = None
+    last_tokens_s: float | None = None
+
+    def ended(self, sequence: Sequence, outcome: Outcome, reason: FinishReason | None, now_s: float) -> Ended:
+        """What observers are told of its end."""
+        return Ended(sequence, outcome, reason, self.arrived_s, self.started_s, self.first_token_s, now_s)
 
 
 @dataclass(frozen=True)
@@ -44,32 +50,6 @@ class Ready:
     guess: tuple[int, ...] = ()
 
 
-def guesses_of(
-    live: Mapping[Sequence, Live | None], rows: int, *, many_logits: bool, token_cost: float
-) -> dict[Sequence, tuple[int, ...]]:
-    """For each sequence the tokens that must follow, or the part of its guess that is worth computing now.
-
-    Args:
-        live: those that decode now, but none that must be exact: what is computed for one token rounds in another way
-            than for several.
-        rows: how many decode now.
-    """
-    guesses: dict[Sequence, tuple[int, ...]] = {}
-    offers: list[tuple[Sequence, Guesser, int]] = []
-    for sequence, its in live.items():
-        if its is not None:
-            useful = sequence.request.max_tokens - len(sequence.output) - 1
-            if many_logits and (forced := its.completion.forced[: min(useful, MAX_GUESS)]):
-                guesses[sequence] = forced
-            elif its.guesser and (guess := its.guesser.guess[:useful]):
-                offers.append((sequence, its.guesser, len(guess)))
-    tokens = rows + sum(map(len, guesses.values()))
-    widths = choose_widths([offer[1:] for offer in offers], tokens=tokens, token_cost=token_cost)
-    for (sequence, guesser, _), width in zip(offers, widths, strict=True):
-        guesses[sequence] = guesser.guess[:width]
-    return guesses
-
-
 def chunk_of(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
     """What a run computes of it."""
     sequence = row.sequence
@@ -77,6 +57,31 @@ def chunk_of(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
         return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
     tokens = sequence.request.prompt[row.start : row.start + row.tokens]
     return Chunk(row.slot, tokens, row.start, logits=int(row.last))
+
+
+def guesses_of(
+    rows: Mapping[Sequence, Live], tokens: int, *, many_logits: bool, token_cost: float
+) -> dict[Sequence, tuple[int, ...]]:
+    """For each of `rows` the tokens that must follow, or the part of its guess that is worth computing now.
+
+    Args:
+        tokens: of the step without them.
+        many_logits: whether the session gives logits for several tokens of a row.
+        token_cost: of a further token in a step, against a step with one.
+    """
+    guesses: dict[Sequence, tuple[int, ...]] = {}
+    offers: list[tuple[Sequence, Guesser, int]] = []
+    for sequence, live in rows.items():
+        useful = sequence.request.max_tokens - len(sequence.output) - 1
+        if many_logits and (forced := live.completion.forced[: min(useful, MAX_GUESS)]):
+            guesses[sequence] = forced
+        elif live.guesser and (guess := live.guesser.guess[:useful]):
+            offers.append((sequence, live.guesser, len(guess)))
+    tokens += sum(map(len, guesses.values()))
+    widths = choose_widths([offer[1:] for offer in offers], tokens=tokens, token_cost=token_cost)
+    for (sequence, guesser, _), width in zip(offers, widths, strict=True):
+        guesses[sequence] = guesser.guess[:width]
+    return guesses
 
 
 def picks_of(live: Live, row: Ready) -> list[Pick]:

@@ -118,6 +118,7 @@ class RequestReader:
             turn=asked.turn,
             scope=self._scope(message),
             adapter=message.adapter or None,
+            chat=message.WhichOneof("input") == "chat",
             deterministic=deterministic,
             client=client,
         )

@@ -174,5 +174,18 @@ class Scheduler:
     def _decodable(self) -> tuple[Decode, ...]:
         return tuple(Decode(each, each.slot_in_use) for each in self.kv.running if not each.in_prefill)
 
+    def readings(self) -> dict[str, int]:
+        """What there is of requests and tokens now, by their names in `EngineStats`."""
+        return {
+            "queue_depth": len(self.waiting),
+            "queue_limit": self.queue_limit,
+            "running": len(self.kv.running),
+            "slots": self.kv.max_running,
+            "kv_used_tokens": self.kv.used_tokens,
+            "kv_warm_tokens": self.kv.warm_tokens,
+            "kv_reserved_tokens": self.kv.reserved_tokens,
+            "kv_budget_tokens": self.kv.limit_tokens,
+        }
+
     def __repr__(self) -> str:
         return f"<Scheduler {len(self.waiting)}/{self.queue_limit} waiting, {self.kv!r}>"

@@ -52,6 +52,8 @@ class Request:
     """Requests of one scope and adapter may start from each other's KV; None keeps it to itself."""
     adapter: str | None = None
     """The adapter that the model runs with; None is the model as it is."""
+    chat: bool = field(default=False, compare=False)
+    """Whether the prompt was a conversation; for who counts requests: to the engine it makes no difference."""
     deterministic: bool = False
     """Whether its tokens must not depend, by rounding, on what else is computed or kept."""
     client: str = ""

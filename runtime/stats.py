@@ -69,6 +69,10 @@ class Meter:
         """The recent mean duration of a request, recent ones counting most; 1 before the first has ended."""
         return self._mean_duration_s
 
+    def retry_after_s(self, rows: int) -> float:
+        """When a slot is likely to be free: that duration over the rows that share it, within reason."""
+        return min(60.0, max(0.1, self._mean_duration_s / rows))
+
     def request_arrived(self) -> None:
         self._requests += 1
 

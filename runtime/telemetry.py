@@ -24,7 +24,7 @@ INTERVAL_MS = 1000
 SHORTEST_MS = 100
 LONGEST_MS = 3_600_000
 
-_SHARED_S = 0.03  # who watches, and asks within this time, gets the same reading
+_SHARED_S = 0.03  # watchers that are due within this time get the same reading
 KEEP_S = 5.0
 
 _Context = grpc.aio.ServicerContext[pb.GetSnapshotRequest, pb.Snapshot]
@@ -53,8 +53,8 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
     ) -> None:
-        self._warnings = warnings
         self._keep_s = keep_s
+        self._warnings = warnings
         self._clock = clock
         self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
         self._closed = models.closed
@@ -65,7 +65,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         return await self.snapshot()
 
     async def snapshot(self) -> pb.Snapshot:
-        """One that has everything up to now."""
+        """A new one: who has just heard the end of his request finds it counted."""
         now = await self._snapshots.newest(0.0)
         return self._message(now, self._snapshots.before(now))
 

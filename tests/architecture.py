@@ -15,15 +15,18 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "runtime": (
         "daemon commands detect_command token_command deploy",
-        "models_service health_report control check supervision",
+        "running",
+        "assembly listening",
+        "services observability",
+        "models_service health_report control check supervision kserve reflection http",
         "caretaker",
-        "service health telemetry address wellformed",
-        "snapshot_messages",
+        "service health telemetry address metrics otel wellformed",
+        "snapshot_messages generator",
         "snapshots",
         "models",
         "model",
-        "replies repository",
-        "requests board",
+        "replies repository open_calls",
+        "requests board chat_json",
         "conversations",
         "bench autotune loading pressure_watch",
         "engine grammar",
@@ -32,26 +35,27 @@ LAYERS = {
         "turn_text lateness",
         "openvino_session",
         "openvino_paged openvino_stateful",
-        "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat",
-        "static_session kvcache fairqueue",
+        "scheduler openvino_device ort_session plain_session cuda_session qnn_pipeline sampler tokenizer stop chat"
+        " request_meter",
+        "static_session kvcache observer fairqueue",
         "expectation",
         "settings",
         "watchdog",
         "clients sequence session stats speculation",
         "turn",
-        "structure",
+        "structure histogram",
         "reload",
         "governor checks",
         "throttle progress",
         "adapters inference config localsettings presets startup",
         "tuning limit_config",
         "package detect footprint limits pace access_settings",
-        "profile",
+        "profile otel_settings",
         "validation",
         "battery cgroup",
         "memory_limits",
         "logs",
-        "outlet machine memory notify pressure sensing cpu access fingerprint",
+        "outlet machine memory notify pressure sensing cpu access fingerprint strict_json fields",
         "errors",
     ),
     "runtime.access": (
@@ -59,9 +63,11 @@ LAYERS = {
         "gate",
         "relay rules certificates",
         "methods pair",
-        "caller tokens seldom places",
+        "caller tokens seldom places group",
     ),
     "runtime.deploy": ("command", "apply expectation manager status", "plan", "target"),
+    "runtime.http": ("listener", "app callers", "exchange", "failures", "asking answers", "schemas"),
+    "runtime.kserve": ("service", "asking", "tensors"),
     "runtime.sensing": (
         "rates",
         "board",
@@ -69,6 +75,8 @@ LAYERS = {
         "hwmon nvml",
         "files",
     ),
+    "runtime.metrics": ("between families server", "machine_families", "building exposition"),
+    "runtime.otel": ("pipeline", "recorder interceptor", "instruments delivery context"),
     "toolchain": (
         "cli",
         "build doctor sweep_command evaluate_command advise_command",
@@ -150,15 +158,24 @@ ACROSS = {
     "toolchain.kvscales": ("runtime.cuda_session", "runtime.ort_session", "runtime.session"),
     "toolchain.surgery": ("runtime.adapters",),
     "runtime.conversations": ("edgeqwen.v1",),
+    "runtime.generator": ("edgeqwen.v1",),
     "runtime.replies": ("edgeqwen.v1",),
     "runtime.requests": ("edgeqwen.v1",),
+    "runtime.metrics.between": ("edgeqwen.v1",),
+    "runtime.metrics.families": ("edgeqwen.v1",),
+    "runtime.metrics.machine_families": ("edgeqwen.v1",),
     "runtime.models_service": ("edgeqwen.v1",),
+    "runtime.observability": ("edgeqwen.v1",),
     "runtime.service": ("edgeqwen.v1",),
     "runtime.snapshot_messages": ("edgeqwen.v1",),
     "runtime.telemetry": ("edgeqwen.v1",),
-    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.chat_json": ("edgeqwen.v1",),
     "runtime.control": ("edgeqwen.v1",),
-    "runtime.daemon": ("edgeqwen.v1",),
+    "runtime.health_report": ("edgeqwen.v1",),
+    "runtime.http.*": ("edgeqwen.v1",),
+    "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.reflection": ("edgeqwen.kserve",),
+    "runtime.services": ("edgeqwen.v1", "edgeqwen.kserve"),
     "edgeqwen.*": ("edgeqwen.v1",),
 }
 
@@ -169,14 +186,18 @@ DOORS = {
     " toolchain.budget_options toolchain.cli toolchain.evaluate_command toolchain.sweep_command edgeqwen.batch"
     " edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.sources",
-    "google.protobuf": "runtime.replies runtime.wellformed edgeqwen.status edgeqwen.watch",
-    "google.rpc": "runtime.replies edgeqwen.errors",
-    "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.control runtime.daemon"
-    " runtime.health runtime.health_report runtime.models_service runtime.replies runtime.service runtime.telemetry"
-    " runtime.wellformed edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
+    "google.protobuf": "runtime.fields runtime.reflection runtime.replies runtime.wellformed edgeqwen.status"
+    " edgeqwen.watch",
+    "google.rpc": "runtime.http.failures runtime.replies edgeqwen.errors",
+    "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.control runtime.health"
+    " runtime.health_report runtime.kserve.service runtime.models_service runtime.observability"
+    " runtime.open_calls runtime.otel.interceptor runtime.reflection runtime.replies runtime.service runtime.services"
+    " runtime.telemetry runtime.wellformed edgeqwen.client edgeqwen.connection"
+    " edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health edgeqwen.client",
-    "grpc_reflection": "runtime.daemon",
+    "grpc_reflection": "runtime.reflection",
     "grpc_status": "runtime.replies",
+    "h11": "runtime.metrics.server",
     "huggingface_hub": "toolchain.sources",
     "jinja2": "runtime.chat",
     "llguidance": "runtime.grammar",
@@ -193,20 +214,26 @@ DOORS = {
     "onnxruntime": "runtime.adapters runtime.cuda_session runtime.inference runtime.ort_session"
     " runtime.plain_session runtime.qnn_pipeline toolchain.activations",
     "onnxruntime_qnn": "runtime.qnn_pipeline",
+    "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.openvino_device runtime.openvino_paged runtime.openvino_stateful",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.adapters toolchain.float_reference",
+    "prometheus_client": "runtime.metrics.building runtime.metrics.exposition runtime.metrics.families"
+    " runtime.metrics.machine_families runtime.observability",
     "psutil": "runtime.snapshots",
     "pynvml": "runtime.sensing.nvml",
-    "pydantic": "runtime.access_settings runtime.config runtime.limit_config runtime.localsettings runtime.package"
-    " runtime.presets"
-    " runtime.profile runtime.validation toolchain.cli",
+    "pydantic": "runtime.access_settings runtime.chat_json runtime.config runtime.http.schemas runtime.limit_config"
+    " runtime.localsettings runtime.otel_settings runtime.package runtime.presets runtime.profile runtime.validation"
+    " toolchain.cli",
     "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
     " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.adapters toolchain.weights",
-    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.relay"
-    " runtime.caretaker runtime.daemon runtime.logs runtime.model runtime.models runtime.models_service"
-    " runtime.pressure_watch runtime.service runtime.supervision",
+    "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
+    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
+    " runtime.access.relay runtime.caretaker runtime.generator runtime.http.callers"
+    " runtime.http.listener runtime.logs runtime.metrics.server runtime.model runtime.models runtime.models_service"
+    " runtime.observability runtime.otel.delivery runtime.otel.pipeline runtime.pressure_watch runtime.running"
+    " runtime.service runtime.supervision",
     "tokenizers": "runtime.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
     "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
     " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
@@ -214,6 +241,7 @@ DOORS = {
     "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
     "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
     " toolchain.sources",
+    "uvicorn": "runtime.http.listener",
     "yaml": "runtime.config runtime.profile toolchain.calibrate toolchain.cli toolchain.models toolchain.presets"
     " toolchain.structured",
 }
@@ -222,6 +250,7 @@ DOORS = {
 PURE = frozenset(
     {"runtime.errors", "runtime.structure", "runtime.turn", "runtime.sequence", "runtime.kvcache"}
     | {"runtime.scheduler", "runtime.sampler", "runtime.speculation", "runtime.tuning"}
+    | {"runtime.histogram", "runtime.observer", "runtime.request_meter"}
     | {"runtime.throttle", "runtime.progress", "runtime.governor", "runtime.checks"}
     | {"runtime.fairqueue", "runtime.lateness", "runtime.limits", "runtime.pace", "runtime.pressure"}
 )

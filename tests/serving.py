@@ -8,8 +8,9 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -22,14 +23,15 @@ from runtime.access.rules import Rules
 from runtime.caretaker import Caretaker
 from runtime.chat import ChatTemplate
 from runtime.clients import Clients
-from runtime.daemon import make_server
 from runtime.engine import Engine
 from runtime.grammar import Grammars
 from runtime.limits import LimitBook
 from runtime.model import Model, ModelFacts
+from runtime.models import Models
 from runtime.package import SamplingDefaults
 from runtime.replies import abort
 from runtime.requests import RequestReader
+from runtime.services import make_services
 from runtime.tokenizer import Tokenizer
 
 MODEL = "scripted"
@@ -61,8 +63,54 @@ def serving(
     **limits: int,
 ) -> Iterator[str]:
     """Serves `session` at `listen`, by default a unix socket, with the limits of `book`; yields the target."""
-    entrance = entrance or make_entrance()
-    tokenizer, clients = tokenizer or byte_tokenizer(), Clients(book)
+    clients, entrance = Clients(book), entrance or make_entrance()
+    with _models(session, tokenizer, template, clients, book, limits) as (models, run), _folder() as folder:
+        server, caretaker, target = run(_start(models, entrance, listen or f"unix:{folder}/d.sock", clients))
+        try:
+            yield target
+        finally:
+            run(caretaker.stop())
+            models.ready[0].engine.stop()
+            run(server.stop(1))
+            run(entrance.close())
+
+
+@contextmanager
+def serving_http(
+    session: ScriptedSession,
+    listen: str = "unix",
+    *,
+    tokenizer: Tokenizer | None = None,
+    template: str = CHATML,
+    book: LimitBook | None = None,
+    limits: Mapping[str, int] | None = None,
+    **options: Any,
+) -> Iterator[str]:
+    """Serves `session` over HTTP, with `options` of HttpListener; yields where."""
+    from runtime.http.listener import HttpListener  # late: it needs the extra `http`
+
+    with _models(session, tokenizer, template, Clients(book), book, limits or {}) as (models, run), _folder() as folder:
+        listen = f"unix:{folder}/h.sock" if listen == "unix" else listen
+        listener = HttpListener(listen, **{"max_body_bytes": 1 << 20, **options})
+        where = run(listener.start(models))
+        try:
+            yield where
+        finally:
+            models.ready[0].engine.stop()
+            run(listener.close())
+
+
+@contextmanager
+def _models(
+    session: ScriptedSession,
+    tokenizer: Tokenizer | None,
+    template: str,
+    clients: Clients,
+    book: LimitBook | None,
+    limits: Mapping[str, int],
+) -> Iterator[tuple[Models, Callable[[Coroutine[Any, Any, Any]], Any]]]:
+    """A model that runs `session`, and what runs coroutines on an event loop of its own."""
+    tokenizer = tokenizer or byte_tokenizer()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # not where a command's output goes
     engine = Engine(
         session,
@@ -71,46 +119,38 @@ def serving(
         clients=clients,
         **{"queue_limit": 64, "prefill_chunk_tokens": 16, "kv_budget_tokens": 10_000, **limits},
     )
+    reader = RequestReader(
+        tokenizer,
+        ChatTemplate(template),
+        SamplingDefaults(),
+        session.spec.vocab_size,
+        engine.context_tokens,
+        Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
+        adapters=session.adapters,
+        limits=book or LimitBook(),
+    )
+    models = no_models()
+    models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-
-    def run(coroutine):  # type: ignore[no-untyped-def]
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=20)
-
     try:
-        with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
-            target = f"unix:{folder}/d.sock"
-            reader = RequestReader(
-                tokenizer,
-                ChatTemplate(template),
-                SamplingDefaults(),
-                session.spec.vocab_size,
-                engine.context_tokens,
-                Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
-                adapters=session.adapters,
-                limits=book or LimitBook(),
-            )
-            server, caretaker, target = run(_start(engine, reader, entrance, listen or target, clients))
-            try:
-                yield target
-            finally:
-                run(caretaker.stop())
-                engine.stop()
-                run(server.stop(1))
-                run(entrance.close())
+        yield models, lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=20)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp")  # a socket's path must be short
+
+
 async def _start(
-    engine: Engine, reader: RequestReader, entrance: Entrance, listen: str, clients: Clients
+    models: Models, entrance: Entrance, listen: str, clients: Clients
 ) -> tuple[grpc.aio.Server, Caretaker, str]:
-    models = no_models()
-    models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))
-    server, _, caretaker = make_server(models, 4 << 20, entrance, clients)
+    services = make_services(models, 4 << 20, entrance, clients)
+    server, caretaker = services.server, services.caretaker
     port = entrance.add_port(listen)
     await server.start()
     entrance.start()

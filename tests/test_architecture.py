@@ -14,16 +14,17 @@ PACKAGES = {
     "toolchain": REPO / "toolchain",
     "edgeqwen": REPO / "protos" / "edgeqwen",
 }
+STUBS = {PACKAGES["edgeqwen"] / name for name in ("v1", "kserve")}
 STANDARD_LIBRARY = frozenset(sys.stdlib_module_names)
 
 
 def _module_sources() -> dict[str, str]:
-    """Our modules by dotted name; the generated stubs in edgeqwen/v1 are not ours."""
+    """Our modules by dotted name; the generated stubs in edgeqwen/v1 and edgeqwen/kserve are not ours."""
     return {
         _dotted(package, path.relative_to(folder)): path.read_text("utf-8")
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*.py")
-        if path.parent != PACKAGES["edgeqwen"] / "v1"
+        if path.parent not in STUBS
     }
 
 
@@ -35,7 +36,7 @@ def _dotted(package: str, path: Path) -> str:
 
 def _python_files() -> list[Path]:
     folders = [*PACKAGES.values(), *(REPO / name for name in ("tests", "scripts", "benchmarks"))]
-    return sorted(path for folder in folders for path in folder.rglob("*.py") if "v1" not in path.parts)
+    return sorted(path for folder in folders for path in folder.rglob("*.py") if path.parent not in STUBS)
 
 
 def check(module: str, source: str) -> list[str]:

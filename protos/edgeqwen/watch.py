@@ -11,7 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.live import Live
 
-from .client import Client, ServerUnavailable
+from .client import Client, Connection, ServerUnavailable
 from .history import History
 from .v1 import telemetry_pb2 as pb
 from .watch_view import WatchView, line_of
@@ -24,7 +24,7 @@ RETRY_S = 1.0
 @click.option("--json", "as_json", is_flag=True, help="Each snapshot as a line of JSON.")
 @click.option("--once", is_flag=True, help="One snapshot, and leave.")
 @click.pass_obj
-def watch(target: str, interval: float, as_json: bool, once: bool) -> None:
+def watch(target: Connection, interval: float, as_json: bool, once: bool) -> None:
     """Load, speed, heat and power of the daemon and its machine, live. Ctrl-C leaves.
 
     On a terminal with what was before, elsewhere a line a snapshot. A daemon that restarts is waited for.

@@ -48,6 +48,8 @@ class WatchView:
         yield self._head(snapshot, overflow)
         if self._lost:
             yield Text(self._lost, style="bold red")
+        for warning in snapshot.warnings:
+            yield Text(warning, style="yellow")
         if wide:
             grid = Table.grid(expand=True)
             grid.add_column(ratio=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import secrets
 import socket
@@ -16,6 +15,7 @@ import structlog
 from ..errors import ConfigError, Fault
 from .certificates import EXPIRES_SOON_DAYS, Certificates
 from .gate import Gate
+from .group import give_to_group
 from .places import INNER_NAME_CHARS, UNIX, host_and_port, inner_folder, is_loopback
 from .relay import Relay
 from .rules import Rules
@@ -125,20 +125,13 @@ class Entrance:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(os.fspath(public))
-            self._give_to_group(public)
+            give_to_group(public, self._group)
             listener.listen(_BACKLOG)
         except OSError:
             listener.close()
             raise
         self._relay.add(listener, os.fspath(inner))
         return 1
-
-    def _give_to_group(self, public: Path) -> None:
-        try:
-            os.chown(public, -1, grp.getgrnam(self._group).gr_gid)
-        except (KeyError, PermissionError) as error:
-            reason = "there is no such group" if isinstance(error, KeyError) else "this user is not in it"
-            self._log.info("socket left to own group", wanted=self._group, reason=reason, gid=os.getegid())
 
 
 def _make_private(folder: Path) -> None:

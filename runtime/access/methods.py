@@ -28,4 +28,18 @@ NEEDS: Mapping[str, Need] = {
     "/grpc.health.v1.Health/Watch": "anyone",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "any caller",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "any caller",
+    "/inference.GRPCInferenceService/ModelInfer": "generate",
+    "/inference.GRPCInferenceService/ModelMetadata": "any caller",
+    "/inference.GRPCInferenceService/ModelReady": "any caller",
+    "/inference.GRPCInferenceService/ModelStreamInfer": "generate",
+    "/inference.GRPCInferenceService/RepositoryIndex": "observe",
+    "/inference.GRPCInferenceService/RepositoryModelLoad": "admin",
+    "/inference.GRPCInferenceService/RepositoryModelUnload": "admin",
+    "/inference.GRPCInferenceService/ServerLive": "anyone",
+    "/inference.GRPCInferenceService/ServerMetadata": "any caller",
+    "/inference.GRPCInferenceService/ServerReady": "anyone",
+    # Of HTTP, where the path is the method; /healthz and /readyz are not asked about.
+    "/v1/chat/completions": "generate",
+    "/v1/completions": "generate",
+    "/v1/models": "any caller",
 }

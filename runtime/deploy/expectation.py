@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..check import memory_of, total_bytes
 from ..config import Config, load_config
@@ -84,10 +85,13 @@ def provider_of(package: Package, device: str | None, *, simulate: bool = False)
 
 
 def network_of(config: Config) -> str | None:
-    """`loopback` or `private` if one of the settings named `listen` or `*_listen` is a TCP address."""
+    """`loopback` or `private` if one of the settings named `listen` or `*_listen` is a TCP address, or if there is a
+    collector; None for unix sockets only."""
     names = (name for name in Config.model_fields if name == "listen" or name.endswith("_listen"))
     values = [value for name in names for value in _addresses(getattr(config, name))]
     hosts = {value.rpartition(":")[0].strip("[]") for value in values if not value.startswith("unix:")}
+    if config.otel.endpoint is not None:
+        hosts.add(urlsplit(config.otel.endpoint).hostname or "")
     if not hosts:
         return None
     return "loopback" if all(map(_is_loopback, hosts)) else "private"

@@ -24,11 +24,13 @@ from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 from edgeqwen.v1 import generation_pb2 as pb
 from runtime.chat import ChatTemplate
 from runtime.engine import Engine
+from runtime.generator import Generator
 from runtime.grammar import Grammars
 from runtime.logs import configure
 from runtime.memory import use_one_heap
 from runtime.model import Model, ModelFacts
 from runtime.models import Models
+from runtime.open_calls import OpenCalls
 from runtime.package import SamplingDefaults
 from runtime.requests import RequestReader
 from runtime.service import GenerationService
@@ -203,7 +205,8 @@ def make_models(engine: Engine) -> Models:
 async def test_nothing_breaks_leaks_or_stays(engine: Engine, ear: Ear) -> None:
     """Each is answered, or refused with a code and details that help; nothing of it is kept or logged, whether it
     ended or its client left; and no slot is lost."""
-    asker, numbers = Asker(GenerationService(make_models(engine))), itertools.count()
+    models = make_models(engine)
+    asker, numbers = Asker(GenerationService(models, Generator(models), OpenCalls())), itertools.count()
 
     async def work(until: int) -> None:
         while (number := next(numbers)) < until:

@@ -18,6 +18,8 @@ REPO = Path(__file__).parents[2]
 GUIDES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md")), REPO / "docs" / "benchmarks" / "README.md"]
 OPENVINO_GUIDE = REPO / "docs" / "openvino.md"
 """Its commands need an environment of their own: test_openvino runs them."""
+CLIENTS_GUIDE = REPO / "docs" / "clients.md"
+"""Its commands need examples and HTTP beside: test_clients runs them."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("edgeqwen", "edgeqwen-compile", "edgeqwend")
 
@@ -44,7 +46,7 @@ def run(command: list[str], where: Path, **environment: str) -> subprocess.Compl
     )
 
 
-RUNNABLE = [guide for guide in GUIDES if guide != OPENVINO_GUIDE and blocks(guide, console=True)]
+RUNNABLE = [guide for guide in GUIDES if guide not in (OPENVINO_GUIDE, CLIENTS_GUIDE) and blocks(guide, console=True)]
 
 
 @pytest.mark.parametrize("guide", RUNNABLE, ids=lambda guide: guide.name)

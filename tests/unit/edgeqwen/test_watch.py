@@ -70,6 +70,7 @@ def full(pid: int = 1, uptime_s: float = 60.0, tokens: int = 0) -> pb.Snapshot:
     """A snapshot of a board that has everything."""
     return pb.Snapshot(
         time_unix_ms=1_764_201_600_000,
+        warnings=["anybody may call"],
         uptime_s=uptime_s,
         models=[loaded("[red]qwen", tokens)],
         process=pb.ProcessInfo(pid=pid, rss_bytes=512_000_000, cpu_cores=1.5),
@@ -223,7 +224,15 @@ def test_the_view_shows_what_matters() -> None:
         "0.40 J a token",
     ):
         assert part in text
-    for part in ("throttled, under-voltage", "1.50 GHz", "6.0 GB free of 8.0 GB", "6.5 W", "draining", "12 s ago"):
+    for part in (
+        "anybody may call",
+        "throttled, under-voltage",
+        "1.50 GHz",
+        "6.0 GB free of 8.0 GB",
+        "6.5 W",
+        "draining",
+        "12 s ago",
+    ):
         assert part in text
 
 

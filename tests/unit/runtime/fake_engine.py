@@ -122,12 +122,14 @@ def only_model(engine: FakeEngine | Engine, reader: RequestReader | None = None,
 
 
 @asynccontextmanager
-async def serving(*add_to: Callable[[grpc.aio.Server], None]) -> AsyncIterator[grpc.aio.Channel]:
+async def serving(
+    *add_to: Callable[[grpc.aio.Server], None], interceptors: list[grpc.aio.ServerInterceptor] | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server with these services, until the block ends. Hangs become TimeoutErrors."""
     # In /tmp: the path of a unix socket has room for about 100 bytes.
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:
         target = f"unix:{Path(folder) / 's'}"
-        server = grpc.aio.server()
+        server = grpc.aio.server(interceptors=interceptors)
         for add in add_to:
             add(server)
         server.add_insecure_port(target)

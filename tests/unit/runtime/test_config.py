@@ -60,6 +60,12 @@ SPELLED = {
     "connections": ("9", 9),
     "connections_per_user": ("3", 3),
     "insecure": ("1", True),
+    "http_listen": ("127.0.0.1:8000", "127.0.0.1:8000"),
+    "metrics_listen": ("127.0.0.1:9464", "127.0.0.1:9464"),
+    "otel": (
+        "{endpoint: 'http://localhost:4317', headers: {a: b}, sample_ratio: 0.5}",
+        {"endpoint": "http://localhost:4317", "insecure": False, "headers": {"a": "b"}, "sample_ratio": 0.5},
+    ),
     "queue_limit": ("7", 7),
     "limits": (
         "{default: {output_tokens: 5}, clients: {pump: {output_tokens: null, requests_per_minute: 9}}}",
@@ -110,6 +116,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("drain_timeout_s", "-1"),
         ("max_message_bytes", "4 MiB"),
         ("log_level", "loud"),
+        ("metrics_listen", "9464"),
+        ("otel", "{"),
+        ("otel", "http://localhost:4317"),
         ("limits", "{"),
         ("limits", "7"),
         ("listen", "unix:"),

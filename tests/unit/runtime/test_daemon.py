@@ -29,16 +29,22 @@ from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, only_model
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
 from runtime.address import Address
+from runtime.assembly import Daemon
 from runtime.config import Config
-from runtime.daemon import Daemon, main, make_server, run
+from runtime.daemon import main
 from runtime.engine import Engine
 from runtime.errors import AddressInUse, ConfigError
+from runtime.observability import Observability
 from runtime.reload import Reloader
+from runtime.running import run
+from runtime.services import make_services
 
 BAD_FLAGS = {
+    "http_listen": "nowhere",
     "listen": "nowhere",
     "connections": "0",
     "connections_per_user": "0",
+    "metrics_listen": "nowhere",
     "queue_limit": "0",
     "drain_timeout_s": "-1",
     "stall_timeout_s": "0",
@@ -55,7 +61,7 @@ BAD_FLAGS = {
 UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
     *("verify", "speculate", "shrink_kv", "simulate", "deterministic", "socket_group", "insecure")
 }
-MAPPINGS = {"clients", "limits", "tls", "tokens"}
+MAPPINGS = {"clients", "limits", "otel", "tls", "tokens"}
 
 
 @pytest.fixture
@@ -311,7 +317,7 @@ async def running(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: flo
         manager.bind(f"{folder}/notify")
         manager.setblocking(False)
         entrance = make_entrance()
-        daemon = Daemon(models, entrance, *make_server(models, 1 << 20, entrance))
+        daemon = Daemon(models, entrance, make_services(models, 1 << 20, entrance), Observability())
         async with asyncio.timeout(TIMEOUT_S), grpc.aio.insecure_channel(target) as channel:
             config = Config(package=Path("p"), **{"drain_timeout_s": TIMEOUT_S, **settings})  # type: ignore[arg-type]
             reloader = Reloader(lambda: config, config)

@@ -21,6 +21,7 @@ from runtime.deploy.plan import DROP_INS, UNIT_PATH, DropIns, Entry, plan
 from runtime.deploy.status import read_status
 from runtime.deploy.target import Target
 from runtime.errors import DeployError
+from runtime.otel_settings import OtelSettings
 from runtime.package import Package
 
 as_root = pytest.mark.skipif(
@@ -201,6 +202,20 @@ def test_only_the_provider_in_use_gets_its_devices(image: Path) -> None:
 )
 def test_the_network_is_open_as_far_as_the_daemon_listens(listen: str, network: str | None) -> None:
     assert network_of(Config(package=Path("p"), listen=listen)) == network
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "network"),
+    [
+        (None, None),
+        ("http://localhost:4317", "loopback"),
+        ("https://[::1]:4317", "loopback"),
+        ("https://collector.example.com:4317", "private"),
+    ],
+)
+def test_the_network_is_open_to_the_collector(endpoint: str | None, network: str | None) -> None:
+    """Where the daemon itself listens at a socket."""
+    assert network_of(Config(package=Path("p"), otel=OtelSettings(endpoint=endpoint))) == network
 
 
 class Systemd:

@@ -19,9 +19,11 @@ from edgeqwen.v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc
 from runtime.engine import Engine
 from runtime.errors import ModelNotFound, NoRoom, PackageCorrupt, SessionError, Unavailable
 from runtime.footprint import Footprint
+from runtime.generator import Generator
 from runtime.model import Model, ModelFacts
 from runtime.models import Loader, Models
 from runtime.models_service import ModelsService
+from runtime.open_calls import OpenCalls
 from runtime.repository import Repository
 from runtime.service import GenerationService
 
@@ -127,7 +129,8 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
 @asynccontextmanager
 async def served(models: Models) -> AsyncIterator[grpc.aio.Channel]:
     def add(server: grpc.aio.Server) -> None:
-        generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(models), server)
+        service = GenerationService(models, Generator(models), OpenCalls())
+        generation_pb2_grpc.add_GenerationServicer_to_server(service, server)
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
 
     async with serving(add) as channel:

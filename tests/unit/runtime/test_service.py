@@ -27,7 +27,9 @@ from runtime.errors import (
     SessionError,
     Unavailable,
 )
+from runtime.generator import Generator
 from runtime.live import Sink
+from runtime.open_calls import OpenCalls
 from runtime.sequence import Delta, Failed
 from runtime.service import GenerationService
 
@@ -37,7 +39,8 @@ Call = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 
 @asynccontextmanager
 async def generation(engine: FakeEngine | Engine) -> AsyncIterator[grpc.aio.Channel]:
-    service = GenerationService(only_model(engine))
+    models = only_model(engine)
+    service = GenerationService(models, Generator(models), OpenCalls())
     async with serving(lambda server: generation_pb2_grpc.add_GenerationServicer_to_server(service, server)) as channel:
         yield channel
 

@@ -19,8 +19,8 @@ from unit.runtime.fake_engine import TIMEOUT_S, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
-from runtime.daemon import make_server
 from runtime.engine import Engine
+from runtime.services import make_services
 
 NO_MESSAGE = b"\xff\xff\xff\xff"
 BAD_TEXT = b"\x12\x02\xff\xfe"
@@ -33,7 +33,8 @@ async def server() -> AsyncIterator[grpc.aio.Channel]:
         limits = {"queue_limit": 4, "prefill_chunk_tokens": 8, "kv_budget_tokens": 1000}
         engine = Engine(ScriptedSession(), byte_tokenizer(), eos_token_ids=frozenset(), **limits)
         entrance = make_entrance()
-        server, _, caretaker = make_server(only_model(engine), 1 << 20, entrance)
+        services = make_services(only_model(engine), 1 << 20, entrance)
+        server, caretaker = services.server, services.caretaker
         entrance.add_port(f"unix:{folder}/s")
         await server.start()
         entrance.start()

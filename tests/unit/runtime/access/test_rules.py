@@ -46,7 +46,8 @@ def test_every_method_of_the_contract_has_a_rule() -> None:
 def test_what_others_need_not_be_known_for_is_health() -> None:
     """Nothing else answers whoever asks."""
     assert {method for method, need in NEEDS.items() if need == "anyone"} == {
-        f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")
+        *(f"/grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")),
+        *(f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady")),
     }
 
 

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol (KServe v2) in front of the same models."""

@@ -1,0 +1,1 @@
+"""Metrics and traces for OpenTelemetry, after its conventions for generative AI."""
