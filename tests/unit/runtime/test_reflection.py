@@ -48,7 +48,9 @@ def grpcurl(socket: str, *call: str, data: dict[str, Any] | None = None) -> str:
 def test_services_are_listed(socket: str) -> None:
     """Ours and the standard ones."""
     assert grpcurl(socket, "list").split() == [
+        "edgeqwen.v1.Control",
         "edgeqwen.v1.Generation",
+        "edgeqwen.v1.Health",
         "edgeqwen.v1.Models",
         "edgeqwen.v1.Telemetry",
         "grpc.health.v1.Health",
