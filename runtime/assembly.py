@@ -15,8 +15,8 @@ from .caretaker import Caretaker, PowerMode
 from .clients import Clients
 from .config import Config
 from .health import Health
-from .machine import available_bytes
 from .memory import trim_after_load
+from .memory_limits import available_bytes
 from .model import Model, footprint_of_loaded, load_model
 from .models import Loader, Models
 from .observability import Observability

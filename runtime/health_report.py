@@ -17,9 +17,9 @@ from edgeqwen.v1 import health_pb2_grpc
 
 from . import checks
 from .caretaker import Caretaker, hottest_c
-from .cgroup import read_memory_use
 from .checks import Check
 from .expectation import Expectation
+from .memory_limits import read_group_use
 from .model import Model
 from .sensing.board import Reading
 from .stats import EngineStats
@@ -39,7 +39,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self,
         caretaker: Caretaker,
         *,
-        memory_use: Callable[[], tuple[int | None, int | None]] = read_memory_use,
+        memory_use: Callable[[], tuple[int | None, int | None]] = read_group_use,
     ) -> None:
         self._caretaker = caretaker
         self._memory_use = memory_use

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,32 +50,6 @@ class Machine:
     memory_mb: int
     pci: tuple[PciDevice, ...]
     accelerators: tuple[str, ...]
-
-
-def available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process can still take: what the kernel has, and what its control group (v2) allows.
-
-    Page cache counts as free, as it is given back when memory is asked for. None where /proc does not tell.
-    """
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
-    if found is None:
-        return None
-    return min([int(found[1]) << 10, *_group_rooms(root)])
-
-
-def _group_rooms(root: Path) -> Iterator[int]:
-    """What each control group that this process is in has left."""
-    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
-    if own is None:
-        return
-    top = root / "sys/fs/cgroup"
-    for group in [top / own[1], *(top / own[1]).parents]:
-        limit, used = _text(group / "memory.max"), _text(group / "memory.current")
-        if limit.isdecimal() and used.isdecimal():
-            cached = re.search(r"^inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
-            yield max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
-        if group == top:
-            return
 
 
 def read_machine(root: Path = Path("/"), arch: str | None = None) -> Machine:

@@ -53,6 +53,19 @@ def read_memory(root: Path = Path("/")) -> MemoryReading | None:
     )
 
 
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """What this process may still take; None where nobody tells."""
+    reading = read_memory(root)
+    return reading.free_bytes if reading else None
+
+
+def read_group_use(root: Path = Path("/")) -> tuple[int | None, int | None]:
+    """What the cgroup that has least free uses, page cache aside, and its limit, in bytes; None twice without one."""
+    folders, names = _cgroup(root)
+    free, limit = min((room for folder in folders if (room := _room(folder, names))), default=(None, None))
+    return (None, None) if free is None or limit is None else (limit - free, limit)
+
+
 def _cgroup(root: Path) -> tuple[list[Path], _Names]:
     """The folders of this process's memory cgroup and of those around it, the innermost first."""
     mount = root / "sys/fs/cgroup"

@@ -52,7 +52,7 @@ LAYERS = {
         "package detect footprint limits pace access_settings",
         "profile otel_settings",
         "validation",
-        "battery cgroup",
+        "battery",
         "memory_limits",
         "logs",
         "outlet machine memory notify pressure sensing cpu access fingerprint strict_json fields",

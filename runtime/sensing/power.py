@@ -114,7 +114,8 @@ class EnergyMeter:
         through = _whole(rails)
         watts: float | None = None
         if through:
-            covers, watts = tuple(rail.name for rail in through), sum(rail.watts for rail in through)
+            covers = tuple(rail.name for rail in through)
+            watts = max(0.0, sum(rail.watts for rail in through))  # at rest a shunt's offset may be below nothing
             last = self._watts if covers == self._covers and 0 < elapsed_s <= _GAP_S else None
             used = None if last is None else max(0.0, (last + watts) / 2 * elapsed_s)
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.memory_limits import read_memory
+from runtime.memory_limits import available_bytes, read_group_use, read_memory
 from runtime.pressure import MemoryReading
 
 MB = 1 << 20
@@ -40,6 +40,7 @@ def test_a_machine_without_cgroups_is_read_by_its_own_figures(tmp_path: Path) ->
     """As Raspberry Pi OS has it: the memory controller is off."""
     root = write(tmp_path, {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/system.slice/edgeqwend.service\n"})
     assert read_memory(root) == MemoryReading(8_000_000 << 10, 4_000_000 << 10, None, 0)
+    assert (available_bytes(root), read_group_use(root)) == (4_000_000 << 10, (None, None))
 
 
 def test_the_limit_that_is_nearest_counts(tmp_path: Path) -> None:
@@ -50,6 +51,7 @@ def test_the_limit_that_is_nearest_counts(tmp_path: Path) -> None:
     assert read_memory(tmp_path) == MemoryReading(1000 * MB, 500 * MB, 0.125, 2)
     write(tmp_path, v2("system.slice", limit=3000 * MB, used=2900 * MB))
     assert read_memory(tmp_path) == MemoryReading(3000 * MB, 100 * MB, 0.125, 2)
+    assert (available_bytes(tmp_path), read_group_use(tmp_path)) == (100 * MB, (2900 * MB, 3000 * MB))
     write(tmp_path, v2(path, limit="max\n", high=650 * MB, used=700 * MB))
     assert read_memory(tmp_path) == MemoryReading(650 * MB, -50 * MB, 0.125, 2)
 

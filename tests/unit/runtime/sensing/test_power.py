@@ -57,6 +57,11 @@ def test_wattages_are_added_up_between_readings() -> None:
     assert meter.update(60.0, [Rail("VDD_IN", 5.0)], [], 0.0) == Power(5.0, ("VDD_IN",), 0.0, 60.0)
 
 
+def test_a_board_uses_no_less_than_nothing() -> None:
+    """Whatever a sensor says whose shunt is a little off."""
+    assert EnergyMeter().update(0.0, [Rail("VDD_IN", -0.1)], [], 0.0) == Power(0.0, ("VDD_IN",), 0.0, 0.0)
+
+
 def test_what_the_whole_board_uses_is_counted_once() -> None:
     """The input before parts of it, the platform before its packages, cards beside packages only."""
     inner = [Rail("VDD_IN", 9.0), Rail("VDD_SOC", 2.0)]
