@@ -24,10 +24,10 @@ import numpy as np
 from machine import machine
 from packages import CACHE, random_package
 
-from runtime.adapters import LORA_A, LORA_B, read_adapter, write_adapter
-from runtime.ort_session import OrtSession
 from runtime.package import PROJECTIONS, Package
-from runtime.session import Chunk
+from runtime.sessions.adapters import LORA_A, LORA_B, read_adapter, write_adapter
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 from toolchain.surgery import adapter_sites, make_adapter_graph
 
 TARGETS = {"q, v": ("q_proj", "v_proj"), "all": PROJECTIONS}

@@ -48,7 +48,7 @@ async def serve(way: str, folder: Path) -> None:
     from runtime.access.entrance import Entrance
     from runtime.access.rules import Rules
     from runtime.access.tokens import digest_of
-    from runtime.replies import abort
+    from runtime.api.replies import abort
 
     async def unary(request: bytes, context: object) -> bytes:
         return MESSAGE

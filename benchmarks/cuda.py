@@ -20,10 +20,10 @@ from machine import processor
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from runtime.cuda_session import CudaSession
-from runtime.inference import CPU, CUDA
 from runtime.package import Package
-from runtime.session import Chunk, Logits
+from runtime.sessions.cuda_session import CudaSession
+from runtime.sessions.inference import CPU, CUDA
+from runtime.sessions.session import Chunk, Logits
 
 TEXT = Path(__file__).parents[1] / "toolchain" / "data" / "heldout.txt"
 WINDOW = 512

@@ -15,8 +15,8 @@ import time
 from machine import machine
 from speculation import begin
 
-from runtime.ort_session import OrtSession
-from runtime.session import Chunk
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
 DEPTH, STEPS = 41, 8

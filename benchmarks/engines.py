@@ -19,11 +19,11 @@ from pathlib import Path
 from traffic import Arrival, Group, Served
 
 from edgeqwen.client import AsyncClient, Client, Delta, Options
-from runtime.engine import Engine
-from runtime.ort_session import OrtSession
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Event, Failed, Finished, Request
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
-from runtime.sequence import Event, Failed, Finished, Request
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.ort_session import OrtSession
 
 SLOTS = 8
 

@@ -23,10 +23,10 @@ import openvino_genai
 from machine import processor
 from packages import CACHE, ROOT, build
 
-from runtime.openvino_session import open_openvino
-from runtime.ort_session import OrtSession
 from runtime.package import Package
-from runtime.session import Chunk, Session
+from runtime.sessions.openvino_session import open_openvino
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk, Session
 
 ORT, OPENVINO = "generic-x86_64", "openvino-x86_64"
 CONTEXT_TOKENS = 1024

@@ -18,9 +18,9 @@ import yaml
 from machine import machine
 from packages import CACHE, PROFILE, ROOT, build, random_checkpoint
 
-from runtime.ort_session import OrtSession
 from runtime.package import Package
-from runtime.session import Chunk
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 DTYPES = ("float32", "int8")
 STEPS = 16

@@ -15,7 +15,7 @@ from peer_process import PeerProcess
 from random_checkpoint import QWEN3_06B, QWEN25_05B
 
 from runtime.package import Package
-from runtime.session import Logits
+from runtime.sessions.session import Logits
 from toolchain import evaluate
 from toolchain.divergence import diverge
 from toolchain.float_reference import FloatReference

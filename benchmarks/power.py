@@ -16,8 +16,8 @@ from collections import defaultdict
 from machine import machine
 from speculation import begin
 
-from runtime.ort_session import OrtSession
-from runtime.session import Chunk
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 ROWS = (8, 4, 2, 1)
 SHARES = (1.0, 0.5)

@@ -27,13 +27,13 @@ from pathlib import Path
 from machine import machine
 from packages import random_package, reference_package
 
-from runtime.chat import ChatMessage, ChatTemplate
-from runtime.engine import Engine
-from runtime.ort_session import OrtSession
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Request
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
-from runtime.sequence import Delta, Event, Request
-from runtime.session import Chunk, Logits, Session
-from runtime.tokenizer import Tokenizer
+from runtime.requests.chat import ChatMessage, ChatTemplate
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk, Logits, Session
 
 ANSWER_TOKENS = 160
 COPYING = [

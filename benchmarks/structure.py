@@ -17,11 +17,11 @@ import time
 from machine import machine
 from speculation import begin, prompts
 
-from runtime.engine import Engine
-from runtime.grammar import CompiledGrammar, Grammars
-from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
-from runtime.tokenizer import Tokenizer
-from runtime.turn import TurnForm
+from runtime.engine.engine import Engine
+from runtime.engine.grammar import CompiledGrammar, Grammars
+from runtime.engine.sequence import Delta, Event, Finished, Request, SamplingParams
+from runtime.engine.tokenizer import Tokenizer
+from runtime.engine.turn import TurnForm
 
 ANSWER_TOKENS = 96
 TASK = "Describe the state of the cooling pump in the north hall."

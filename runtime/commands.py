@@ -24,7 +24,7 @@ from rich.table import Table
 from .errors import EdgeQwenError
 
 if TYPE_CHECKING:
-    from .board import Benchmark, Board, Tuned
+    from .bench.measuring import Benchmark, Board, Tuned
 
 _CONFIG_FILE = Path("/etc/edgeqwen/edgeqwend.yaml")
 _BUSY = 0.1  # of the cores; more of other programs makes figures doubtful
@@ -92,7 +92,7 @@ def bench(
 ) -> None:
     """Measure how fast this board runs PACKAGE; with --autotune, find how it runs it best."""
     try:
-        from .board import Board
+        from .bench.measuring import Board
     except ImportError as error:
         message = f"bench runs the model itself, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error

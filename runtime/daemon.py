@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from .config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
+from .configuration.config import DEFAULT_LISTEN, DEFAULT_STATE_DIR, ENVIRONMENT_PREFIX, Config, load_config
 from .errors import EdgeQwenError
-from .running import serve
+from .lifecycle.running import serve
 
 
 @click.command(
@@ -110,9 +110,9 @@ def _path_from_environment() -> Path | None:
 
 def _check(read: Callable[[], Config], *, as_json: bool) -> int:
     """Prints what `--check-config` finds; returns the exit status."""
-    from .check import Checked, check
-    from .listening import check_certificates, check_http
-    from .observability import check_observability
+    from .lifecycle.check import Checked, check
+    from .lifecycle.listening import check_certificates, check_http
+    from .lifecycle.observability import check_observability
 
     try:
         checked = check(read(), extras=(check_certificates, check_http, check_observability))

@@ -17,8 +17,8 @@ import click
 from .errors import EdgeQwenError, Fault, ProfileError
 
 if TYPE_CHECKING:
-    from .detect import Detected, Match
-    from .machine import Machine
+    from .board.detect import Detected, Match
+    from .board.machine import Machine
 
 _COMPUTES = ("03", "0b", "12", "1180")  # PCI classes: graphics, processors, accelerators, signal processing
 
@@ -47,8 +47,8 @@ Exit status: 0 a profile fits, 1 error, 2 usage, 3 a profile cannot be used, or 
 def detect(files: tuple[Path, ...], root: Path, arch: str | None, as_json: bool) -> None:
     """Name the device profile that fits this machine, and why."""
     try:
-        from .detect import detect as find
-        from .machine import read_machine
+        from .board.detect import detect as find
+        from .board.machine import read_machine
         from .profile import Profile, builtin_profiles
     except ImportError as error:
         message = f"detect reads profiles, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"

@@ -10,11 +10,11 @@ from chatml import MARKS
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import SessionError
-from runtime.models import Loader, Models
-from runtime.repository import Repository
-from runtime.session import Chunk, Logits, SessionSpec
-from runtime.tokenizer import Tokenizer
+from runtime.models.registry import Loader, Models
+from runtime.models.repository import Repository
+from runtime.sessions.session import Chunk, Logits, SessionSpec
 
 Script = Callable[[tuple[int, ...]], int]
 """The token that follows a history of tokens."""

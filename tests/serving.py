@@ -18,21 +18,21 @@ from chatml import CHATML
 from fakes import ScriptedSession, byte_tokenizer, no_models
 
 from runtime.access.certificates import Certificates
+from runtime.access.clients import Clients
 from runtime.access.entrance import Entrance
+from runtime.access.limits import LimitBook
 from runtime.access.rules import Rules
-from runtime.caretaker import Caretaker
-from runtime.chat import ChatTemplate
-from runtime.clients import Clients
-from runtime.engine import Engine
-from runtime.grammar import Grammars
-from runtime.limits import LimitBook
-from runtime.model import Model, ModelFacts
-from runtime.models import Models
+from runtime.api.replies import abort
+from runtime.engine.engine import Engine
+from runtime.engine.grammar import Grammars
+from runtime.engine.tokenizer import Tokenizer
+from runtime.health.caretaker import Caretaker
+from runtime.lifecycle.services import make_services
+from runtime.models.model import Model, ModelFacts
+from runtime.models.registry import Models
 from runtime.package import SamplingDefaults
-from runtime.replies import abort
-from runtime.requests import RequestReader
-from runtime.services import make_services
-from runtime.tokenizer import Tokenizer
+from runtime.requests.chat import ChatTemplate
+from runtime.requests.reader import RequestReader
 
 MODEL = "scripted"
 

@@ -13,8 +13,8 @@ from unit.edgeqwen.scripted_server import refuse, scripted
 from edgeqwen.cli import main
 from edgeqwen.client import Client, ClientError
 from runtime import errors
-from runtime.config import load_config
-from runtime.replies import _CODES, status_of
+from runtime.api.replies import _CODES, status_of
+from runtime.configuration.config import load_config
 
 DOCS = Path(__file__).parents[1] / "docs"
 

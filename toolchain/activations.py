@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.qnn_pipeline import SINK_FILE
+from runtime.sessions.qnn_pipeline import SINK_FILE
 
 from .kvscales import MAX_TEXT_TOKENS
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.adapters import LORA_A, LORA_B, write_adapter
 from runtime.errors import AdapterError
 from runtime.package import PROJECTIONS, Geometry, file_digest
+from runtime.sessions.adapters import LORA_A, LORA_B, write_adapter
 
 from .cache import whole
 from .smoothing import Smoothing

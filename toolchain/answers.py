@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from runtime.chat import ChatMessage, ChatTemplate
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Failed, Finished, FinishReason, Request
+from runtime.engine.structure import Grammar
+from runtime.engine.tokenizer import Tokenizer
+from runtime.engine.turn import TurnForm
 from runtime.errors import PackageError, SessionError
 from runtime.package import Package
-from runtime.sequence import Delta, Event, Failed, Finished, FinishReason, Request
-from runtime.session import Session
-from runtime.structure import Grammar
-from runtime.tokenizer import Tokenizer
-from runtime.turn import TurnForm
+from runtime.requests.chat import ChatMessage, ChatTemplate
+from runtime.sessions.session import Session
 
 OnAnswers = Callable[[int, int], None]
 """Called with the number of answers written and how many there will be."""

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from runtime.engine.sampler import Sampler
+from runtime.engine.sequence import SamplingParams
 from runtime.errors import SourceError
-from runtime.ort_session import OrtSession
-from runtime.sampler import Sampler
-from runtime.sequence import SamplingParams
-from runtime.session import Chunk, Session
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk, Session
 
 from .cache import whole
 

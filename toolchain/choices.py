@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import Fault, MaterialError
-from runtime.tokenizer import Tokenizer
 
 OWN_QUESTIONS = "edgeqwen questions"
 """What our own set of questions is called."""

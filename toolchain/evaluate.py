@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from runtime.adapters import Adapter
-from runtime.cuda_session import CudaSession
-from runtime.inference import CPU
-from runtime.ort_session import OrtSession
 from runtime.package import Golden
-from runtime.session import Chunk, Session
+from runtime.sessions.adapters import Adapter
+from runtime.sessions.cuda_session import CudaSession
+from runtime.sessions.inference import CPU
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk, Session
 
 if TYPE_CHECKING:
     import torch

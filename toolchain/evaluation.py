@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from runtime.configuration.settings import RunSettings
+from runtime.engine.grammar import Grammars
+from runtime.engine.speculation import TOKEN_COST
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import Fault, MaterialError, PackageError
-from runtime.grammar import Grammars
-from runtime.loading import load_session
+from runtime.models.loading import load_session
 from runtime.package import Package
-from runtime.session import Session
-from runtime.settings import RunSettings
-from runtime.speculation import TOKEN_COST
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.session import Session
 
 from . import evaluate
 from .answers import Prompter, package_answers

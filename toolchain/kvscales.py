@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from runtime.cuda_session import CudaSession
-from runtime.ort_session import OrtSession
-from runtime.session import Chunk
+from runtime.sessions.cuda_session import CudaSession
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 MAX_TEXTS = 64
 MAX_TEXT_TOKENS = 512

@@ -25,7 +25,7 @@ _TOKENIZERS = ("openvino_tokenizer", "openvino_detokenizer")
 def make_variant(stages: Stages, profile: Profile, precision: Precision) -> VariantParts:
     """Compiles the checkpoint of `stages` for `profile`, and measures on the CPU what that cost."""
     _require_tools(profile)
-    from runtime.openvino_session import open_openvino
+    from runtime.sessions.openvino_session import open_openvino
 
     recipe = plan_openvino(profile, precision)
     tools = (*TOOLS, *_OPENVINO_TOOLS)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from runtime.errors import AdapterError, UnsupportedArchitecture
 from runtime.package import PLAIN_GRAPH, Geometry
-from runtime.plain_session import PlainSession
 from runtime.profile import Profile
+from runtime.sessions.plain_session import PlainSession
 
 from .cache import alone, keep
 from .evaluate import WINDOW_TOKENS

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.adapters import read_adapter
 from runtime.package import (
     ADAPTER_GRAPH,
     ADAPTER_SUFFIX,
@@ -19,6 +18,7 @@ from runtime.package import (
 )
 from runtime.package import SERVING_GRAPH as PACKAGED_GRAPH
 from runtime.profile import Profile
+from runtime.sessions.adapters import read_adapter
 
 from . import adapters, evaluate
 from .adapters import PeftAdapter

@@ -18,8 +18,8 @@ import onnx
 from runtime.errors import BuildError
 from runtime.package import Fidelity, Golden, Npu, file_digest
 from runtime.profile import Profile
-from runtime.qnn_pipeline import SINK_FILE, QnnPipeline
-from runtime.static_session import StaticSession
+from runtime.sessions.qnn_pipeline import SINK_FILE, QnnPipeline
+from runtime.sessions.static_session import StaticSession
 
 from . import evaluate
 from .activations import settle

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.tokenizer import Tokenizer
+from runtime.engine.tokenizer import Tokenizer
 
 from .choices import Comparison, Score
 from .divergence import Divergence, Predictions

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.session import Chunk, Session
+from runtime.sessions.session import Chunk, Session
 
 from .choices import Tokens
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runtime.errors import BuildError
 from runtime.package import Fidelity, Golden, file_digest
-from runtime.session import Session
+from runtime.sessions.session import Session
 
 from . import calibrate, evaluate
 from .cache import alone, keep, key_of

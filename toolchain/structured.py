@@ -9,9 +9,9 @@ from importlib import resources
 
 import yaml
 
+from runtime.engine.grammar import CompiledGrammar, Grammars
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import GrammarError
-from runtime.grammar import CompiledGrammar, Grammars
-from runtime.tokenizer import Tokenizer
 
 Json = object
 

@@ -37,9 +37,9 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from runtime.adapters import LORA_A, LORA_B
 from runtime.errors import BuildError
 from runtime.package import PROJECTIONS
+from runtime.sessions.adapters import LORA_A, LORA_B
 
 from .cache import whole
 

@@ -15,7 +15,7 @@ from statistics import median
 from runtime.errors import EdgeQwenError
 from runtime.package import SERVING_GRAPH
 from runtime.profile import Profile
-from runtime.session import Chunk
+from runtime.sessions.session import Chunk
 
 from . import evaluate, ort_variant
 from .candidates import Candidate

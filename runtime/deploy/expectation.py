@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..check import memory_of, total_bytes
-from ..config import Config, load_config
-from ..cpu import read_cpu
+from ..board.cpu import read_cpu
+from ..board.localsettings import LocalSettingsFile
+from ..configuration.config import Config, load_config
+from ..configuration.settings import RunSettings, decide
 from ..errors import EdgeQwenError, LocalSettingsError
-from ..localsettings import LocalSettingsFile
+from ..lifecycle.check import memory_of, total_bytes
 from ..package import Package, variants_of
-from ..settings import RunSettings, decide
 from .plan import CONFIG_PATH, DropIns
 from .target import Target
 

@@ -15,12 +15,12 @@ from starlette.routing import Route
 
 from edgeqwen.v1 import generation_pb2
 
+from ..api.generator import Generator
 from ..errors import EdgeQwenError, RequestError
-from ..generator import Generator
-from ..models import Models
-from ..strict_json import read_json
+from ..http import asking
+from ..models.registry import Models
+from ..requests.strict_json import read_json
 from ..validation import parse
-from . import asking
 from .answers import ChatForm, CompletionForm, Form, Json, Writer
 from .exchange import EventStream, encoded, read_body, until_left
 from .failures import HttpError, body_of, status_and_headers

@@ -11,7 +11,7 @@ from edgeqwen.v1 import generation_pb2 as pb
 
 from ..access.caller import current
 from ..errors import Fault, RequestError
-from ..fields import set_field
+from ..requests.fields import set_field
 from .schemas import ChatRequest, Common, CompletionRequest, NamedTool
 
 _SAMPLING = (

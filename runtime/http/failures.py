@@ -6,8 +6,8 @@ import math
 
 from google.rpc import code_pb2
 
+from ..api.replies import code_of, status_of
 from ..errors import EdgeQwenError, Exhausted, RequestError
-from ..replies import code_of, status_of
 from .answers import Json
 from .asking import parameter_of
 

@@ -11,14 +11,14 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..access.address import Address
 from ..access.group import give_to_group
 from ..access.places import UNIX, host_and_port, is_loopback
 from ..access.relay import peer_of
-from ..access_settings import Tls
-from ..address import Address
+from ..api.generator import Generator
+from ..configuration.access_settings import Tls
 from ..errors import ConfigError, Fault
-from ..generator import Generator
-from ..models import Models
+from ..models.registry import Models
 from .app import BODY_TIMEOUT_S, Admit, make_app
 
 MAX_HEADER_BYTES = 16 << 10

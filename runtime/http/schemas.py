@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..chat_json import ChatMessage, Tool
+from ..requests.chat_json import ChatMessage, Tool
 from ..validation import StrictModel
 
 Number = float

@@ -9,10 +9,10 @@ from typing import Any
 from edgeqwen.kserve import inference_pb2 as pb
 from edgeqwen.v1 import generation_pb2
 
-from ..chat_json import Conversation
 from ..errors import Fault, RequestError
-from ..fields import set_field
-from ..strict_json import read_json
+from ..requests.chat_json import Conversation
+from ..requests.fields import set_field
+from ..requests.strict_json import read_json
 from ..validation import parse
 from .tensors import Value, read_inputs
 

@@ -14,11 +14,11 @@ from edgeqwen.kserve import inference_pb2 as pb
 from edgeqwen.kserve import inference_pb2_grpc
 from edgeqwen.v1 import generation_pb2
 
+from ..api.generator import Generator
+from ..api.open_calls import OpenCalls
+from ..api.replies import abort, status_of
 from ..errors import EdgeQwenError, Fault, ModelNotFound, RequestError
-from ..generator import Generator
-from ..models import Models, State
-from ..open_calls import OpenCalls
-from ..replies import abort, status_of
+from ..models.registry import Models, State
 from .asking import INPUTS, KNOWN, OUTPUTS, Asked, read
 from .tensors import Value, add_output
 

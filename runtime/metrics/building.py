@@ -9,7 +9,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from ..histogram import Distribution
+from ..engine.histogram import Distribution
 
 Row = tuple[Sequence[str], float]
 """Values of the labels, and the value."""

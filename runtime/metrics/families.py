@@ -13,8 +13,8 @@ from prometheus_client.core import InfoMetricFamily
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 
-from ..histogram import Distribution
-from ..request_meter import RequestFigures
+from ..engine.histogram import Distribution
+from ..engine.request_meter import RequestFigures
 from .building import counter, gauge, histogram
 from .machine_families import of_energy, of_machine
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from opentelemetry.metrics import Meter
 from opentelemetry.util.types import AttributeValue
 
-from ..observer import Ended
-from ..sequence import Request
+from ..engine.observer import Ended
+from ..engine.sequence import Request
 
 PROVIDER = "edgeqwen"
 

@@ -19,8 +19,8 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
-from ..observer import Observer
-from ..otel_settings import OtelSettings
+from ..configuration.otel_settings import OtelSettings
+from ..engine.observer import Observer
 from .delivery import BoundedSpans, CountedMetrics, CountedSpans, Sent, Tally
 from .instruments import Instruments
 from .recorder import RequestRecorder

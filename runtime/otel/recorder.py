@@ -14,8 +14,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from ..observer import Ended, Observer
-from ..sequence import Request, Sequence
+from ..engine.observer import Ended, Observer
+from ..engine.sequence import Request, Sequence
 from .context import TraceContext, current
 from .instruments import Instruments, operation, request_attributes, span_attributes
 

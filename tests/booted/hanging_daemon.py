@@ -10,8 +10,8 @@ from collections.abc import Sequence
 sys.path[:0] = ["/opt/src", "/opt/src/protos"]
 sys.path.append("/opt/site")
 
-from runtime import loading  # noqa: E402
-from runtime.session import Chunk, Logits, Session  # noqa: E402
+from runtime.models import loading  # noqa: E402
+from runtime.sessions.session import Chunk, Logits, Session  # noqa: E402
 
 
 class Hanging:

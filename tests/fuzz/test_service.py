@@ -22,18 +22,18 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from edgeqwen.v1 import generation_pb2 as pb
-from runtime.chat import ChatTemplate
-from runtime.engine import Engine
-from runtime.generator import Generator
-from runtime.grammar import Grammars
+from runtime.api.generator import Generator
+from runtime.api.open_calls import OpenCalls
+from runtime.api.service import GenerationService
+from runtime.engine.engine import Engine
+from runtime.engine.grammar import Grammars
 from runtime.logs import configure
 from runtime.memory import use_one_heap
-from runtime.model import Model, ModelFacts
-from runtime.models import Models
-from runtime.open_calls import OpenCalls
+from runtime.models.model import Model, ModelFacts
+from runtime.models.registry import Models
 from runtime.package import SamplingDefaults
-from runtime.requests import RequestReader
-from runtime.service import GenerationService
+from runtime.requests.chat import ChatTemplate
+from runtime.requests.reader import RequestReader
 
 REQUESTS = 100_000
 WORKERS = 32

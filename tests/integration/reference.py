@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from runtime.session import Chunk, Logits, Session
+from runtime.sessions.session import Chunk, Logits, Session
 
 
 def expected_logits(checkpoint: Path, tokens: list[int]) -> Logits:

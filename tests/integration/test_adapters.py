@@ -16,14 +16,14 @@ from tiny import make_tiny
 
 from edgeqwen.client import Client, InvalidRequest, Options
 from edgeqwen.messages import completions_of
-from runtime.adapters import LORA_A, LORA_B, find_adapters, write_adapter
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Request
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import AdapterError
-from runtime.ort_session import OrtSession
 from runtime.package import Package
-from runtime.sequence import Delta, Event, Request
-from runtime.session import Chunk
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.adapters import LORA_A, LORA_B, find_adapters, write_adapter
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 pytestmark = pytest.mark.slow
 

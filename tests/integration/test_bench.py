@@ -12,12 +12,12 @@ import pytest
 from integration.daemons import Daemon, start
 
 from edgeqwen.client import Client, Options
-from runtime.autotune import Measured, local_settings
-from runtime.cpu import read_cpu
-from runtime.localsettings import LocalSettings, LocalSettingsFile, describe_packed
-from runtime.ort_session import pack
+from runtime.bench.autotune import Measured, local_settings
+from runtime.board.cpu import read_cpu
+from runtime.board.localsettings import LocalSettings, LocalSettingsFile, describe_packed
+from runtime.board.tuning import Threads
 from runtime.package import Package
-from runtime.tuning import Threads
+from runtime.sessions.ort_session import pack
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,7 @@ def test_two_numbers_of_threads_share_the_weights(int4_package: Path, tmp_path: 
 OWN_BYTES = """
 import sys
 from pathlib import Path
-from runtime.ort_session import OrtSession
+from runtime.sessions.ort_session import OrtSession
 
 def own_bytes():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

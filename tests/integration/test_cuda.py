@@ -9,12 +9,12 @@ import pytest
 from integration.packages import build_package, small_checkpoint
 from integration.reference import expected_logits
 
-from runtime.cuda_session import CudaSession
 from runtime.errors import SessionError
-from runtime.inference import CPU
-from runtime.ort_session import OrtSession
 from runtime.package import Package
-from runtime.session import Chunk, Logits
+from runtime.sessions.cuda_session import CudaSession
+from runtime.sessions.inference import CPU
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk, Logits
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.engine import Engine
-from runtime.ort_session import OrtSession
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Finished, Request, SamplingParams
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
-from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
-from runtime.session import Chunk
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from tiny import make_tiny
 
-from runtime.ort_session import OrtSession
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
 from runtime.profile import find_profile
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.ort_session import OrtSession
 from toolchain.choices import read_questions, tokens_of
 from toolchain.float_reference import FloatReference
 from toolchain.scoring import float_scores, session_scores

@@ -12,13 +12,13 @@ from integration.packages import build_package, small_checkpoint
 from integration.reference import assert_rows_share_a_run, expected_logits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runtime.chat import ChatMessage, ChatTemplate
-from runtime.engine import Engine
-from runtime.ort_session import OrtSession
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Request
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
-from runtime.sequence import Delta, Event, Request
-from runtime.session import Chunk
-from runtime.tokenizer import Tokenizer
+from runtime.requests.chat import ChatMessage, ChatTemplate
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 from toolchain.sources import resolve
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,10 @@ import psutil
 import pytest
 import torch
 
-from runtime.ort_session import OrtSession
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Fidelity, Package
-from runtime.session import Chunk
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 from toolchain.choices import chosen, compare_choices, read_questions, tokens_of
 from toolchain.divergence import diverge
 from toolchain.evaluate import WINDOW_TOKENS, SessionModel, open_session, windows_of

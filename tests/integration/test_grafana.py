@@ -25,13 +25,13 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from integration.prometheus import scraping
 
 from edgeqwen.v1 import telemetry_pb2 as pb
+from runtime.engine.observer import Ended, Outcome
+from runtime.engine.request_meter import RequestMeter
+from runtime.engine.sequence import Request, Sequence
 from runtime.errors import QueueFull
 from runtime.metrics.exposition import Page, page
 from runtime.metrics.families import families, of_export
 from runtime.metrics.server import MetricsServer
-from runtime.observer import Ended, Outcome
-from runtime.request_meter import RequestMeter
-from runtime.sequence import Request, Sequence
 
 pytestmark = pytest.mark.slow
 

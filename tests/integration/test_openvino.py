@@ -22,11 +22,11 @@ from integration.test_docs import OPENVINO_GUIDE, blocks, run
 from edgeqwen.client import Client
 from edgeqwen.messages import Options
 from runtime.errors import SessionError
-from runtime.openvino_paged import OpenVinoPagedSession
-from runtime.openvino_session import open_openvino
-from runtime.openvino_stateful import OpenVinoStatefulSession
 from runtime.package import Package, variants_of
-from runtime.session import Chunk, Session
+from runtime.sessions.openvino_paged import OpenVinoPagedSession
+from runtime.sessions.openvino_session import open_openvino
+from runtime.sessions.openvino_stateful import OpenVinoStatefulSession
+from runtime.sessions.session import Chunk, Session
 
 pytestmark = pytest.mark.openvino
 

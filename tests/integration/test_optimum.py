@@ -16,8 +16,8 @@ from tiny import change_config, make_tiny
 from edgeqwen.client import Client, Options
 from runtime.errors import SessionError
 from runtime.package import Package
-from runtime.plain_session import PlainSession
-from runtime.session import Chunk
+from runtime.sessions.plain_session import PlainSession
+from runtime.sessions.session import Chunk
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,13 @@ from integration.daemons import start
 from tiny import Architecture, make_tiny
 
 from edgeqwen.client import Client, Options
-from runtime.config import Config
-from runtime.cpu import read_cpu
-from runtime.loading import load_session
-from runtime.localsettings import LocalSettingsFile
+from runtime.board.cpu import read_cpu
+from runtime.board.localsettings import LocalSettingsFile
+from runtime.configuration.config import Config
+from runtime.configuration.settings import decide
+from runtime.models.loading import load_session
 from runtime.package import Package
-from runtime.session import Chunk, Session
-from runtime.settings import decide
+from runtime.sessions.session import Chunk, Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.qnn]
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from edgeqwen.v1 import generation_pb2 as pb
-from runtime.chat import ChatMessage, ChatTemplate, Tool
-from runtime.engine import Engine
-from runtime.grammar import Grammars
+from runtime.engine.engine import Engine
+from runtime.engine.grammar import Grammars
+from runtime.engine.sequence import Delta, Event, Finished, FinishReason, ToolCall
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import SamplingDefaults
-from runtime.requests import RequestReader
-from runtime.sequence import Delta, Event, Finished, FinishReason, ToolCall
-from runtime.tokenizer import Tokenizer
+from runtime.requests.chat import ChatMessage, ChatTemplate, Tool
+from runtime.requests.reader import RequestReader
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.engine import Engine
-from runtime.ort_session import OrtSession
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Finished, Request
+from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
-from runtime.sequence import Delta, Event, Finished, Request
-from runtime.session import Chunk, ThreadedSession
-from runtime.tokenizer import Tokenizer
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk, ThreadedSession
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +45,8 @@ def test_fewer_threads_take_over_the_rows_as_they_are(int4_package: Path) -> Non
 PEAK = """
 import sys
 from pathlib import Path
-from runtime.ort_session import OrtSession
-from runtime.session import Chunk
+from runtime.sessions.ort_session import OrtSession
+from runtime.sessions.session import Chunk
 
 def highest():
     return next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

@@ -13,8 +13,8 @@ from grpc_status import rpc_status
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
+from runtime.api.replies import status_of
 from runtime.errors import EdgeQwenError
-from runtime.replies import status_of
 
 Answer = Callable[[pb.GenerateRequest, grpc.ServicerContext], Iterator[pb.GenerateResponse]]
 

@@ -15,19 +15,19 @@ from fakes import no_models
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
-from runtime.chat import ChatTemplate
-from runtime.engine import Engine
+from runtime.access.limits import LimitBook
+from runtime.engine.engine import Engine
+from runtime.engine.grammar import Grammars
+from runtime.engine.live import Sink
+from runtime.engine.sequence import Finished, FinishReason, Request, Sequence, Timings, Usage
+from runtime.engine.stats import EngineStats, Meter
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import EdgeQwenError
-from runtime.grammar import Grammars
-from runtime.limits import LimitBook
-from runtime.live import Sink
-from runtime.model import Model, ModelFacts
-from runtime.models import Models
+from runtime.models.model import Model, ModelFacts
+from runtime.models.registry import Models
 from runtime.package import SamplingDefaults
-from runtime.requests import RequestReader
-from runtime.sequence import Finished, FinishReason, Request, Sequence, Timings, Usage
-from runtime.stats import EngineStats, Meter
-from runtime.tokenizer import Tokenizer
+from runtime.requests.chat import ChatTemplate
+from runtime.requests.reader import RequestReader
 
 TIMEOUT_S = 20
 VOCABULARY = 256

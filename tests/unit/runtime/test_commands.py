@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from unit.runtime.tiny_package import edit_build, make_package
 
 from edgeqwen.cli import main
-from runtime.cpu import read_cpu
-from runtime.localsettings import LocalSettingsFile
+from runtime.board.cpu import read_cpu
+from runtime.board.localsettings import LocalSettingsFile
 from runtime.package import Package
 from runtime.profile import find_profile
 

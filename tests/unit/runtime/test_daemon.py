@@ -28,16 +28,16 @@ from unit.runtime.fake_engine import TIMEOUT_S, byte_tokenizer, only_model
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc, telemetry_pb2, telemetry_pb2_grpc
-from runtime.address import Address
-from runtime.assembly import Daemon
-from runtime.config import Config
+from runtime.access.address import Address
+from runtime.configuration.config import Config
 from runtime.daemon import main
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
 from runtime.errors import AddressInUse, ConfigError
-from runtime.observability import Observability
-from runtime.reload import Reloader
-from runtime.running import run
-from runtime.services import make_services
+from runtime.lifecycle.assembly import Daemon
+from runtime.lifecycle.observability import Observability
+from runtime.lifecycle.reload import Reloader
+from runtime.lifecycle.running import run
+from runtime.lifecycle.services import make_services
 
 BAD_FLAGS = {
     "http_listen": "nowhere",

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 from unit.runtime.tiny_package import make_package
 
-from runtime.config import Config
+from runtime.configuration.config import Config
+from runtime.configuration.otel_settings import OtelSettings
 from runtime.deploy.apply import apply
 from runtime.deploy.command import service
 from runtime.deploy.expectation import expect, network_of, provider_of
@@ -21,7 +22,6 @@ from runtime.deploy.plan import DROP_INS, UNIT_PATH, DropIns, Entry, plan
 from runtime.deploy.status import read_status
 from runtime.deploy.target import Target
 from runtime.errors import DeployError
-from runtime.otel_settings import OtelSettings
 from runtime.package import Package
 
 as_root = pytest.mark.skipif(

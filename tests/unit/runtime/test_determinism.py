@@ -10,9 +10,9 @@ from fakes import ScriptedSession, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.engine import Engine
-from runtime.sequence import Delta, Event, Finished, Request, SamplingParams
-from runtime.session import Chunk, Logits
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Finished, Request, SamplingParams
+from runtime.sessions.session import Chunk, Logits
 
 CHUNK = 4
 

@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Delta, Event, Failed, Finished, Request, Sequence
 from runtime.errors import QueueFull, SessionError
-from runtime.sequence import Delta, Event, Failed, Finished, Request, Sequence
 
 SLOTS, MAX_RUNNING, QUEUE_LIMIT, BUDGET = 4, 3, 5, 70
 SCOPES = (None, b"mine", b"others")

@@ -17,10 +17,10 @@ from edgeqwen.cli import main
 from edgeqwen.client import Ask, Client, Completion, InvalidRequest, Options, RateLimited
 from edgeqwen.v1 import generation_pb2 as pb
 from runtime.access.caller import EVERY_ROLE, Caller, enter
+from runtime.access.limits import LimitBook, Limits
+from runtime.engine.sequence import Request
 from runtime.errors import RequestError
-from runtime.limits import LimitBook, Limits
-from runtime.requests import RequestReader
-from runtime.sequence import Request
+from runtime.requests.reader import RequestReader
 
 SHORT = Options(max_tokens=4, temperature=0, ignore_eos=True)
 

@@ -17,11 +17,11 @@ from fakes import ScriptedSession, marked_tokenizer
 from serving import serving
 
 from edgeqwen.client import Client, ClientError, Message, Options, Tool, Turn
+from runtime.access.limits import LimitBook, Limits
+from runtime.api.replies import loggable
 from runtime.errors import GrammarError, QueueFull
 from runtime.fingerprint import fingerprint
-from runtime.limits import LimitBook, Limits
 from runtime.logs import configure
-from runtime.replies import loggable
 
 CANARY = "Zq7xCanary"
 """In it, every text that a request can hold; letters that no other word of a log has in this order."""

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeqwen.v1 import generation_pb2 as pb
-from runtime.chat import ChatTemplate
+from runtime.engine.grammar import Grammars
 from runtime.errors import PackageCorrupt, PresetError, RequestError
-from runtime.grammar import Grammars
 from runtime.package import SamplingDefaults
 from runtime.presets import FILE, Presets, parse_presets, presets_json, read_presets
-from runtime.requests import RequestReader
+from runtime.requests.chat import ChatTemplate
+from runtime.requests.reader import RequestReader
 from toolchain.presets import read_presets_file
 
 TOKENS = marked_tokenizer()

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 
-from runtime.chat import ChatMessage, ChatTemplate
+from runtime.engine.stop import StopMatcher
+from runtime.engine.tokenizer import Tokenizer
 from runtime.errors import PackageError, RequestError
-from runtime.stop import StopMatcher
-from runtime.tokenizer import Tokenizer
+from runtime.requests.chat import ChatMessage, ChatTemplate
 
 BYTES = Tokenizer(raw_byte_tokenizer())
 

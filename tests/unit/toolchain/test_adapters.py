@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from runtime.adapters import read_adapter
 from runtime.errors import AdapterError
 from runtime.package import Geometry
+from runtime.sessions.adapters import read_adapter
 from toolchain.adapters import convert, read_peft, require_same_shape
 from toolchain.smoothing import Smoothing
 from toolchain.surgery import Site

@@ -16,7 +16,7 @@ from tiny import make_tiny
 from transformers import AutoModelForCausalLM
 
 from runtime.errors import MaterialError
-from runtime.session import Chunk, Logits, SessionSpec
+from runtime.sessions.session import Chunk, Logits, SessionSpec
 from toolchain.choices import Question, Tokens, chosen, compare_choices, read_questions, tokens_of
 from toolchain.float_reference import FloatReference
 from toolchain.scoring import float_scores, session_scores

@@ -11,7 +11,7 @@ from fakes import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.grammar import Grammars
+from runtime.engine.grammar import Grammars
 from toolchain.structured import Validator, tasks
 
 TOKENIZER = byte_tokenizer()

@@ -14,7 +14,7 @@ from runtime.access.certificates import Certificates
 from runtime.access.entrance import Entrance
 from runtime.access.methods import Need
 from runtime.access.rules import Rules
-from runtime.replies import abort
+from runtime.api.replies import abort
 
 OWN_UID = 4_000_000_000  # of nobody who runs tests
 NEEDS: Mapping[str, Need] = {

@@ -20,7 +20,7 @@ from unit.runtime.fake_engine import FakeEngine, only_model
 from runtime.access.caller import Role
 from runtime.access.rules import Rules
 from runtime.access.tokens import digest_of, make_token
-from runtime.access_settings import Tls
+from runtime.configuration.access_settings import Tls
 from runtime.http.callers import Callers
 from runtime.http.listener import HttpListener
 from runtime.otel import context as trace

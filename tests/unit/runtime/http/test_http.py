@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from serving import MODEL, serving_http
 from starlette.requests import HTTPConnection
 
+from runtime.access.limits import LimitBook, Limits
 from runtime.errors import ConfigError, EdgeQwenError, ModelNotFound, QueueFull, Unavailable
 from runtime.http.failures import body_of, status_and_headers
 from runtime.http.listener import HttpListener
-from runtime.limits import LimitBook, Limits
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}

@@ -9,8 +9,8 @@ import pytest
 from promtool import promtool
 
 from edgeqwen.v1 import telemetry_pb2 as pb
+from runtime.engine.request_meter import RequestMeter
 from runtime.metrics.families import families
-from runtime.request_meter import RequestMeter
 
 FOLDER = Path(__file__).parents[4] / "docs" / "prometheus"
 

@@ -15,11 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from promtool import promtool
 
 from edgeqwen.v1 import telemetry_pb2 as pb
-from runtime.engine import Engine
+from runtime.engine.engine import Engine
+from runtime.engine.request_meter import RequestFigures
+from runtime.engine.sequence import Request
 from runtime.metrics.exposition import page, wants_openmetrics
 from runtime.metrics.families import families, of_export
-from runtime.request_meter import RequestFigures
-from runtime.sequence import Request
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 PROMETHEUS = (

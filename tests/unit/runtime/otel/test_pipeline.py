@@ -21,18 +21,18 @@ from unit.runtime.fake_engine import only_model, serving
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
-from runtime.engine import Engine
+from runtime.api.generator import Generator
+from runtime.api.open_calls import OpenCalls
+from runtime.api.service import GenerationService
+from runtime.configuration.otel_settings import OtelSettings
+from runtime.engine.engine import Engine
+from runtime.engine.sequence import Request, SamplingParams
 from runtime.errors import QueueFull
-from runtime.generator import Generator
-from runtime.models import Models
-from runtime.open_calls import OpenCalls
+from runtime.models.registry import Models
 from runtime.otel.context import TraceContext, enter
 from runtime.otel.delivery import BoundedSpans, CountedSpans, Tally
 from runtime.otel.interceptor import TraceInterceptor
 from runtime.otel.pipeline import Pipeline
-from runtime.otel_settings import OtelSettings
-from runtime.sequence import Request, SamplingParams
-from runtime.service import GenerationService
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"

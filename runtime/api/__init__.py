@@ -1,0 +1,1 @@
+"""The services on gRPC: calls in, events out."""

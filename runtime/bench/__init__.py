@@ -1,0 +1,1 @@
+"""Measures a package on this board."""

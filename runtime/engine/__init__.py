@@ -1,0 +1,1 @@
+"""The loop of steps, and the state of each request in it."""

@@ -1,0 +1,1 @@
+"""Looks after what runs: whether it gets on, and how hot the board may get."""

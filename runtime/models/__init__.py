@@ -1,0 +1,1 @@
+"""Packages that are loaded, and how they come and go."""

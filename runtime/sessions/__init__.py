@@ -1,0 +1,1 @@
+"""Models with a KV cache, one module a backend; the engine knows only `session`."""

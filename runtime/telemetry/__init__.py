@@ -1,0 +1,1 @@
+"""What the daemon, its engines and its board are doing, as readings and as messages."""
