@@ -9,10 +9,10 @@ from dataclasses import fields
 import grpc
 import pytest
 from fakes import ScriptedSession
+from unit.runtime.engine.test_engine import Inbox
+from unit.runtime.engine.test_progress import Clock, ThreadsSession, make_engine
 from unit.runtime.fake_engine import make_reader, serving
-from unit.runtime.test_caretaker import Care, reading
-from unit.runtime.test_engine import Inbox
-from unit.runtime.test_progress import Clock, ThreadsSession, make_engine
+from unit.runtime.health.test_caretaker import Care, reading
 
 from edgeqwen.v1 import control_pb2, control_pb2_grpc, health_pb2_grpc
 from edgeqwen.v1 import health_pb2 as pb

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from trees import JETSON, NAMES, PI, X86, board, damage, damages, put
 from unit.runtime.fake_engine import FakeEngine, make_reader, only_model, serving
 from unit.runtime.sensing.test_board import Clock
-from unit.runtime.test_snapshots import CountingEngine, FakeBoard
+from unit.runtime.telemetry.test_snapshots import CountingEngine, FakeBoard
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc

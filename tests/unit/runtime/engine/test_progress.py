@@ -9,7 +9,7 @@ import pytest
 from fakes import ScriptedSession, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.runtime.test_engine import TIMEOUT_S, Inbox, expected, run_to_rest
+from unit.runtime.engine.test_engine import TIMEOUT_S, Inbox, expected, run_to_rest
 
 from runtime.engine.engine import Engine
 from runtime.engine.sequence import Failed, Finished, Request

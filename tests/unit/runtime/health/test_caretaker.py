@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from fakes import ScriptedSession, no_models
+from unit.runtime.engine.test_engine import TIMEOUT_S, Inbox
+from unit.runtime.engine.test_progress import Clock, ThreadsSession, make_engine
 from unit.runtime.fake_engine import make_reader
-from unit.runtime.test_engine import TIMEOUT_S, Inbox
-from unit.runtime.test_progress import Clock, ThreadsSession, make_engine
 
 from runtime.engine.engine import Engine
 from runtime.engine.sequence import Failed, Request

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from unit.runtime.test_settings import Board
+from unit.runtime.configuration.test_settings import Board
 
 from runtime.models.expectation import SHARE_OF_PEAK, Expectation, expectation_of
 

@@ -9,7 +9,7 @@ import pytest
 from fakes import byte_tokenizer, count_up
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.runtime.test_engine import Inbox
+from unit.runtime.engine.test_engine import Inbox
 
 from runtime.engine.engine import Engine
 from runtime.engine.sequence import Request
