@@ -115,6 +115,6 @@ def test_the_command_prints_all_and_exits_as_the_daemon_would(tmp_path: Path) ->
 
 def test_a_check_loads_neither_model_nor_server() -> None:
     """So it is done in half a second on a board."""
-    code = "import sys, runtime.check; print(*sorted({'grpc', 'numpy', 'onnxruntime'} & set(sys.modules)))"
+    code = "import sys, runtime.lifecycle.check; print(*sorted({'grpc', 'numpy', 'onnxruntime'} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout == "\n"

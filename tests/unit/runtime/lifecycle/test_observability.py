@@ -97,7 +97,7 @@ async def test_it_is_off_unless_somebody_asks_for_it() -> None:
     await observability.start(read, models())
     await observability.close()
     code = (
-        "import sys, runtime.daemon, runtime.observability;"
+        "import sys, runtime.daemon, runtime.lifecycle.observability;"
         "print(*sorted({'prometheus_client', 'h11', 'opentelemetry'} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
