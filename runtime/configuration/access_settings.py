@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pwd
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,8 @@ from ..validation import StrictModel
 
 TokenName = Annotated[str, Field(pattern=f"^{NAME}$")]
 Identity = Annotated[str, Field(pattern=r"^(uid:(\d{1,10}|\*)|user:[^:*]+|(certificate|token|address):.+)$")]
+OneClient = Annotated[str, Field(pattern=r"^(uid:\d{1,10}|user:[^:*]+|(certificate|token|address):[^*]+)$")]
+"""An identity that no more than one client has."""
 _PathSetting = Annotated[Path, Field(strict=False)]
 
 
@@ -43,34 +45,44 @@ class Tls(StrictModel):
 
 def roles_of(clients: Mapping[str, Sequence[Role]]) -> dict[str, frozenset[Role]]:
     """`clients`, with the ids of users for their names. Raises KeyError for a user that there is not."""
-    return {_with_uid(client): frozenset(roles) for client, roles in clients.items()}
+    return {caller_name(client): frozenset(roles) for client, roles in clients.items()}
 
 
-def _with_uid(client: str) -> str:
+def caller_name(client: str) -> str:
+    """What a client of the configuration is called when it calls. Raises KeyError for a user that there is not."""
     kind, _, name = client.partition(":")
     return f"uid:{pwd.getpwnam(name).pw_uid}" if kind == "user" else client
 
 
 def require_consistent(
-    tls: Tls | None, tokens: Mapping[str, str], clients: Mapping[str, Sequence[Role]], *, insecure: bool
+    tls: Tls | None, tokens: Mapping[str, str], clients: Mapping[str, Iterable[str]], *, insecure: bool
 ) -> None:
-    """Raises ConfigError with what is wrong with settings that are right each by itself."""
+    """Raises ConfigError with what is wrong with settings that are right each by itself.
+
+    Args:
+        clients: that are named, by the setting that names them.
+    """
     faults = []
     if tls is not None and tls.client_ca is None and not tokens:
         faults.append(Fault("tls", "needs `client_ca` or `tokens` beside it: nothing else tells clients apart"))
     if tls is not None and insecure:
         faults.append(Fault("insecure", "is for TCP without TLS: remove it, or `tls`"))
+    for setting, named in clients.items():
+        faults += _client_faults(setting, named, tokens)
+    if faults:
+        raise ConfigError(faults, "configuration")
+
+
+def _client_faults(setting: str, clients: Iterable[str], tokens: Mapping[str, str]) -> Iterator[Fault]:
     seen: dict[str, str] = {}
     for client in clients:
         kind, _, name = client.partition(":")
         if kind == "token" and name not in {"*", *tokens}:
-            faults.append(Fault(f"clients.{client}", "is no name in `tokens`"))
+            yield Fault(f"{setting}.{client}", "is no name in `tokens`")
         try:
-            other = seen.setdefault(_with_uid(client), client)
+            other = seen.setdefault(caller_name(client), client)
         except KeyError:
-            faults.append(Fault(f"clients.{client}", "is no user of this machine"))
+            yield Fault(f"{setting}.{client}", "is no user of this machine")
         else:
             if other != client:
-                faults.append(Fault(f"clients.{client}", f"is the same user as {other}"))
-    if faults:
-        raise ConfigError(faults, "configuration")
+                yield Fault(f"{setting}.{client}", f"is the same user as {other}")

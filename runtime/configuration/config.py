@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -165,7 +165,8 @@ def load_config(file: Path | None, environ: Mapping[str, str], flags: Mapping[st
         origin |= dict.fromkeys(layer, source)
     try:
         config = parse(Config, merged, subject="configuration", error=ConfigError)
-        require_consistent(config.tls, config.tokens, config.clients, insecure=config.insecure)
+        named: dict[str, Iterable[str]] = {"clients": config.clients, "limits.clients": config.limits.clients}
+        require_consistent(config.tls, config.tokens, named, insecure=config.insecure)
     except ConfigError as error:
         faults = [_with_origin(fault, origin) for fault in error.faults]
         raise ConfigError(faults, error.subject) from error

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ..access.limits import LimitBook, Limits
 from ..validation import StrictModel
+from .access_settings import OneClient, caller_name
 
 _Count = Annotated[int, Field(ge=1, le=1 << 31)]
 
@@ -26,13 +27,14 @@ class LimitConfig(StrictModel):
     """Limits of every client that is not named, and of those that are."""
 
     default: ClientLimits = ClientLimits()
-    clients: dict[str, ClientLimits] = Field(default_factory=dict)
+    clients: dict[OneClient, ClientLimits] = Field(default_factory=dict)
 
     @property
     def book(self) -> LimitBook:
-        """With the defaults filled in."""
+        """With the defaults filled in, and by the names that clients have when they call."""
         default = self.default.model_dump()
         named = {
-            client: Limits(**(default | its.model_dump(exclude_unset=True))) for client, its in self.clients.items()
+            caller_name(client): Limits(**(default | its.model_dump(exclude_unset=True)))
+            for client, its in self.clients.items()
         }
         return LimitBook(Limits(**default), named)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 from integration.daemons import Daemon, start
 
-from edgeqwen.client import Client, DeadlineExceeded, InvalidRequest, Options, RateLimited
+from edgeqwen.client import (
+    Client,
+    DeadlineExceeded,
+    Event,
+    InvalidRequest,
+    Options,
+    QueueFull,
+    RateLimited,
+    Started,
+)
+from runtime.access.tokens import digest_of, make_token
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +92,36 @@ def test_the_whole_log_has_no_text_of_any_of_it(daemon: Daemon) -> None:
     assert '"event": "refused"' in said
     for text in (CANARY, "thousand", "three", "five"):
         assert text not in said
+
+
+def test_a_greedy_client_waits_behind_itself(int4_package: Path, tmp_path: Path) -> None:
+    """With all places taken by one client, another one is let in, and is next: one of the first gives way."""
+    tokens = {"greedy": make_token(), "polite": make_token()}
+    file = tmp_path / "d.yaml"
+    file.write_text(yaml.safe_dump({"tokens": {name: digest_of(token) for name, token in tokens.items()}}))
+    flags = ("--no-verify", "--slots", "1", "--queue-limit", "8", "--config", str(file), "--listen", "127.0.0.1:0")
+    ended: list[str] = []
+    with start(int4_package, *flags) as daemon:
+        port = json.loads(daemon.log.read_text().splitlines()[-1])["listen"].split()[-1]
+        with Client(port, token=tokens["greedy"]) as greedy, Client(port, token=tokens["polite"]) as polite:
+
+            def rest(stream: Iterator[Event]) -> None:
+                try:
+                    list(stream)
+                except QueueFull:
+                    ended.append("gave way")
+                else:
+                    ended.append("answered")
+
+            long = Options(max_tokens=60, ignore_eos=True, temperature=0)
+            streams = [greedy.generate(prompt="One, two,", options=long) for _ in range(9)]
+            for stream in streams:
+                assert isinstance(next(stream), Started)
+            with ThreadPoolExecutor(len(streams)) as pool:
+                for stream in streams:
+                    pool.submit(rest, stream)
+                polite.complete("Hello", options=SHORT)
+                before = list(ended)
+    assert before.count("gave way") == 1
+    assert before.count("answered") <= 3  # the one that ran, and those that end while the polite client hears of it
+    assert sorted(ended) == ["answered"] * 8 + ["gave way"]

@@ -73,6 +73,12 @@ clients:
             "clients.user:no such user (from FILE): is no user of this machine",
         ),
         ("clients: {'user:root': [admin], 'uid:0': []}", "clients.uid:0 (from FILE): is the same user as user:root"),
+        ("limits: {clients: {pump: {output_tokens: 1}}}", "must match"),
+        ("limits: {clients: {'uid:*': {output_tokens: 1}}}", "must match"),
+        (
+            "limits: {clients: {'token:x': {output_tokens: 1}}}",
+            "limits.clients.token:x (from FILE): is no name in `tokens`",
+        ),
         ("listen: []", "listen (from FILE): must"),
         ("listen: [nowhere]", "listen[0] (from FILE): must match"),
         ("listen: ['unix:/a', 'unix:/a']", "listen (from FILE): must not name an address twice"),

@@ -68,10 +68,10 @@ SPELLED = {
     ),
     "queue_limit": ("7", 7),
     "limits": (
-        "{default: {output_tokens: 5}, clients: {pump: {output_tokens: null, requests_per_minute: 9}}}",
+        "{default: {output_tokens: 5}, clients: {'uid:7': {output_tokens: null, requests_per_minute: 9}}}",
         {
             "default": dict.fromkeys(LIMITS) | {"output_tokens": 5},
-            "clients": {"pump": dict.fromkeys(LIMITS) | {"requests_per_minute": 9}},
+            "clients": {"uid:7": dict.fromkeys(LIMITS) | {"requests_per_minute": 9}},
         },
     ),
     "drain_timeout_s": ("2.5", 2.5),
@@ -158,20 +158,20 @@ def test_limits_of_a_client_are_its_own_then_the_defaults(tmp_path: Path) -> Non
         "  default: {requests_per_minute: 30, output_tokens: 256}\n"
         "  clients:\n"
         "    uid:1000: {output_tokens: 512}\n"
-        "    panel: {requests_per_minute: null, concurrent_requests: 2}\n"
+        "    user:root: {requests_per_minute: null, concurrent_requests: 2}\n"
     )
     book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
     assert book.of("anybody") == Limits(requests_per_minute=30, output_tokens=256)
     assert book.of("uid:1000") == Limits(requests_per_minute=30, output_tokens=512)
-    assert book.of("panel") == Limits(concurrent_requests=2, output_tokens=256)
+    assert book.of("uid:0") == Limits(concurrent_requests=2, output_tokens=256)
 
 
 def test_every_fault_of_limits_has_its_path(tmp_path: Path) -> None:
     file = tmp_path / "d.yaml"
-    file.write_text("package: p\nlimits: {default: {requests: 1}, clients: {panel: {tokens_per_minute: 0}}}\n")
+    file.write_text("package: p\nlimits: {default: {requests: 1}, clients: {uid:1: {tokens_per_minute: 0}}}\n")
     with pytest.raises(ConfigError) as refusal:
         load_config(file, {}, {})
     assert [str(fault) for fault in refusal.value.faults] == [
-        f"limits.clients.panel.tokens_per_minute (from {file}): must be >= 1 (got 0)",
+        f"limits.clients.uid:1.tokens_per_minute (from {file}): must be >= 1 (got 0)",
         f"limits.default.requests (from {file}): is not a known key",
     ]
