@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .client import Client, Connection
 from .v1 import models_pb2, telemetry_pb2
+from .watch_view import lowered
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 
@@ -75,9 +76,8 @@ def _add_model(table: Table, model: telemetry_pb2.ModelInfo, engine: telemetry_p
         counts = dict.fromkeys([model.prefill_threads, model.decode_threads])
         threads = " for prefill, ".join(map(str, counts)) + (" for decode" if len(counts) > 1 else "")
         table.add_row("threads", f"{threads}, by the {model.threads_from}; slots by the {model.slots_from}")
-    if (now := engine.throttle).level:
-        threads = f", {now.threads} threads" if now.HasField("threads") else ""
-        table.add_row("lowered", f"{now.reason}: {now.rows} rows{threads}, {now.share:.0%} of the time")
+    if engine.throttle.level:
+        table.add_row("lowered", lowered(engine.throttle))
     for preset in model.presets:
         values = f" ({', '.join(f'{name}={value}' for name, value in sorted(preset.values.items()))})"
         table.add_row("preset", f"{preset.name}: {preset.description}{values if preset.values else ''}")

@@ -116,6 +116,8 @@ class _Draw:
         yield "KV cache", kv, self._bar(held, engine.kv_budget_tokens)
         ended = f"{engine.requests_finished_total} done, {engine.requests_cancelled_total} left,"
         yield "requests", Text(f"{ended} {engine.requests_rejected_total} refused"), Text()
+        if engine.throttle.level:
+            yield "lowered", Text(lowered(engine.throttle), style="yellow"), Text()
         if age := _hung(engine):
             yield "last step", Text(age, style="bold red"), Text()
 
@@ -224,8 +226,16 @@ def _model_parts(engine: pb.EngineInfo, point: ModelPoint) -> Iterator[str]:
         yield f"{point.tokens_per_second:.1f} tokens/s"
     if point.first_token_ms is not None:
         yield f"first token {point.first_token_ms:.0f} ms"
+    if engine.throttle.level:
+        yield f"lowered: {lowered(engine.throttle)}"
     if engine.draining:
         yield "draining"
+
+
+def lowered(throttle: pb.Throttle) -> str:
+    """Why the engine may use less of the board, and what it may use."""
+    threads = f", {throttle.threads} threads" if throttle.HasField("threads") else ""
+    return f"{throttle.reason}: {throttle.rows} rows{threads}, {throttle.share:.0%} of the time"
 
 
 def spark(values: Sequence[float | None], levels: str = _BLOCKS, most: float | None = None) -> str:

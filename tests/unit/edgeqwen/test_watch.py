@@ -60,6 +60,7 @@ def loaded(name: str, tokens: int = 0) -> pb.LoadedModel:
         time_to_first_token_p95_ms=340,
         last_step_age_ms=12_000,
         draining=True,
+        throttle=pb.Throttle(level=1, reason="86 C", rows=2, threads=2, share=0.5),
     )
     return pb.LoadedModel(
         model=pb.ModelInfo(name=name, precision="int4", provider="CPUExecutionProvider"), engine=engine
@@ -232,6 +233,7 @@ def test_the_view_shows_what_matters() -> None:
         "6.5 W",
         "draining",
         "12 s ago",
+        "86 C: 2 rows, 2 threads, 50% of the time",
     ):
         assert part in text
 
@@ -273,7 +275,8 @@ def test_a_line_says_what_is_wrong() -> None:
     """Heat, power and throttling beside load."""
     point = History().add(full())
     line = line_of(full(), point)
-    assert "3/4 run, 2 wait, first token 210 ms, draining | cores 50%" in line
+    lowered = "lowered: 86 C: 2 rows, 2 threads, 50% of the time"
+    assert f"3/4 run, 2 wait, first token 210 ms, {lowered}, draining | cores 50%" in line
     assert line.endswith("85.5 C | 6.5 W | throttled: throttled, under-voltage")
 
 
