@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .pressure import MemoryReading
+from .sensing.files import read_counter, read_text
 
 _UNLIMITED = 1 << 60  # what v1 says instead of a word is near 1 << 63
 _RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")
@@ -91,8 +92,10 @@ def _around(mount: Path, path: str, file: str) -> Iterator[Path]:
 
 def _room(folder: Path, names: _Names) -> tuple[int, int] | None:
     """(free, limit) in bytes; None where there is no limit."""
-    limits = [value for name in names.limits if (value := _number(folder / name)) is not None and value < _UNLIMITED]
-    usage = _number(folder / names.usage)
+    limits = [
+        value for name in names.limits if (value := read_counter(folder / name)) is not None and value < _UNLIMITED
+    ]
+    usage = read_counter(folder / names.usage)
     if not limits or usage is None:
         return None
     stat = _fields(folder / "memory.stat")
@@ -117,13 +120,5 @@ def _fields(file: Path) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall(r"^(\w+) (\d+)$", _text(file), re.MULTILINE)}
 
 
-def _number(file: Path) -> int | None:
-    text = _text(file).strip()
-    return int(text) if text.isdecimal() else None  # v2 says "max" for no limit
-
-
 def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return read_text(file) or ""

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..sensing.files import read_text
+
 _FEATURES = ("Features", "flags")  # of /proc/cpuinfo, on ARM and on x86
 
 
@@ -97,7 +99,4 @@ def _event(device: Path) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
-    except OSError:  # no kernel has every file
-        return ""
+    return read_text(path) or ""

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-_LIMIT_BYTES = 1 << 18  # /proc/stat of a big machine; a file that never ends is no sensor
+_LIMIT_BYTES = 1 << 20  # /proc/cpuinfo of a big machine; a file that never ends is no sensor
 _NUMBER = re.compile(rb"\s*([+-]?[0-9]{1,19})\s*\0*\s*")
 
 PathLike = str | Path
