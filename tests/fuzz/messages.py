@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from edgeqwen.kserve import inference_pb2
 from edgeqwen.v1 import generation_pb2 as pb
 
 _Message = TypeVar("_Message", bound=Message)
@@ -18,7 +20,7 @@ _Message = TypeVar("_Message", bound=Message)
 CANARY = "xyzzy"
 """Stands in most texts that are sent: no log may hold it."""
 
-_STRINGS = (
+STRINGS = (
     "",
     "a",
     CANARY,
@@ -84,6 +86,19 @@ def good(chance: random.Random) -> pb.GenerateRequest:
     return request
 
 
+def good_tensors(chance: random.Random) -> inference_pb2.ModelInferRequest:
+    """The same for clients of Triton."""
+    request = inference_pb2.ModelInferRequest(model_name="tiny", id="7")
+    request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
+    text = chance.choice([b"a", CANARY.encode()])
+    if chance.random() < 0.5:
+        request.raw_input_contents.append(struct.pack("<I", len(text)) + text)
+    else:
+        request.inputs[0].contents.bytes_contents.append(text)
+    request.parameters["max_tokens"].int64_param = chance.randint(1, 8)
+    return request
+
+
 def hostile(kind: type[_Message], chance: random.Random) -> _Message:
     """A message of `kind` that parses, mostly with some of its fields changed."""
     message = kind()
@@ -91,6 +106,8 @@ def hostile(kind: type[_Message], chance: random.Random) -> _Message:
         message.CopyFrom(good(chance))
     elif isinstance(message, pb.GenerateBatchRequest):
         message.requests.extend(good(chance) for _ in range(chance.randint(1, 4)))
+    elif isinstance(message, inference_pb2.ModelInferRequest):
+        message.CopyFrom(good_tensors(chance))
     for _ in range(chance.choice([0, 1, 1, 1, 2, 2, 3, 6])):
         _change(message, chance, depth=0)
     if chance.random() < 0.1:
@@ -159,7 +176,11 @@ def _change_map(message: Message, field: FieldDescriptor, chance: random.Random)
     key, value = field.message_type.fields
     its = getattr(message, field.name)
     for _ in range(chance.choice([1, 1, 3, 1100])):
-        its[_value(key, chance) if chance.random() < 0.5 else _spread(key, chance)] = _value(value, chance)
+        at = _value(key, chance) if chance.random() < 0.5 else _spread(key, chance)
+        if value.message_type is None:
+            its[at] = _value(value, chance)
+        else:
+            _change(its[at], chance, depth=6)
 
 
 def _spread(field: FieldDescriptor, chance: random.Random) -> int | str:
@@ -170,13 +191,16 @@ def _spread(field: FieldDescriptor, chance: random.Random) -> int | str:
 def _value(field: FieldDescriptor, chance: random.Random) -> Any:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
-        return chance.choice(_BYTES if field.type == FieldDescriptor.TYPE_BYTES else _STRINGS)
+        return chance.choice(_BYTES if field.type == FieldDescriptor.TYPE_BYTES else STRINGS)
     if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
         return chance.choice(_FLOATS)
     if kind == FieldDescriptor.CPPTYPE_BOOL:
         return chance.random() < 0.5
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         return chance.choice([*(value.number for value in field.enum_type.values), 99, -1, 2**31 - 1])
+    if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64):
+        bits = 31 if kind == FieldDescriptor.CPPTYPE_INT32 else 63
+        return chance.choice([-(1 << bits), -1, 0, 1, 2, 8, 300, (1 << bits) - 1])
     if kind == FieldDescriptor.CPPTYPE_UINT64:
         return chance.choice([*_UNSIGNED, 2**64 - 1])
     return chance.choice(_UNSIGNED)

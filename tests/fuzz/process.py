@@ -1,4 +1,4 @@
-"""What this process holds, to see that it does not grow."""
+"""What this process holds and says while it is asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import gc
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+from fuzz.messages import CANARY
 
 
 @dataclass(frozen=True)
@@ -29,3 +31,22 @@ class Held:
         tasks = len(asyncio.all_tasks())
         files = sum(1 for _ in Path("/proc/self/fd").iterdir())
         return cls(int(resident.split()[1]) << 10, files, threading.active_count(), tasks)
+
+
+class Ear:
+    """A log that only listens for what must not be said."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self.told: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.lines += 1
+        if CANARY in text:
+            self.told.append(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False

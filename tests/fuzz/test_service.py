@@ -6,34 +6,26 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-import structlog
-from chatml import CHATML
-from fakes import ScriptedSession, byte_tokenizer, no_models
-from fuzz.messages import CANARY, hostile
-from fuzz.process import Held
+from fuzz.messages import hostile
+from fuzz.process import Ear, Held
 from google.protobuf import text_format
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
+from edgeqwen.kserve import inference_pb2
 from edgeqwen.v1 import generation_pb2 as pb
 from runtime.api.generator import Generator
 from runtime.api.open_calls import OpenCalls
 from runtime.api.service import GenerationService
 from runtime.engine.engine import Engine
-from runtime.engine.grammar import Grammars
-from runtime.logs import configure
-from runtime.memory import use_one_heap
-from runtime.models.model import Model, ModelFacts
+from runtime.kserve.service import InferenceService
 from runtime.models.registry import Models
-from runtime.package import SamplingDefaults
-from runtime.requests.chat import ChatTemplate
-from runtime.requests.reader import RequestReader
 
 REQUESTS = 100_000
 WORKERS = 32
@@ -79,30 +71,12 @@ class Call:
             callback(self)
 
 
-class Ear:
-    """A log that only listens for what must not be said."""
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self.told: list[str] = []
-
-    def write(self, text: str) -> None:
-        self.lines += 1
-        if CANARY in text:
-            self.told.append(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return False
-
-
 class Asker:
-    """Asks `service` one thing after the other, each made from its number."""
+    """Asks the services one thing after the other, each made from its number."""
 
-    def __init__(self, service: GenerationService) -> None:
+    def __init__(self, service: GenerationService, inference: InferenceService) -> None:
         self._service = service
+        self._inference = inference
         self.seen: Counter[str] = Counter()
 
     async def ask(self, number: int) -> None:
@@ -114,8 +88,9 @@ class Asker:
                 (pb.GenerateBatchRequest, self._service.GenerateBatch),
                 (pb.TokenizeRequest, self._service.Tokenize),
                 (pb.DetokenizeRequest, self._service.Detokenize),
+                (inference_pb2.ModelInferRequest, self._inference.ModelInfer),
             ),
-            weights=(75, 5, 12, 8),
+            weights=(70, 5, 10, 5, 10),
         )[0]
         request, call = hostile(kind, chance), Call(chance.choice([None, None, None, 0.0, 0.01, 60.0]))
         try:
@@ -158,55 +133,13 @@ class Asker:
         self.seen[name] += 1
 
 
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    """Hears the log while the test runs."""
-    ear = Ear()
-    configure("json", "info", ear)
-    yield ear
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """Its threads allocate as the daemon's do."""
-    use_one_heap()
-    session = ScriptedSession(slots=16, context_tokens=64, adapters=("pumps",))
-    engine = Engine(
-        session,
-        byte_tokenizer(),
-        eos_token_ids=frozenset({0}),
-        queue_limit=64,
-        prefill_chunk_tokens=16,
-        kv_budget_tokens=600,
-        max_running=8,
-    )
-    yield engine
-    engine.stop()
-
-
-def make_models(engine: Engine) -> Models:
-    tokenizer = byte_tokenizer()
-    reader = RequestReader(
-        tokenizer,
-        ChatTemplate(CHATML),
-        SamplingDefaults(),
-        vocab_size=256,
-        context_tokens=64,
-        grammars=Grammars(tokenizer, 256, frozenset({0})),
-        adapters=("pumps",),
-    )
-    models = no_models()
-    models.add(Model(engine, reader, ModelFacts("tiny")))
-    return models
-
-
 @pytest.mark.slow
-async def test_nothing_breaks_leaks_or_stays(engine: Engine, ear: Ear) -> None:
+async def test_nothing_breaks_leaks_or_stays(engine: Engine, models: Models, ear: Ear) -> None:
     """Each is answered, or refused with a code and details that help; nothing of it is kept or logged, whether it
     ended or its client left; and no slot is lost."""
-    models = make_models(engine)
-    asker, numbers = Asker(GenerationService(models, Generator(models), OpenCalls())), itertools.count()
+    generator, calls = Generator(models), OpenCalls()
+    asker = Asker(GenerationService(models, generator, calls), InferenceService(models, generator, calls))
+    numbers = itertools.count()
 
     async def work(until: int) -> None:
         while (number := next(numbers)) < until:
