@@ -135,7 +135,7 @@ class Caretaker:
             loop.call_soon_threadsafe(self._wake.set)
 
         self._wake_up = wake
-        self.models.when_changed(wake)
+        self.models.when_changed(self._forget)
         await self.look()
         self._running = asyncio.create_task(self._run())
 
@@ -224,6 +224,12 @@ class Caretaker:
             limits = [model.limit_c for model in self._known if model.limit_c is not None]
             self._governor.limit_c = min(limits, default=DEFAULT_LIMIT_C)
             self._apply()
+
+    def _forget(self) -> None:
+        """Holds no model that has left: its memory is wanted now."""
+        loaded = self.models.loaded
+        self._known = tuple(model for model in self._known if model in loaded)
+        self._wake_up()
 
     async def _run(self) -> None:
         while True:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -249,3 +251,21 @@ async def test_a_sensor_that_hangs_holds_up_nobody(clock: Clock) -> None:
     leave.set()
     assert await care.taker.fresh(TIMEOUT_S) == reading(50.0)
     await care.close()
+
+
+async def test_a_model_that_has_left_is_held_no_longer() -> None:
+    """Not even until the next look: the next model may need its memory."""
+    clock = Clock()
+    care = Care(clock)
+    await care.taker.start()
+    try:
+        session = ScriptedSession()
+        gone = weakref.ref(session)
+        care.add("tiny", session, clock)
+        await care.taker.look()
+        del session
+        await care.models.unload("tiny")
+        gc.collect()
+        assert gone() is None
+    finally:
+        await care.close()
