@@ -68,5 +68,5 @@ def test_the_limits_that_are_shown_are_limits(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text(f"package: p\nlimits:{block}")
     book = load_config(tmp_path / "d.yaml", {}, {}).limits.book
     assert book.of("uid:1000") == dataclasses.replace(book.default, concurrent_requests=2)
-    assert book.of("token:nightly-report") == dataclasses.replace(book.default, tokens_per_minute=None)
+    assert book.of("certificate:spiffe://fleet/report") == dataclasses.replace(book.default, tokens_per_minute=None)
     assert None not in dataclasses.astuple(book.default)

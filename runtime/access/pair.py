@@ -71,7 +71,8 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(BUFFER_BYTES)
-        self.transport.pause_reading()
+        # Not at once: in Debian 12's Python, 3.11.2, a transport begins to read after this call, paused or not.
+        asyncio.get_running_loop().call_soon(self.transport.pause_reading)
 
     def data_received(self, data: bytes) -> None:
         assert self.other.transport is not None
