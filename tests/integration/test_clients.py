@@ -43,13 +43,21 @@ def served(int4_package: Path) -> Iterator[Served]:
             yield Served(daemon, http)
 
 
-def test_commands_of_the_guide_work(served: Served, tmp_path: Path) -> None:
+def test_commands_of_the_guide_work(served: Served, tmp_path: Path, build_cache: Path) -> None:
     """One after the other in a copy of the examples, where each exits with 0; those that ask print the answer."""
     if shutil.which("npm") is None or shutil.which("curl") is None:
         pytest.skip("needs npm and curl")
     shutil.copytree(REPO / "examples", tmp_path / "examples")
     (tmp_path / "protos").symlink_to(REPO / "protos")
-    environment = {"EDGEQWEN_TARGET": served.daemon.target, "EDGEQWEN_HTTP": served.http}
+    environment = {
+        "EDGEQWEN_TARGET": served.daemon.target,
+        "EDGEQWEN_HTTP": served.http,
+        # A registry that does not answer is asked again, not waited for, and only once for what is here already.
+        "npm_config_cache": str(build_cache / "npm"),
+        "npm_config_prefer_offline": "true",
+        "npm_config_fetch_timeout": "20000",
+        "npm_config_fetch_retries": "5",
+    }
     for command in blocks(CLIENTS_GUIDE, console=True):
         done = run(["bash", "-c", command], tmp_path, **environment)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
