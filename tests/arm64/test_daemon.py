@@ -140,8 +140,10 @@ def test_a_chat_streams_and_sigterm_lets_it_end(board: Board, twins: Twins) -> N
         assert sum(len(delta.token_ids) for delta in deltas([first, *rest])) == 12
         assert len(rest) > 2, "it came in one piece"
         assert daemon.process.wait(timeout=60) == 0
-        ready, *_, stopped = map(json.loads, daemon.log.read_text().splitlines())
-        assert (ready["event"], ready["variant"]) == ("ready", profile.name)
+        lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+        [ready] = (line for line in lines if line["event"] == "ready")
+        assert ready["variant"] == profile.name
+        stopped = lines[-1]
         assert (stopped["event"], stopped["drained"]) == ("stopped", True)
 
 
