@@ -33,7 +33,6 @@ from ..errors import (
 )
 
 MAX_FAULTS = 8
-DOMAIN = "edgeqwen"  # of an ErrorInfo
 MAX_FAULT_CHARS = 160
 ERROR_DOMAIN = "edgeqwen"
 
@@ -113,10 +112,12 @@ def status_of(error: EdgeQwenError) -> status_pb2.Status:
     if isinstance(error, Exhausted):
         status.details.extend(map(_packed, _quota_details(error)))
     if isinstance(error, Unauthenticated):
-        status.details.append(_packed(error_details_pb2.ErrorInfo(reason="CALLER_UNKNOWN", domain=DOMAIN)))
+        status.details.append(_packed(error_details_pb2.ErrorInfo(reason="CALLER_UNKNOWN", domain=ERROR_DOMAIN)))
     if isinstance(error, PermissionDenied):
         role = {"role": error.role} if error.role else {}
-        status.details.append(_packed(error_details_pb2.ErrorInfo(reason="ROLE_MISSING", domain=DOMAIN, metadata=role)))
+        status.details.append(
+            _packed(error_details_pb2.ErrorInfo(reason="ROLE_MISSING", domain=ERROR_DOMAIN, metadata=role))
+        )
     return status
 
 

@@ -17,10 +17,10 @@ from edgeqwen.v1 import generation_pb2
 
 from ..api.generator import Generator
 from ..errors import EdgeQwenError, RequestError
-from ..http import asking
 from ..models.registry import Models
 from ..requests.strict_json import read_json
 from ..validation import parse
+from . import asking
 from .answers import ChatForm, CompletionForm, Form, Json, Writer
 from .exchange import EventStream, encoded, read_body, until_left
 from .failures import HttpError, body_of, status_and_headers

@@ -59,7 +59,6 @@ def make_services(
     `clients` are those of the models; telemetry reads `board`; `caretaker` looks after the models, None makes one that
     reads no board.
     """
-
     server = grpc.aio.server(
         interceptors=[entrance.gate, *interceptors, RefuseMalformed()],
         options=[

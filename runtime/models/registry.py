@@ -22,7 +22,7 @@ from ..footprint import Footprint, megabytes
 from ..memory import trim_after_unload
 from ..package import Package
 from .model import Model
-from .repository import SUFFIX, Repository, package_name
+from .repository import Repository, package_name
 
 T = TypeVar("T")
 Phase = Literal["verifying", "waiting", "loading", "draining"]
@@ -141,8 +141,7 @@ class Models:
         """
         if replace:
             self.get(replace)
-        package = self._repository.find(package).name.removesuffix(SUFFIX)
-        return await self._go_on(self._load(package, variant, replace, default, report))
+        return await self._go_on(self._load(self._repository.find(package), variant, replace, default, report))
 
     async def unload(self, name: str) -> None:
         """Takes a model out; its requests go on for `drain_timeout_s` at most. Raises as `get` does."""
@@ -187,16 +186,19 @@ class Models:
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, EdgeQwenError):
             structlog.get_logger().error("a change of models failed", exc_info=error)
 
-    async def _load(self, package: str, variant: str | None, replace: str, default: bool, report: Report) -> Model:
+    async def _load(self, path: Path, variant: str | None, replace: str, default: bool, report: Report) -> Model:
+        package = package_name(path)
+
         def tell(phase: Phase) -> None:
-            self._coming[package] = phase
             if phase == "draining":  # it has come
-                del self._coming[package]
+                self._coming.pop(package, None)
+            else:
+                self._coming[package] = phase
             report(phase)
 
         try:
             tell("verifying")
-            opened = await asyncio.to_thread(self._loader.open, self._repository.find(package), variant)
+            opened = await asyncio.to_thread(self._loader.open, path, variant)
             model = self._same(opened)
             if model is None:
                 model = await self._bring(opened, replace, tell)
