@@ -5,6 +5,9 @@ if [ ! -e "/$mark" ] || ! grep -q '^overlay / overlay' /proc/self/mounts || [ "$
     echo 'this root is not a copy: no systemd is started' >&2
     exit 9
 fi
+# An interpreter from a home folder finds its library there, which the unit does not see; this machine may have another.
+echo /opt/python/lib > /etc/ld.so.conf.d/00-python.conf
+ldconfig
 mkdir -p /opt/edgeqwen/bin
 while read -r name module function; do
     cat > "/opt/edgeqwen/bin/$name" <<PROGRAM
