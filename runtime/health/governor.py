@@ -1,9 +1,9 @@
 """Decides how far the engine is lowered when the board is too hot, and when it comes back. Pure.
 
 Down: a level at a time, each given time to show in the temperature, and the next only if that does not fall by itself.
-Up: a level at a time, once the board was well below the limit for a while. A level that turns out too much soon after
-is tried again only after twice as long, and so on up to half an hour, so that a board which is in balance between two
-levels changes rarely instead of swinging. It knows nothing of the board but the limit.
+Up: a level at a time, once the board was well below the limit for a while. A level that turns out too much within an
+hour is tried again only after twice as long, and so on up to half an hour, so that a board which is in balance between
+two levels changes rarely instead of swinging. It knows nothing of the board but the limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FALLS_C = 0.5  # in that time: then the level is enough
 _MUCH_C = 3.0  # above the limit: then falling is not enough
 _COOL_C = 5.0  # below the limit: then it may do more
 _COOL_S, _LONGEST_COOL_S = 30.0, 1800.0
-_RELAPSE_S = 600.0  # too hot again so soon: it was that level
+_RELAPSE_S = 3600.0  # too hot again in that time: it was that level. Heavy boards take many minutes to show it
 _READINGS = 2  # in a row: one alone may be noise
 
 
@@ -86,7 +86,7 @@ class Governor:
         if self.decision.level >= self.lowest:
             return
         if self._raised_s is not None:
-            relapsed = now_s - self._raised_s < max(_RELAPSE_S, 2 * self._cool_s)
+            relapsed = now_s - self._raised_s < _RELAPSE_S
             self._cool_s = min(2 * self._cool_s, _LONGEST_COOL_S) if relapsed else _COOL_S
             self._raised_s = None
         self.decision = Decision(self.decision.level + 1, self._reason(hottest_c, throttled))

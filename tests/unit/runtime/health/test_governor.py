@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.engine.throttle import ladder
@@ -50,6 +50,8 @@ boards = st.builds(
 
 
 @settings(max_examples=60)
+@example(ThermalModel(0.0, 5.0, 81.0, 177.0, 20.0), 1, [0.0] * 7)  # a degree too much, which takes ten minutes to show
+@example(ThermalModel(44.0, 5.0, 68.0, 184.0, 20.0), 1, [0.0] * 7)  # half a degree, a level further down
 @given(boards, st.sampled_from([1, 2, 4, 8, None]), st.lists(st.floats(-0.4, 0.4), min_size=7, max_size=7))
 def test_any_board_settles_below_its_limit_without_swinging(
     board: ThermalModel, threads: int | None, noise: list[float]
