@@ -28,7 +28,7 @@ from runtime.package import PROJECTIONS, Package
 from runtime.sessions.adapters import LORA_A, LORA_B, read_adapter, write_adapter
 from runtime.sessions.ort_session import OrtSession
 from runtime.sessions.session import Chunk
-from toolchain.surgery import adapter_sites, make_adapter_graph
+from toolchain.graphs.surgery import adapter_sites, make_adapter_graph
 
 TARGETS = {"q, v": ("q_proj", "v_proj"), "all": PROJECTIONS}
 NAMES = ("one", "two")

@@ -16,11 +16,11 @@ from random_checkpoint import QWEN3_06B, QWEN25_05B
 
 from runtime.package import Package
 from runtime.sessions.session import Logits
-from toolchain import evaluate
-from toolchain.divergence import diverge
-from toolchain.float_reference import FloatReference
-from toolchain.heldout import HELD_OUT, held_out_text
-from toolchain.sources import resolve
+from toolchain.checkpoints.sources import resolve
+from toolchain.evaluation import packaged
+from toolchain.evaluation.divergence import diverge
+from toolchain.evaluation.float_reference import FloatReference
+from toolchain.evaluation.heldout import HELD_OUT, held_out_text
 
 REFERENCE = "reference"
 MODELS = (REFERENCE, QWEN25_05B, QWEN3_06B)
@@ -89,11 +89,11 @@ def _kld(file: Path, checkpoint: Path, peers_python: Path, threads: int) -> floa
     """Mean KLD to the float checkpoint, on the windows of text that a build measures ours on. Kept beside the file."""
     kept = file.with_suffix(".kld.json")
     if not kept.exists():
-        windows = evaluate.windows_of(held_out_text(), checkpoint / "tokenizer.json")
+        windows = packaged.windows_of(held_out_text(), checkpoint / "tokenizer.json")
         process = PeerProcess([peers_python, LLAMA_WORKER, file, "--threads", str(threads)])
         session = _LlamaSession(process)
         reference = FloatReference(checkpoint)
-        model = evaluate.SessionModel(session)  # type: ignore[arg-type]
+        model = packaged.SessionModel(session)  # type: ignore[arg-type]
         fidelity = diverge(reference, model, windows).fidelity(HELD_OUT)
         process.close()
         kept.write_text(json.dumps({"llama-cpp-python": process.versions["llama-cpp-python"], **fidelity.model_dump()}))

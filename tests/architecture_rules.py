@@ -154,30 +154,62 @@ LAYERS = {
     ),
     "toolchain": (
         "cli",
-        "build doctor sweep_command evaluate_command advise_command",
-        "sweep_report",
-        "sweep",
-        "openvino_variant optimum_variant ort_variant qnn_variant report_page",
-        "evaluation report_plots",
-        "report scoring stages budget_options",
-        "activations evaluate float_reference material budget advise",
-        "answers choices divergence fidelity_gate heldout loops structured",
-        "models",
+        "commands",
+        "build doctor",
+        "sweeping",
+        "variants",
+        "evaluation sizing",
         "package",
         "host",
         "variant",
         "compile",
-        "adapters",
-        "surgery",
-        "calibrate kvscales",
-        "openvino_recipe optimum_recipe recipe_qnn sources sizes",
-        "recipe",
-        "fisher_mixed_precision ordered_gptq rotary_tables smooth_activations",
-        "smoothing",
-        "candidates presets tables",
+        "passes",
+        "checkpoints",
+        "graphs calibrate",
+        "recipes",
+        "presets tables",
         "cache",
-        "progress exhaustion weights context",
-        "olive_environment requirements",
+        "progress exhaustion",
+        "requirements",
+    ),
+    "toolchain.checkpoints": (
+        "adapters",
+        "sources smoothing",
+        "weights",
+    ),
+    "toolchain.commands": (
+        "advise evaluate sweep",
+        "budget_options",
+    ),
+    "toolchain.evaluation": (
+        "report_page",
+        "evaluation report_plots",
+        "report scoring",
+        "packaged float_reference material",
+        "answers choices divergence fidelity_gate heldout loops structured",
+    ),
+    "toolchain.graphs": (
+        "activations",
+        "kvscales surgery",
+    ),
+    "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
+    "toolchain.recipes": (
+        "openvino optimum qnn",
+        "recipe context",
+    ),
+    "toolchain.sizing": (
+        "advise budget",
+        "models",
+        "sizes",
+    ),
+    "toolchain.sweeping": (
+        "report",
+        "sweep",
+        "candidates",
+    ),
+    "toolchain.variants": (
+        "openvino optimum ort qnn",
+        "stages",
     ),
     "edgeqwen": (
         "cli",
@@ -205,17 +237,17 @@ ACROSS = {
         "runtime.engine.sequence",
         "runtime.sessions.session",
     ),
-    "toolchain.adapters": ("runtime.sessions.adapters",),
-    "toolchain.openvino_variant": ("runtime.sessions.openvino_session",),
-    "toolchain.optimum_variant": ("runtime.sessions.plain_session",),
-    "toolchain.ort_variant": ("runtime.sessions.adapters",),
-    "toolchain.activations": ("runtime.sessions.qnn_pipeline",),
-    "toolchain.qnn_variant": (
+    "toolchain.checkpoints.adapters": ("runtime.sessions.adapters",),
+    "toolchain.variants.openvino": ("runtime.sessions.openvino_session",),
+    "toolchain.variants.optimum": ("runtime.sessions.plain_session",),
+    "toolchain.variants.ort": ("runtime.sessions.adapters",),
+    "toolchain.graphs.activations": ("runtime.sessions.qnn_pipeline",),
+    "toolchain.variants.qnn": (
         "runtime.sessions.qnn_pipeline",
         "runtime.sessions.session",
         "runtime.sessions.static_session",
     ),
-    "toolchain.answers": (
+    "toolchain.evaluation.answers": (
         "runtime.requests.chat",
         "runtime.engine.engine",
         "runtime.engine.sequence",
@@ -224,8 +256,8 @@ ACROSS = {
         "runtime.engine.tokenizer",
         "runtime.engine.turn",
     ),
-    "toolchain.choices": ("runtime.engine.tokenizer",),
-    "toolchain.evaluation": (
+    "toolchain.evaluation.choices": ("runtime.engine.tokenizer",),
+    "toolchain.evaluation.evaluation": (
         "runtime.engine.grammar",
         "runtime.models.loading",
         "runtime.sessions.session",
@@ -233,27 +265,27 @@ ACROSS = {
         "runtime.engine.speculation",
         "runtime.engine.tokenizer",
     ),
-    "toolchain.report": ("runtime.engine.tokenizer",),
-    "toolchain.scoring": ("runtime.sessions.session",),
-    "toolchain.stages": ("runtime.sessions.session",),
-    "toolchain.sweep": ("runtime.sessions.session",),
-    "toolchain.structured": (
+    "toolchain.evaluation.report": ("runtime.engine.tokenizer",),
+    "toolchain.evaluation.scoring": ("runtime.sessions.session",),
+    "toolchain.variants.stages": ("runtime.sessions.session",),
+    "toolchain.sweeping.sweep": ("runtime.sessions.session",),
+    "toolchain.evaluation.structured": (
         "runtime.engine.grammar",
         "runtime.engine.tokenizer",
     ),
-    "toolchain.evaluate": (
+    "toolchain.evaluation.packaged": (
         "runtime.sessions.adapters",
         "runtime.sessions.cuda_session",
         "runtime.sessions.inference",
         "runtime.sessions.ort_session",
         "runtime.sessions.session",
     ),
-    "toolchain.kvscales": (
+    "toolchain.graphs.kvscales": (
         "runtime.sessions.cuda_session",
         "runtime.sessions.ort_session",
         "runtime.sessions.session",
     ),
-    "toolchain.surgery": ("runtime.sessions.adapters",),
+    "toolchain.graphs.surgery": ("runtime.sessions.adapters",),
     "runtime.requests.conversations": ("edgeqwen.v1",),
     "runtime.api.generator": ("edgeqwen.v1",),
     "runtime.api.replies": ("edgeqwen.v1",),
@@ -285,10 +317,10 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
-    " toolchain.advise_command toolchain.budget_options toolchain.cli toolchain.evaluate_command"
-    " toolchain.sweep_command edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
+    " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
+    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
-    "gguf": "toolchain.sources",
+    "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.api.replies runtime.http.failures edgeqwen.errors",
@@ -301,29 +333,31 @@ DOORS = {
     "grpc_reflection": "runtime.api.reflection",
     "grpc_status": "runtime.api.replies",
     "h11": "runtime.metrics.server",
-    "huggingface_hub": "toolchain.sources",
+    "huggingface_hub": "toolchain.checkpoints.sources",
     "jinja2": "runtime.requests.chat",
     "llguidance": "runtime.engine.grammar",
-    "matplotlib": "toolchain.report_plots toolchain.sweep_report",
+    "matplotlib": "toolchain.evaluation.report_plots toolchain.sweeping.report",
     "numpy": "runtime.engine.completion runtime.engine.grammar runtime.engine.sampler runtime.engine.structure"
     " runtime.engine.turn runtime.sessions.adapters runtime.sessions.cuda_session runtime.sessions.openvino_device"
     " runtime.sessions.openvino_paged runtime.sessions.openvino_stateful runtime.sessions.ort_session"
     " runtime.sessions.plain_session runtime.sessions.qnn_pipeline runtime.sessions.session"
-    " runtime.sessions.static_session toolchain.activations toolchain.adapters toolchain.choices"
-    " toolchain.divergence toolchain.evaluate toolchain.float_reference toolchain.kvscales toolchain.report"
-    " toolchain.report_plots toolchain.rotary_tables toolchain.scoring toolchain.smooth_activations"
-    " toolchain.smoothing toolchain.weights",
-    "olive": "toolchain.compile toolchain.fisher_mixed_precision toolchain.olive_environment toolchain.ordered_gptq"
-    " toolchain.rotary_tables toolchain.smooth_activations",
-    "onnx": "toolchain.activations toolchain.qnn_variant toolchain.rotary_tables toolchain.surgery",
+    " runtime.sessions.static_session toolchain.checkpoints.adapters toolchain.checkpoints.smoothing"
+    " toolchain.checkpoints.weights toolchain.evaluation.choices toolchain.evaluation.divergence"
+    " toolchain.evaluation.float_reference toolchain.evaluation.packaged toolchain.evaluation.report"
+    " toolchain.evaluation.report_plots toolchain.evaluation.scoring toolchain.graphs.activations"
+    " toolchain.graphs.kvscales toolchain.passes.rotary_tables toolchain.passes.smooth_activations",
+    "olive": "toolchain.compile toolchain.passes.fisher_mixed_precision toolchain.passes.olive_environment"
+    " toolchain.passes.ordered_gptq toolchain.passes.rotary_tables toolchain.passes.smooth_activations",
+    "onnx": "toolchain.graphs.activations toolchain.graphs.surgery toolchain.passes.rotary_tables"
+    " toolchain.variants.qnn",
     "onnxruntime": "runtime.sessions.adapters runtime.sessions.cuda_session runtime.sessions.inference"
     " runtime.sessions.ort_session runtime.sessions.plain_session runtime.sessions.qnn_pipeline"
-    " toolchain.activations",
+    " toolchain.graphs.activations",
     "onnxruntime_qnn": "runtime.sessions.qnn_pipeline",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
     "packaging": "toolchain.doctor",
-    "peft": "toolchain.adapters toolchain.float_reference",
+    "peft": "toolchain.checkpoints.adapters toolchain.evaluation.float_reference",
     "prometheus_client": "runtime.lifecycle.observability runtime.metrics.building runtime.metrics.exposition"
     " runtime.metrics.families runtime.metrics.machine_families",
     "psutil": "runtime.telemetry.snapshots",
@@ -331,26 +365,26 @@ DOORS = {
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
     " runtime.presets runtime.profile runtime.requests.chat_json runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.advise_command toolchain.cli toolchain.evaluate_command toolchain.progress"
-    " toolchain.sweep_report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
-    "safetensors": "toolchain.adapters toolchain.weights",
+    "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
+    " toolchain.sweeping.report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
+    "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
     " runtime.access.relay runtime.api.generator runtime.api.models_service runtime.api.service"
     " runtime.health.caretaker runtime.http.callers runtime.http.listener runtime.lifecycle.observability"
-    " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server"
-    " runtime.models.model runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery"
-    " runtime.otel.pipeline",
-    "tokenizers": "runtime.engine.tokenizer toolchain.evaluate toolchain.kvscales toolchain.sources",
-    "torch": "toolchain.adapters toolchain.divergence toolchain.evaluate toolchain.fisher_mixed_precision"
-    " toolchain.float_reference toolchain.ordered_gptq toolchain.rotary_tables toolchain.smooth_activations"
-    " toolchain.sources",
-    "tqdm": "toolchain.fisher_mixed_precision toolchain.smooth_activations",
-    "transformers": "toolchain.adapters toolchain.calibrate toolchain.evaluate toolchain.float_reference"
-    " toolchain.sources",
+    " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server runtime.models.model"
+    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline",
+    "tokenizers": "runtime.engine.tokenizer toolchain.checkpoints.sources toolchain.evaluation.packaged"
+    " toolchain.graphs.kvscales",
+    "torch": "toolchain.checkpoints.adapters toolchain.checkpoints.sources toolchain.evaluation.divergence"
+    " toolchain.evaluation.float_reference toolchain.evaluation.packaged toolchain.passes.fisher_mixed_precision"
+    " toolchain.passes.ordered_gptq toolchain.passes.rotary_tables toolchain.passes.smooth_activations",
+    "tqdm": "toolchain.passes.fisher_mixed_precision toolchain.passes.smooth_activations",
+    "transformers": "toolchain.calibrate toolchain.checkpoints.adapters toolchain.checkpoints.sources"
+    " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.profile toolchain.calibrate toolchain.cli toolchain.models"
-    " toolchain.presets toolchain.structured",
+    "yaml": "runtime.configuration.config runtime.profile toolchain.calibrate toolchain.cli"
+    " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

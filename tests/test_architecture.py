@@ -73,7 +73,7 @@ BAD = {
     "inside a function": ("runtime.engine.kvcache", "def f():\n    from .engine import Engine"),
     "only for types": ("runtime.engine.kvcache", "if TYPE_CHECKING:\n    from .engine import Engine"),
     "absolute in its own package": ("runtime.engine.engine", "from runtime.errors import Fault"),
-    "runtime to toolchain": ("runtime.package", "import toolchain.recipe"),
+    "runtime to toolchain": ("runtime.package", "import toolchain.recipes.recipe"),
     "client to runtime": ("edgeqwen.client", "from runtime.errors import EdgeQwenError"),
     "client to toolchain": ("edgeqwen.cli", "import toolchain"),
     "toolchain to the session": ("toolchain.compile", "from runtime.sessions.session import Session"),
@@ -81,7 +81,7 @@ BAD = {
     "heavy library elsewhere": ("runtime.engine.engine", "import onnxruntime as ort"),
     "part of a heavy library": ("runtime.engine.engine", "from grpc.aio import server"),
     "torch on the device": ("runtime.sessions.session", "import torch"),
-    "olive elsewhere": ("toolchain.evaluate", "from olive.workflows import run"),
+    "olive elsewhere": ("toolchain.evaluation.packaged", "from olive.workflows import run"),
     "unknown library": ("runtime.daemon", "import requests"),
     "our folder that looks like a library": ("runtime.daemon", "from systemd import daemon"),
     "unknown module": ("runtime.helpers", ""),
@@ -111,7 +111,8 @@ def test_checker_accepts_what_the_rules_allow() -> None:
     assert check("runtime.engine.sampler", "import numpy as np\nfrom .sequence import SamplingParams") == []
     assert check("runtime.engine.engine", "import threading, time\nfrom ..errors import Fault") == []
     assert check("runtime.api.service", "import grpc\nfrom edgeqwen.v1 import generation_pb2") == []
-    assert check("toolchain.evaluate", "from runtime.sessions.session import Session\nfrom .recipe import Recipe") == []
+    source = "from runtime.sessions.session import Session\nfrom ..recipes.recipe import Recipe"
+    assert check("toolchain.evaluation.packaged", source) == []
     assert check("edgeqwen.client", "from .v1 import generation_pb2") == []
     assert check("runtime", '"""Docstring."""') == []
 

@@ -14,28 +14,29 @@ from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants
 from runtime.presets import Presets
 from runtime.profile import Backend, Profile
 
-from . import adapters, openvino_variant, optimum_variant, ort_variant, qnn_variant
-from .adapters import PeftAdapter
-from .budget import Budget, Candidate, Choice, choose, require_recipes
 from .cache import alone
+from .checkpoints import adapters
+from .checkpoints.adapters import PeftAdapter
+from .checkpoints.smoothing import Smoothing
+from .checkpoints.sources import resolve
 from .compile import load_olive
-from .context import fitted_contexts
+from .evaluation.fidelity_gate import above_gate, require_fidelity
 from .exhaustion import said
-from .fidelity_gate import above_gate, require_fidelity
+from .graphs.surgery import adapter_sites
 from .package import VariantInput, write_package
 from .presets import read_presets_file
 from .progress import Reporter
-from .recipe import Precision
-from .sizes import shape_of
-from .smoothing import Smoothing
-from .sources import resolve
-from .stages import Stages
-from .surgery import adapter_sites
+from .recipes.context import fitted_contexts
+from .recipes.recipe import Precision
+from .sizing.budget import Budget, Candidate, Choice, choose, require_recipes
+from .sizing.sizes import shape_of
 from .variant import Exporter, VariantParts
+from .variants import openvino, optimum, ort, qnn
+from .variants.stages import Stages
 
 _MAKERS: dict[Backend, Callable[[Stages, Profile, Precision], VariantParts]] = {
-    "qnn": qnn_variant.make_variant,
-    "openvino": openvino_variant.make_variant,
+    "qnn": qnn.make_variant,
+    "openvino": openvino.make_variant,
 }
 
 
@@ -84,11 +85,11 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
 def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     if options.adapters or options.adapter_targets:
         _require_adapters_run(options.profiles)
-        optimum_variant.require_no_adapters(options.exporter == "optimum")
+        optimum.require_no_adapters(options.exporter == "optimum")
     if options.budget:
         require_recipes(options.profiles)
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
-        qnn_variant.require_tools()
+        qnn.require_tools()
     load_olive()
     with alone(options.cache, "checkpoint", report), report.stage("checkpoint"):
         checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
@@ -98,7 +99,7 @@ def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
         for adapter in peft.values():
             adapters.require_same_shape(adapter, checkpoint.geometry)
     if options.exporter == "model_builder":
-        optimum_variant.require_model_builder(checkpoint)
+        optimum.require_model_builder(checkpoint)
     for sentence in fitted_contexts(options.profiles, checkpoint.geometry.context_tokens):
         report.note(sentence)
     stages = Stages(checkpoint, options.cache, options.calibration, report)
@@ -140,11 +141,11 @@ def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], 
     if choice:
         profile, precision = choice.candidate.profile, choice.candidate.precision
     if options.exporter == "optimum":
-        parts = optimum_variant.make_variant(stages, profile, precision)
+        parts = optimum.make_variant(stages, profile, precision)
     elif make := _MAKERS.get(profile.execution.backend):
         parts = make(stages, profile, precision)
     else:
-        parts = ort_variant.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
+        parts = ort.make_variant(stages, profile, precision, peft=peft, adapter_targets=options.adapter_targets)
     if choice:
         parts = replace(parts, recipe=parts.recipe | {"budget": {"limits": str(options.budget), "why": choice.why}})
     build = _build_of(stages, profile, precision, parts)
@@ -157,7 +158,7 @@ def _chosen(stages: Stages, profile: Profile, options: Options) -> Choice:
     def measure(candidate: Candidate) -> VariantParts:
         size = megabytes(candidate.weights_bytes)
         stages.report.note(f"{profile.name}: trying {candidate.name}, with at most {size} of weights")
-        return ort_variant.make_variant(stages, candidate.profile, candidate.precision, peft={}, adapter_targets=())
+        return ort.make_variant(stages, candidate.profile, candidate.precision, peft={}, adapter_targets=())
 
     config = json.loads((stages.checkpoint.folder / "config.json").read_bytes())
     return choose(profile, shape_of(config, "config.json"), options.budget, measure, precision=options.precision)

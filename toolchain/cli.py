@@ -17,14 +17,14 @@ from runtime.errors import EdgeQwenError, ProfileError
 from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
-from .advise_command import advise_command
-from .budget import served_with
-from .budget_options import budget_of, budget_options
 from .cache import default_cache
-from .evaluate_command import evaluate
+from .commands.advise import advise_command
+from .commands.budget_options import budget_of, budget_options
+from .commands.evaluate import evaluate
+from .commands.sweep import sweep
 from .presets import OURS, read_presets_file
 from .requirements import CPU
-from .sweep_command import sweep
+from .sizing.budget import served_with
 from .tables import show
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -25,7 +25,7 @@ from typing import Any
 from runtime.errors import BuildError
 
 from .exhaustion import out_of_memory, raise_if_exhausted
-from .recipe import CALIBRATION_DATA, OUR_PASSES, Recipe
+from .recipes.recipe import CALIBRATION_DATA, OUR_PASSES, Recipe
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the name of a step, how much of it is done, and how much there is."""
@@ -86,7 +86,8 @@ def run_olive(
 
 def code_digest(recipe: Recipe) -> str:
     """SHA-256 over the modules of ours that `recipe` runs: another version of them makes another model."""
-    files = (Path(__file__).with_name(f"{module.rpartition('.')[2]}.py") for module in recipe.our_modules)
+    package = Path(__file__).parents[1]
+    files = (package / f"{module.replace('.', '/')}.py" for module in recipe.our_modules)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -103,7 +104,7 @@ def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:
 
 def load_olive() -> None:
     """Begins to import Olive, beside whatever comes next. Without it, the first run of Olive begins with that."""
-    forkserver.set_forkserver_preload([f"{__package__}.olive_environment"])
+    forkserver.set_forkserver_preload([f"{__package__}.passes.olive_environment"])
     forkserver.ensure_running()
 
 
@@ -141,7 +142,7 @@ def _run(job: dict[str, object]) -> None:
     from olive import run
     from olive.package_config import OlivePackageConfig
 
-    from . import rotary_tables  # noqa: F401  Olive knows its surgeons once they are imported
+    from .passes import rotary_tables  # noqa: F401  Olive knows its surgeons once they are imported
 
     _teach_qnn()
     known = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())

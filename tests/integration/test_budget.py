@@ -13,7 +13,7 @@ from integration.packages import small_checkpoint
 from runtime.package import Package
 from runtime.profile import find_profile
 from toolchain.cli import main
-from toolchain.sizes import shape_of, weights_bytes
+from toolchain.sizing.sizes import shape_of, weights_bytes
 
 pytestmark = pytest.mark.slow
 

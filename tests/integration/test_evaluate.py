@@ -17,9 +17,9 @@ from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Package
 from runtime.profile import find_profile
 from runtime.sessions.ort_session import OrtSession
-from toolchain.choices import read_questions, tokens_of
-from toolchain.float_reference import FloatReference
-from toolchain.scoring import float_scores, session_scores
+from toolchain.evaluation.choices import read_questions, tokens_of
+from toolchain.evaluation.float_reference import FloatReference
+from toolchain.evaluation.scoring import float_scores, session_scores
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from runtime.package import Package
 from runtime.requests.chat import ChatMessage, ChatTemplate
 from runtime.sessions.ort_session import OrtSession
 from runtime.sessions.session import Chunk
-from toolchain.sources import resolve
+from toolchain.checkpoints.sources import resolve
 
 pytestmark = pytest.mark.slow
 

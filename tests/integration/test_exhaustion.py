@@ -14,7 +14,7 @@ from integration.refusals import Place, reason, refused, run
 from tiny import make_tiny
 
 from runtime.package import SMOOTHING_FILE, Package
-from toolchain.surgery import SERVING_GRAPH
+from toolchain.graphs.surgery import SERVING_GRAPH
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ from runtime.engine.tokenizer import Tokenizer
 from runtime.package import Fidelity, Package
 from runtime.sessions.ort_session import OrtSession
 from runtime.sessions.session import Chunk
-from toolchain.choices import chosen, compare_choices, read_questions, tokens_of
-from toolchain.divergence import diverge
-from toolchain.evaluate import WINDOW_TOKENS, SessionModel, open_session, windows_of
-from toolchain.float_reference import FloatReference
-from toolchain.scoring import ROWS, session_scores
-from toolchain.sources import resolve
+from toolchain.checkpoints.sources import resolve
+from toolchain.evaluation.choices import chosen, compare_choices, read_questions, tokens_of
+from toolchain.evaluation.divergence import diverge
+from toolchain.evaluation.float_reference import FloatReference
+from toolchain.evaluation.packaged import WINDOW_TOKENS, SessionModel, open_session, windows_of
+from toolchain.evaluation.scoring import ROWS, session_scores
 
 pytestmark = pytest.mark.slow
 

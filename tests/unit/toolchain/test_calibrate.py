@@ -12,7 +12,7 @@ from tiny import byte_tokenizer
 
 from runtime.errors import SourceError
 from toolchain import calibrate
-from toolchain.kvscales import calibration_tokens
+from toolchain.graphs.kvscales import calibration_tokens
 
 VOCABULARY = 259
 

@@ -1,0 +1,1 @@
+"""What goes in: checkpoints and adapters, found, looked at and converted."""

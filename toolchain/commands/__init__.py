@@ -1,0 +1,1 @@
+"""The subcommands of `edgeqwen-compile` beside those of `cli`."""

@@ -1,0 +1,1 @@
+"""ONNX graphs after Olive: rewired, measured."""

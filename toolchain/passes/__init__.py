@@ -1,0 +1,1 @@
+"""Olive passes of our own, and the environment that they run in."""

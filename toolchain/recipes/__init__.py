@@ -1,0 +1,1 @@
+"""What Olive is to do. Pure."""
