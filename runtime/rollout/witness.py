@@ -11,8 +11,9 @@ from ..models.model import Model
 from .gate import Look
 from .golden import replay
 
-IDLE_S, AGAIN_S = 60.0, 10.0
-"""Without a step before it asks, and where its last question was answered wrongly."""
+IDLE_S = 60.0
+"""Without a step, before it asks."""
+_AGAIN_S = 10.0  # where its last question was answered wrongly
 
 
 class Witness:
@@ -21,10 +22,14 @@ class Witness:
     Args:
         stalled: whether an engine hangs. Never blocks.
         patience_s: how long a token may take.
+        idle_s: how long nobody may have called before it asks.
     """
 
-    def __init__(self, model: Model, stalled: Callable[[Engine], bool], patience_s: float) -> None:
+    def __init__(
+        self, model: Model, stalled: Callable[[Engine], bool], patience_s: float, *, idle_s: float = IDLE_S
+    ) -> None:
         self._model = model
+        self._idle_s = idle_s
         self._stalled = stalled
         self._patience_s = patience_s
         figures = model.engine.figures()
@@ -37,7 +42,8 @@ class Witness:
         """Whether nobody else shows how it is, so that `ask` should."""
         engine = self._model.engine
         age_ms = engine.stats().last_step_age_ms
-        return not engine.has_work and (age_ms is None or age_ms >= 1e3 * (AGAIN_S if self._wrong else IDLE_S))
+        idle_s = min(_AGAIN_S, self._idle_s) if self._wrong else self._idle_s
+        return not engine.has_work and (age_ms is None or age_ms >= 1e3 * idle_s)
 
     def ask(self) -> None:
         """Blocks until the first token of the golden transcript is there, or is not."""
