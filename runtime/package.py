@@ -52,7 +52,12 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 SIMULATES = "x86_64"
 """The architecture for which NPUs come with a simulator."""
 
+FIRST_VERSION = "1.0.0"
+"""The version of a package for which none was given, and of those that were built before there were versions."""
+
 _ADAPTER_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_NUMBER = "(0|[1-9][0-9]{0,5})"
+_VERSION = rf"^{_NUMBER}\.{_NUMBER}\.{_NUMBER}$"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -164,6 +169,9 @@ class Build(StrictModel):
 
     format: Literal[1] = 1
     name: str
+    version: Annotated[str, Field(pattern=_VERSION)] = Field(
+        default=FIRST_VERSION, description="MAJOR.MINOR.PATCH, compared as numbers: `version_order`."
+    )
     variant: str
     precision: Literal["int4", "int8", "float16", "float32"]
     source: Source
@@ -327,6 +335,17 @@ def adapter_base(checkpoint: str, smoothing: str | None) -> str:
 def is_adapter_name(name: str) -> bool:
     """Whether an adapter may be called so: 1 to 64 of a-z, 0-9, dot, dash and underscore, a letter or digit first."""
     return re.fullmatch(_ADAPTER_NAME, name) is not None
+
+
+def is_version(text: str) -> bool:
+    """Whether a package may have this version: MAJOR.MINOR.PATCH, each of at most 6 digits and no leading zero."""
+    return re.fullmatch(_VERSION, text) is not None
+
+
+def version_order(version: str) -> tuple[int, int, int]:
+    """What a package's version is compared by: 1.10.0 comes after 1.9.0."""
+    major, minor, patch = map(int, version.split("."))
+    return major, minor, patch
 
 
 def build_json(build: Build) -> str:

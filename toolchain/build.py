@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runtime.errors import AdapterError
 from runtime.footprint import megabytes
-from runtime.package import Build, Memory, Needs, Npu, Package, Source, variants_of
+from runtime.package import FIRST_VERSION, Build, Memory, Needs, Npu, Package, Source, variants_of
 from runtime.presets import Presets
 from runtime.profile import Backend, Profile
 
@@ -46,6 +46,7 @@ class Options:
 
     Args:
         source: hub id, folder, GGUF file or `reference`.
+        version: of the package, MAJOR.MINOR.PATCH.
         precision: for all profiles; None takes each profile's own.
         calibration: the user's own text; None lets the model write it.
         presets: for prompts, by name.
@@ -61,6 +62,7 @@ class Options:
     profiles: tuple[Profile, ...]
     out: Path
     cache: Path
+    version: str = FIRST_VERSION
     revision: str | None = None
     precision: Precision | None = None
     calibration: Path | None = None
@@ -149,7 +151,7 @@ def _variant(stages: Stages, profile: Profile, peft: Mapping[str, PeftAdapter], 
     if choice:
         parts = replace(parts, recipe=parts.recipe | {"budget": {"limits": str(options.budget), "why": choice.why}})
     build = _build_of(stages, profile, precision, parts)
-    return VariantInput(parts, build.model_copy(update={"low_fidelity": above_gate(build)}))
+    return VariantInput(parts, build.model_copy(update={"version": options.version, "low_fidelity": above_gate(build)}))
 
 
 def _chosen(stages: Stages, profile: Profile, options: Options) -> Choice:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from runtime.errors import EdgeQwenError, ProfileError
-from runtime.package import ADAPTER_SUFFIX, PROJECTIONS, Npu, is_adapter_name
+from runtime.package import ADAPTER_SUFFIX, FIRST_VERSION, PROJECTIONS, Npu, is_adapter_name, is_version
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
 from .cache import default_cache
@@ -91,6 +91,12 @@ def _projections(ctx: click.Context, param: click.Parameter, given: str | None) 
     return names
 
 
+def _version(ctx: click.Context, param: click.Parameter, given: str) -> str:
+    if not is_version(given):
+        raise click.BadParameter(f"looks like MAJOR.MINOR.PATCH, three numbers of at most 6 digits (got {given!r})")
+    return given
+
+
 @main.command(
     epilog="""\b
 Examples:
@@ -114,6 +120,13 @@ A build that was stopped goes on from what is done: run the same command again."
     help="A profile's name or YAML file; once for each variant.",
 )
 @click.option("--precision", type=click.Choice(["int4", "int8", "float16", "float32"]), help="Default: the profile's.")
+@click.option(
+    "--package-version",
+    default=FIRST_VERSION,
+    callback=_version,
+    show_default=True,
+    help="MAJOR.MINOR.PATCH. Devices refuse one below what they have run.",
+)
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Your text (.txt or .jsonl) for INT4.")
 @click.option("--presets", type=click.Path(path_type=Path), help="Prompt presets (.yaml) instead of ours.")
@@ -148,6 +161,7 @@ def build(
     source: str,
     profiles: tuple[str, ...],
     precision: str | None,
+    package_version: str,
     revision: str | None,
     calibration: Path | None,
     presets: Path | None,
@@ -177,6 +191,7 @@ def build(
         profiles=chosen,
         out=out,
         cache=cache or default_cache(),
+        version=package_version,
         revision=revision,
         precision=precision,  # type: ignore[arg-type]
         calibration=calibration,
@@ -191,7 +206,7 @@ def build(
     package, builds = builder.build(options, Reporter())
     summary = builder.summary(builds)
     if as_json:
-        click.echo(json.dumps({"package": str(package), "variants": summary}))
+        click.echo(json.dumps({"package": str(package), "version": package_version, "variants": summary}))
         return
     table = Table("variant", "precision", "weights", "KLD", "top-1 same", "perplexity", "of float")
     for row in summary:

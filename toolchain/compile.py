@@ -91,13 +91,14 @@ def code_digest(recipe: Recipe) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def olive_model_package(sources: Sequence[Path], out: Path, name: str) -> None:
+def olive_model_package(sources: Sequence[Path], out: Path, name: str, version: str) -> None:
     """Merges model folders into ONNX Runtime's model package layout at `out`, a variant named after each folder."""
     arguments = ["generate-model-package", "--disable_telemetry"]
     for source in sources:
         arguments += ["-s", str(source)]
+    arguments += ["-o", str(out), "--model_name", name, "--model_version", version]
     lines: list[str] = []
-    if _in_child(_command, [*arguments, "-o", str(out), "--model_name", name], lines.append) != 0:
+    if _in_child(_command, arguments, lines.append) != 0:
         raise_if_exhausted("".join(lines), "Olive", [out])
         raise BuildError(f"Olive could not write the package: {''.join(lines).strip()[-300:]}")
 

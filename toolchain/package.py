@@ -61,7 +61,7 @@ def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInpu
 
     A package of that name that is there stays as it was until the new one is whole.
     """
-    name = variants[0].build.name
+    name, version = variants[0].build.name, variants[0].build.version
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}{SUFFIX}"
     with scratch_folder(folder, f".{name}-") as scratch:
@@ -69,9 +69,9 @@ def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInpu
         onnx = [variant for variant in variants if variant.parts.for_onnxruntime]
         if onnx:
             sources = [_olive_source(scratch / "sources", checkpoint, variant) for variant in onnx]
-            olive_model_package(sources, package, name)
+            olive_model_package(sources, package, name, version)
         else:
-            _model_package(package, checkpoint, name)
+            _model_package(package, checkpoint, name, version)
         for variant in variants:
             if not variant.parts.for_onnxruntime:
                 _add_stock(package / VARIANTS / variant.build.variant, variant)
@@ -120,7 +120,7 @@ def _olive_source(folder: Path, checkpoint: Path, variant: VariantInput) -> Path
     return source
 
 
-def _model_package(package: Path, checkpoint: Path, name: str) -> None:
+def _model_package(package: Path, checkpoint: Path, name: str, version: str) -> None:
     """The layout without a variant for ONNX Runtime."""
     (package / VARIANTS).mkdir(parents=True)
     (package / CONFIGS).mkdir()
@@ -128,10 +128,10 @@ def _model_package(package: Path, checkpoint: Path, name: str) -> None:
     manifest = {
         "schema_version": 1,
         "package_name": name,
-        "package_version": "1.0",
+        "package_version": version,
         "components": [VARIANTS.name],
         "configs_dir": CONFIGS.name,
-        "producer": {"tool": "edgeqwen", "model_name": name, "model_version": "1.0", "task": "text_generation"},
+        "producer": {"tool": "edgeqwen", "model_name": name, "model_version": version, "task": "text_generation"},
     }
     _write_json(package / "manifest.json", manifest)
     metadata = {"schema_version": 1, "component_name": VARIANTS.name, "variants": {}}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.errors import PackageCorrupt, PackageError
-from runtime.package import Package, build_json
+from runtime.package import Package, build_json, is_version, version_order
 from runtime.profile import find_profile
 
 
@@ -201,6 +201,36 @@ def test_a_package_without_adapters_does_not_mention_them(tmp_path: Path) -> Non
     with_places = Package.open(root).build
     assert json.loads(build_json(with_places))["adapter_targets"] == ["q_proj"]
     assert type(build).model_validate_json(build_json(build)) == build
+
+
+def test_a_package_without_a_version_is_the_first(tmp_path: Path) -> None:
+    """What was built before there were versions reads as 1.0.0; what is written always says its version."""
+    root = make_package(tmp_path / "p")
+    build = Package.open(root).build
+    assert build.version == "1.0.0"
+    assert json.loads(build_json(build))["version"] == "1.0.0"
+    edit_build(root, {"version": "1.10.0"})
+    assert Package.open(root).build.version == "1.10.0"
+
+
+@pytest.mark.parametrize(
+    "version", ["1.0", "1.0.0.0", "v1.0.0", "1.0.01", "1.0.0-rc1", "1.0.1000000", "1.0.٣", "", "1.0.0\n"]
+)
+def test_what_is_no_version_is_refused(tmp_path: Path, version: str) -> None:
+    """Three decimal numbers, with one way to write each."""
+    root = make_package(tmp_path / "p")
+    edit_build(root, {"version": version})
+    assert not is_version(version)
+    with pytest.raises(PackageCorrupt, match="version: must match"):
+        Package.open(root)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 999_999)] * 3)))
+def test_versions_are_ordered_as_numbers(numbers: list[tuple[int, int, int]]) -> None:
+    """1.10.0 is after 1.9.0."""
+    versions = [f"{major}.{minor}.{patch}" for major, minor, patch in numbers]
+    assert all(map(is_version, versions))
+    assert list(map(version_order, sorted(versions, key=version_order))) == sorted(numbers)
 
 
 def test_an_adapters_name_is_no_path(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_an_unknown_profile_is_one_line_and_3(arguments: list[str]) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("version", ["1.2", "v1.2.0", "1.02.0", "1.2.0-rc1"])
+def test_a_version_that_devices_cannot_compare_is_refused(version: str, tmp_path: Path) -> None:
+    """A usage error, before anything is looked for."""
+    done = run(
+        "build", "nowhere", "--profile", "generic-x86_64", "--package-version", version, "-o", str(tmp_path / "o")
+    )
+    assert done.exit_code == 2
+    assert f"looks like MAJOR.MINOR.PATCH, three numbers of at most 6 digits (got '{version}')" in done.stderr
+
+
 def test_a_profile_that_cannot_be_built_is_refused_with_its_reason(tmp_path: Path) -> None:
     """One line that says what to use meanwhile, exit status 3, no model looked for; `profiles` says the same."""
     out = tmp_path / "out"

@@ -71,7 +71,7 @@ def test_a_package_without_a_variant_for_onnx_runtime_has_the_same_layout(tmp_pa
     for path in stock:
         path.write_text(path.name)
     build = Package.open(make_package(tmp_path / "other", "board")).build
-    build = build.model_copy(update={"profile": find_profile("openvino-x86_64")})
+    build = build.model_copy(update={"profile": find_profile("openvino-x86_64"), "version": "1.2.0"})
     parts = VariantParts(
         stock=stock, ours={}, recipe={}, weights_bytes=5, contrib_ops=[], fidelity=None, golden=build.golden
     )
@@ -86,4 +86,5 @@ def test_a_package_without_a_variant_for_onnx_runtime_has_the_same_layout(tmp_pa
         "models/decoder/board/openvino_model.xml",
     ]
     assert json.loads((root / "models/decoder/metadata.json").read_text())["variants"] == {}
-    assert json.loads((root / "manifest.json").read_text())["components"] == ["decoder"]
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert (manifest["components"], manifest["package_version"]) == (["decoder"], package.build.version)
