@@ -78,7 +78,14 @@ class StoreError(EdgeQwenError):
 
 
 class StateUnusable(StoreError):
-    """What the store knows of itself is damaged, or of a newer edgeqwen."""
+    """What the store knows of itself is damaged."""
+
+
+class StateNewer(StateUnusable):
+    """What the store knows of itself was written by a newer edgeqwen, which nobody may guess at."""
+
+    def __init__(self, have: int, known: int) -> None:
+        super().__init__(f"the store's state has format {have} and this edgeqwen knows {known}: update edgeqwen")
 
 
 class NothingToRollBackTo(StoreError):

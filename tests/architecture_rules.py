@@ -150,8 +150,9 @@ LAYERS = {
         "adapters inference",
     ),
     "runtime.store": (
+        "collect",
         "store",
-        "state_file",
+        "recovery state_file tree",
         "state disk",
     ),
     "runtime.telemetry": (
