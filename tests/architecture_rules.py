@@ -175,7 +175,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "commands",
-        "build doctor",
+        "build doctor publishing",
         "sweeping",
         "variants",
         "evaluation sizing",
@@ -198,7 +198,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate sweep",
+        "advise evaluate publish sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -213,6 +213,10 @@ LAYERS = {
         "kvscales surgery",
     ),
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
+    "toolchain.publishing": (
+        "push export",
+        "publication uploads",
+    ),
     "toolchain.recipes": (
         "openvino optimum qnn",
         "recipe context",
@@ -267,6 +271,8 @@ ACROSS = {
         "runtime.sessions.session",
         "runtime.sessions.static_session",
     ),
+    "toolchain.commands.publish": ("runtime.oci",),
+    "toolchain.publishing.*": ("runtime.oci",),
     "toolchain.evaluation.answers": (
         "runtime.requests.chat",
         "runtime.engine.engine",
@@ -340,8 +346,8 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
-    " runtime.oci.options runtime.token_command"
-    " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
+    " runtime.oci.options runtime.token_command toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish"
     " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.checkpoints.sources",
@@ -393,7 +399,8 @@ DOORS = {
     " runtime.requests.chat_json runtime.store.state_file runtime.validation toolchain.cli",
     "requests": "runtime.oci.transport",
     "rich": "runtime.commands runtime.oci.progress toolchain.cli toolchain.commands.advise"
-    " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
+    " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
+    " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"

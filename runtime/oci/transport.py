@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -57,7 +57,8 @@ class Access:
     plain_http: bool | None = None
 
 
-Body = bytes | Callable[[], IO[bytes]] | None
+Response = requests.Response
+Body = bytes | Callable[[], io.RawIOBase] | None
 """What a request carries. A function opens it once more when it has to be sent again."""
 
 
@@ -81,7 +82,7 @@ class Transport:
         body: Body = None,
         *,
         stream: bool = False,
-    ) -> requests.Response:
+    ) -> Response:
         """Asks for `url`, whole or from `/v2/` on, as whoever has to ask; what the answer is, its status says.
 
         Raises RemoteUnavailable if there is none.
@@ -93,28 +94,27 @@ class Transport:
                 response = self._send(method, url, headers, body, stream=stream)
             return response
 
-    def streamed(self, response: requests.Response) -> Generator[bytes]:
+    def streamed(self, response: Response) -> Generator[bytes]:
         """The body of a response to `stream`, some at a time. Raises RemoteUnavailable if it breaks off."""
         with self._in_our_words(), response:
             yield from response.raw.stream(CHUNK_BYTES, decode_content=False)
 
-    def refuse(self, response: requests.Response, what: str) -> EdgeQwenError:
+    def refuse(self, response: Response, what: str) -> EdgeQwenError:
         """The error that `response`, which is not what was wanted, is of `what`."""
         status, said = response.status_code, _said(response)
+        details = f"status {status}{f', {said}' if said else ''}"
         if status == 404:
-            return PackageNotThere(f"{self.host} has no {what}{said}")
+            return PackageNotThere(f"there is no {what}{f' ({said})' if said else ''}")
         if status in (401, 403):
             hint = "check user name and password" if self._authorization else "give --username and --password-file"
-            return RemoteRefused(f"{self.host} does not let us have {what} (status {status}{said}): {hint}")
+            return RemoteRefused(f"{self.host} does not let us have {what} ({details}): {hint}")
         if status == 429 or status >= 500:
             after = response.headers.get("Retry-After", "")
             waits_s = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else None
-            return RemoteUnavailable(f"{self.host} cannot answer now (status {status}{said})", waits_s)
-        return TransferError(f"{self.host} does not take what was asked of {what} (status {status}{said})")
+            return RemoteUnavailable(f"{self.host} cannot answer now ({details})", waits_s)
+        return TransferError(f"{self.host} does not take what was asked of {what} ({details})")
 
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str] | None, body: Body, *, stream: bool
-    ) -> requests.Response:
+    def _send(self, method: str, url: str, headers: Mapping[str, str] | None, body: Body, *, stream: bool) -> Response:
         own = {"Authorization": self._authorization} if self._authorization else {}
         data = body() if callable(body) else body
         try:
@@ -122,10 +122,10 @@ class Transport:
                 method, urljoin(self._base, url), data=data, headers={**(headers or {}), **own}, stream=stream
             )
         finally:
-            if isinstance(data, io.IOBase):
+            if isinstance(data, io.RawIOBase):
                 data.close()
 
-    def _authorize(self, response: requests.Response) -> bool:
+    def _authorize(self, response: Response) -> bool:
         """Whether there is another answer to a demand for authentication than what was sent."""
         before, challenge = self._authorization, response.headers.get("Www-Authenticate", "")
         try:
@@ -217,9 +217,7 @@ class _Adapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **more: Any) -> Any:
         return super().proxy_manager_for(proxy, ssl_context=self._context, **more)
 
-    def send(
-        self, request: requests.PreparedRequest, stream: bool = False, *more: Any, **named: Any
-    ) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, stream: bool = False, *more: Any, **named: Any) -> Response:
         url = urlsplit(request.url or "")
         if url.scheme != "https" and url.hostname != self._plain_host:
             raise _PlainHttp(f"{url.scheme}://{url.netloc}")
@@ -269,8 +267,8 @@ def _at_most(chunks: Iterator[bytes], limit: int) -> bytes:
     return content
 
 
-def _said(response: requests.Response) -> str:
-    """What a registry says about an error (distribution specification, error codes), ready to be appended."""
+def _said(response: Response) -> str:
+    """What a registry says about an error (distribution specification, error codes); nothing if it does not."""
     try:
         message = json.loads(next(response.iter_content(CHUNK_BYTES), b""))["errors"][0]["message"]
     except (
@@ -282,8 +280,7 @@ def _said(response: requests.Response) -> str:
         urllib3.exceptions.HTTPError,
     ):
         return ""
-    text = "".join(each for each in str(message) if each.isprintable())[:120]
-    return f", {text}" if text else ""
+    return "".join(each for each in str(message) if each.isprintable())[:120]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
