@@ -23,6 +23,7 @@ MAX_DOCUMENT_BYTES = 4 << 20
 MAX_LAYERS = 10_000
 _MAX_MANIFESTS = 1_000
 _MAX_BLOB_BYTES = 1 << 40
+_LONGEST_FAULT = 300
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """What the specification calls an architecture, by what `uname -m` calls it."""
@@ -116,5 +117,6 @@ def _parse(model: type[_Model], content: bytes, where: str) -> _Model:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        faults = sorted(map(str, faults_of(error)))
-        raise PackageCorrupt(f"{where} is no package: {'; '.join(faults[:3])}") from error
+        faults = "; ".join(sorted(map(str, faults_of(error)))[:3])
+        shown = "".join(each if each.isprintable() else "?" for each in faults)[:_LONGEST_FAULT]
+        raise PackageCorrupt(f"{where} is no package: {shown}") from error

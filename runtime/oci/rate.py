@@ -12,7 +12,7 @@ _BURST_S = 0.25
 
 def parse_rate(text: str) -> int:
     """Bytes a second, as curl has them: `500K`, `2M`, `1.5G`, in powers of 1024. Raises ValueError."""
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,3})?)([KMG]?)", text, re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([KMG]?)", text, re.IGNORECASE)
     rate = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if rate < 1:
         raise ValueError("looks like 500K, 2M or 1.5M: bytes a second")

@@ -30,7 +30,7 @@ class RegistryRemote:
         accept = {"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"}
         response = self._transport.send("GET", f"{self._repository}/manifests/{asked}", accept)
         if response.status_code != 200:
-            error = self._transport.refuse(response, f"{self.name}{'@' if asked.startswith('sha256:') else ':'}{asked}")
+            error = self._transport.error_of(response, f"{self.name}{'@' if asked.startswith('sha256:') else ':'}{asked}")
             if response.status_code == 404 and digest is None and (tags := self._tags()):
                 raise type(error)(f"{error}; there are {tags}")
             raise error
@@ -42,7 +42,7 @@ class RegistryRemote:
         response = self._transport.send("GET", url, headers, stream=True)
         with response:
             if response.status_code not in (200, 206):
-                raise self._transport.refuse(response, f"blob {sha256[:12]}... of {self.name}")
+                raise self._transport.error_of(response, f"blob {sha256[:12]}... of {self.name}")
             begins = _begins(response.headers.get("Content-Range", "")) if response.status_code == 206 else 0
             if begins is None or begins > offset:
                 raise TransferError(f"{self.name} sends another part of a blob than was asked for")
@@ -62,7 +62,7 @@ class RegistryRemote:
 
 def _begins(content_range: str) -> int | None:
     """Where the part begins that a response has (RFC 9110, 14.4); None if it does not say."""
-    found = re.match(r"bytes (\d{1,18})-", content_range)
+    found = re.match(r"bytes ([0-9]{1,18})-", content_range)
     return int(found[1]) if found else None
 
 

@@ -99,14 +99,14 @@ class Transport:
         with self._in_our_words(), response:
             yield from response.raw.stream(CHUNK_BYTES, decode_content=False)
 
-    def refuse(self, response: Response, what: str) -> EdgeQwenError:
+    def error_of(self, response: Response, what: str) -> EdgeQwenError:
         """The error that `response`, which is not what was wanted, is of `what`."""
         status, said = response.status_code, _said(response)
         details = f"status {status}{f', {said}' if said else ''}"
         if status == 404:
             return PackageNotThere(f"there is no {what}{f' ({said})' if said else ''}")
         if status in (401, 403):
-            hint = "check user name and password" if self._authorization else "give --username and --password-file"
+            hint = "check user name and password" if self._authorization else "log in with docker, or give --username and --password-file"
             return RemoteRefused(f"{self.host} does not let us have {what} ({details}): {hint}")
         if status == 429 or status >= 500:
             after = response.headers.get("Retry-After", "")
@@ -115,12 +115,12 @@ class Transport:
         return TransferError(f"{self.host} does not take what was asked of {what} ({details})")
 
     def _send(self, method: str, url: str, headers: Mapping[str, str] | None, body: Body, *, stream: bool) -> Response:
-        own = {"Authorization": self._authorization} if self._authorization else {}
+        whole = urljoin(self._base, url)
+        ours = urlsplit(whole).netloc == urlsplit(self._base).netloc  # an upload may go elsewhere: not our secrets
+        own = {"Authorization": self._authorization} if self._authorization and ours else {}
         data = body() if callable(body) else body
         try:
-            return self._session.request(
-                method, urljoin(self._base, url), data=data, headers={**(headers or {}), **own}, stream=stream
-            )
+            return self._session.request(method, whole, data=data, headers={**(headers or {}), **own}, stream=stream)
         finally:
             if isinstance(data, io.RawIOBase):
                 data.close()

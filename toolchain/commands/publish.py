@@ -14,7 +14,7 @@ from runtime.oci.reference import TAG, RegistryReference, parse_reference
 
 from ..progress import Reporter
 
-_SIZE = re.compile(r"(\d{1,6})(M|G)")
+_SIZE = re.compile(r"([0-9]{1,6})(M|G)")
 
 
 def _tags(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from runtime.oci.patience import Patience
 from runtime.oci.transport import Body, Response, Transport
 
 _DONE = (201, 204)
-_RANGE = re.compile(r"(?:bytes=)?0-(\d{1,15})")
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,15})")
 
 
 class Repository:
@@ -46,7 +46,7 @@ class Repository:
         url = f"{self._root}/manifests/{reference}"
         response = self._send("PUT", url, {"Content-Type": media_type}, content)
         if response.status_code not in _DONE:
-            raise self._transport.refuse(response, f"manifest {reference} of {self._name}")
+            raise self._transport.error_of(response, f"manifest {reference} of {self._name}")
 
     def put_blob(
         self, sha256: str, size_bytes: int, content: Path | bytes, sent: Callable[[int], None] = lambda _: None
@@ -79,7 +79,7 @@ class Repository:
             try:
                 response = self._transport.send(method, url, headers, body)
                 if response.status_code == 429 or response.status_code >= 500:
-                    raise self._transport.refuse(response, self._name)
+                    raise self._transport.error_of(response, self._name)
             except RemoteUnavailable as error:
                 failures += 1
                 if failures > self._patience.retries:
@@ -91,7 +91,7 @@ class Repository:
     def _is_there(self, response: Response, what: str) -> bool:
         if response.status_code in (200, 404):
             return response.status_code == 200
-        raise self._transport.refuse(response, f"{what} of {self._name}")
+        raise self._transport.error_of(response, f"{what} of {self._name}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Upload:
         self.offset = 0
         response = self._transport.send("POST", self._start_url, body=b"")
         if response.status_code != 202 or "Location" not in response.headers:
-            raise self._transport.refuse(response, self._what)
+            raise self._transport.error_of(response, self._what)
         self._session = response.headers["Location"]
 
     def _ask_how_far(self) -> None:
@@ -158,7 +158,7 @@ class _Upload:
         if response.status_code in (404, 416):
             raise RemoteUnavailable(f"{self._what}: the registry has forgotten what it had of it")
         if response.status_code not in (201, 202, 204):
-            raise self._transport.refuse(response, self._what)
+            raise self._transport.error_of(response, self._what)
         self._session = response.headers.get("Location", self._session)
         self._in_doubt, self.done, self.offset = False, is_last, end
 
