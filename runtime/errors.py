@@ -110,6 +110,46 @@ class StoreBusy(StoreError):
     exit_code = 75
 
 
+class ReferenceInvalid(EdgeQwenError):
+    """What was given to say where a package is says nothing."""
+
+    exit_code = 2
+
+
+class PackageNotThere(PackageError):
+    """A registry or a layout has no package or file of that name."""
+
+
+class TransferError(EdgeQwenError):
+    """A package cannot be fetched from where it is, or be put where it should be."""
+
+
+class RemoteRefused(TransferError):
+    """A registry wants to know who asks, or does not let whoever asks."""
+
+    exit_code = 77
+
+
+class RemoteUnavailable(TransferError):
+    """A registry does not answer, or breaks off; another time it may answer.
+
+    Args:
+        retry_after_s: how long it asks to be left alone.
+    """
+
+    exit_code = 69
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class TransferInterrupted(TransferError):
+    """Part of a package is there. The same again goes on from it."""
+
+    exit_code = 75
+
+
 class SessionError(EdgeQwenError):
     """The model cannot be loaded or run by the execution provider that was asked for."""
 

@@ -20,10 +20,11 @@ LAYERS = {
         "configuration",
         "engine",
         "sessions",
+        "store",
+        "oci",
         "board",
         "access",
         "footprint presets",
-        "store",
         "package",
         "profile",
         "validation",
@@ -123,6 +124,19 @@ LAYERS = {
         "loading pressure_watch",
         "expectation",
     ),
+    "runtime.oci": (
+        "command",
+        "options opening",
+        "settings",
+        "pulling",
+        "fetching",
+        "download",
+        "source choosing folder",
+        "layout registry",
+        "remote contents transport",
+        "documents",
+        "patience rate reference progress",
+    ),
     "runtime.otel": (
         "pipeline",
         "recorder interceptor",
@@ -162,7 +176,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "commands",
-        "build doctor",
+        "build doctor publishing",
         "sweeping",
         "variants",
         "evaluation sizing",
@@ -185,7 +199,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate sweep",
+        "advise evaluate publish sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -200,6 +214,10 @@ LAYERS = {
         "kvscales surgery",
     ),
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
+    "toolchain.publishing": (
+        "push export",
+        "publication uploads",
+    ),
     "toolchain.recipes": (
         "openvino optimum qnn",
         "recipe context",
@@ -254,6 +272,8 @@ ACROSS = {
         "runtime.sessions.session",
         "runtime.sessions.static_session",
     ),
+    "toolchain.commands.publish": ("runtime.oci",),
+    "toolchain.publishing.*": ("runtime.oci",),
     "toolchain.evaluation.answers": (
         "runtime.requests.chat",
         "runtime.engine.engine",
@@ -319,12 +339,16 @@ ACROSS = {
         "edgeqwen.kserve",
     ),
     "edgeqwen.*": ("edgeqwen.v1",),
+    "runtime.oci.download": ("runtime.store.disk",),
+    "runtime.oci.fetching": ("runtime.store.disk",),
+    "runtime.oci.pulling": ("runtime.store.disk",),
 }
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
-    " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
+    " runtime.oci.options runtime.token_command toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish"
     " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.checkpoints.sources",
@@ -363,6 +387,7 @@ DOORS = {
     "onnxruntime_qnn": "runtime.sessions.qnn_pipeline",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
+    "oras": "runtime.oci.transport",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.checkpoints.adapters toolchain.evaluation.float_reference",
     "prometheus_client": "runtime.lifecycle.observability runtime.metrics.building runtime.metrics.exposition"
@@ -370,11 +395,13 @@ DOORS = {
     "psutil": "runtime.telemetry.snapshots",
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
-    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
-    " runtime.presets runtime.profile runtime.requests.chat_json runtime.store.state_file runtime.validation"
-    " toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
-    " toolchain.sweeping.report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
+    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas"
+    " runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
+    " runtime.requests.chat_json runtime.store.state_file runtime.validation toolchain.cli",
+    "requests": "runtime.oci.transport",
+    "rich": "runtime.commands runtime.oci.progress toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
+    " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
@@ -390,8 +417,9 @@ DOORS = {
     "tqdm": "toolchain.passes.fisher_mixed_precision toolchain.passes.smooth_activations",
     "transformers": "toolchain.calibrate toolchain.checkpoints.adapters toolchain.checkpoints.sources"
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
+    "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.profile toolchain.calibrate toolchain.cli"
+    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile toolchain.calibrate toolchain.cli"
     " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 

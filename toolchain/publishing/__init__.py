@@ -1,0 +1,1 @@
+"""Packages to where devices find them."""
