@@ -65,6 +65,12 @@ class PackageCorrupt(PackageError):
     """A file of the package is not what was built."""
 
 
+class NotTrusted(EdgeQwenError):
+    """A package is not signed, or by nobody whom this machine trusts: gRPC FAILED_PRECONDITION."""
+
+    exit_code = 5
+
+
 class AdapterError(PackageError):
     """An adapter is damaged, or not for the package that it was given to."""
 

@@ -22,7 +22,7 @@ LAYERS = {
         "sessions",
         "board",
         "access",
-        "footprint presets",
+        "footprint presets trust",
         "package",
         "profile",
         "validation",
@@ -147,6 +147,13 @@ LAYERS = {
         "static_session",
         "session",
         "adapters inference",
+    ),
+    "runtime.trust": (
+        "command",
+        "trust",
+        "roots",
+        "library certificates ownership",
+        "bundle",
     ),
     "runtime.telemetry": (
         "messages",
