@@ -95,6 +95,10 @@ class LocalSettingsError(EdgeQwenError):
     """What was measured on this board cannot be read or kept."""
 
 
+class SigningError(EdgeQwenError):
+    """A package cannot be signed with what was given."""
+
+
 class GrammarError(EdgeQwenError):
     """An answer cannot be held to its structure any longer."""
 

@@ -22,7 +22,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -269,6 +269,11 @@ class Package:
         """Where the variant's signature is, if it has one."""
         return self.root / signature_name(self.build.variant)
 
+    @property
+    def files_bytes(self) -> int:
+        """Of all files that build.json lists."""
+        return sum(file.size_bytes for file in self.build.files.values())
+
     def digests(self, progress: Callable[[int], None] = lambda _: None) -> dict[str, str]:
         """SHA-256 of each of `variant_files`, in hex, by its path; tells `progress` of every few bytes that it read.
 
@@ -392,6 +397,15 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda _: None) ->
 def variants_of(root: Path) -> list[str]:
     """Names of the variants of the package at `root`, sorted."""
     return sorted(path.parent.name for path in (root / VARIANTS).glob(f"*/{BUILD_FILE}"))
+
+
+def open_variants(root: Path) -> list[Package]:
+    """Every variant of the package at `root`, by name; nothing but build.json is read of them.
+
+    Raises PackageError or PackageCorrupt.
+    """
+    names: Sequence[str | None] = variants_of(root) or (None,)
+    return [Package.open(root, name, verify=False) for name in names]
 
 
 def variant_files(root: Path, variant: str) -> list[str]:

@@ -163,6 +163,7 @@ LAYERS = {
         "cli",
         "commands",
         "build doctor",
+        "publishing",
         "sweeping",
         "variants",
         "evaluation sizing",
@@ -185,7 +186,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate sweep",
+        "advise evaluate sign sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -200,6 +201,7 @@ LAYERS = {
         "kvscales surgery",
     ),
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
+    "toolchain.publishing": ("keys sign",),
     "toolchain.recipes": (
         "openvino optimum qnn",
         "recipe context",
@@ -248,6 +250,8 @@ ACROSS = {
     "toolchain.variants.openvino": ("runtime.sessions.openvino_session",),
     "toolchain.variants.optimum": ("runtime.sessions.plain_session",),
     "toolchain.variants.ort": ("runtime.sessions.adapters",),
+    "toolchain.publishing.keys": ("runtime.trust",),
+    "toolchain.publishing.sign": ("runtime.trust",),
     "toolchain.graphs.activations": ("runtime.sessions.qnn_pipeline",),
     "toolchain.variants.qnn": (
         "runtime.sessions.qnn_pipeline",
@@ -324,9 +328,13 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
+    " runtime.trust.command"
     " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
-    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
+    " toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags"
+    " edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
+    "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
+    " toolchain.publishing.sign",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
@@ -344,6 +352,7 @@ DOORS = {
     "jinja2": "runtime.requests.chat",
     "llguidance": "runtime.engine.grammar",
     "matplotlib": "toolchain.evaluation.report_plots toolchain.sweeping.report",
+    "model_signing": "runtime.trust.library",
     "numpy": "runtime.engine.completion runtime.engine.grammar runtime.engine.sampler runtime.engine.structure"
     " runtime.engine.turn runtime.sessions.adapters runtime.sessions.cuda_session runtime.sessions.openvino_device"
     " runtime.sessions.openvino_paged runtime.sessions.openvino_stateful runtime.sessions.ort_session"
@@ -361,6 +370,7 @@ DOORS = {
     " runtime.sessions.ort_session runtime.sessions.plain_session runtime.sessions.qnn_pipeline"
     " toolchain.graphs.activations",
     "onnxruntime_qnn": "runtime.sessions.qnn_pipeline",
+    "OpenSSL": "runtime.trust.certificates",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
     "packaging": "toolchain.doctor",
@@ -371,9 +381,11 @@ DOORS = {
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
-    " runtime.presets runtime.profile runtime.requests.chat_json runtime.validation toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
-    " toolchain.sweeping.report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
+    " runtime.presets runtime.profile runtime.requests.chat_json runtime.trust.roots runtime.validation"
+    " toolchain.cli",
+    "rich": "runtime.commands runtime.trust.command toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
+    " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
@@ -390,7 +402,7 @@ DOORS = {
     "transformers": "toolchain.calibrate toolchain.checkpoints.adapters toolchain.checkpoints.sources"
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.profile toolchain.calibrate toolchain.cli"
+    "yaml": "runtime.configuration.config runtime.profile runtime.trust.roots toolchain.calibrate toolchain.cli"
     " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 

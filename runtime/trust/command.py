@@ -53,18 +53,17 @@ Exit status: 0 signed by somebody trusted, 1 error, 2 usage, 3 trust roots canno
 def verify(package: Path, variant: str | None, folder: Path, as_json: bool) -> None:
     """Say whether PACKAGE is whole, and signed by somebody whom this machine trusts."""
     try:
-        from ..package import Package, variants_of
+        from ..package import Package, open_variants
         from .trust import Trust
     except ImportError as error:
         message = f"verify reads packages, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
     try:
         trust = Trust.read(folder)
-        names = [variant] if variant else variants_of(package)
-        opened = [Package.open(package, name, verify=False) for name in names or [None]]
+        opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
         signers = {each.build.variant: _verified(trust, each) for each in opened}
     except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {package.name}: {error}", err=True)
+        click.echo(f"edgeqwen: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -73,7 +72,6 @@ def verify(package: Path, variant: str | None, folder: Path, as_json: bool) -> N
 
 def _verified(trust: Trust, package: Package) -> Signer:
     """With a bar on a terminal."""
-    total = sum(file.size_bytes for file in package.build.files.values())
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
     with Progress(
@@ -84,7 +82,7 @@ def _verified(trust: Trust, package: Package) -> Signer:
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task(package.build.variant, total=total)
+        task = progress.add_task(package.build.variant, total=package.files_bytes)
         return trust.verify(package, lambda count: progress.advance(task, count))
 
 

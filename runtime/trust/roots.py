@@ -122,9 +122,9 @@ class SigstoreRoot:
 class _Identity(StrictModel):
     """A file `*.yaml`."""
 
-    identity: Annotated[str, Field(min_length=1, max_length=512)]
-    issuer: Annotated[str, Field(min_length=1, max_length=512)]
-    trust_config: Annotated[str, Field(min_length=1)] | None = None
+    identity: Annotated[str, Field(pattern=r"^\S{1,512}$")]
+    issuer: Annotated[str, Field(pattern=r"^https?://\S{1,512}$")]  # an empty one would be any
+    trust_config: Annotated[str, Field(pattern=r"^[^/]+$")] | None = None
 
 
 def read_roots(folder: Path) -> tuple[Root, ...]:
@@ -132,14 +132,20 @@ def read_roots(folder: Path) -> tuple[Root, ...]:
 
     Raises ConfigError with every fault: files that cannot be used, and those that others may write.
     """
-    if not folder.is_dir():
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in _READERS and not path.name.startswith("."))
+        fault = ownership_fault(folder)
+    except FileNotFoundError:
         return ()
-    files = sorted(path for path in folder.iterdir() if path.suffix in _READERS and not path.name.startswith("."))
-    faults = [fault] if (fault := ownership_fault(folder)) else []
+    except OSError as error:
+        raise _unfit(folder, f"cannot be read: {error.strerror}") from error
     if len(files) > _MAX_ROOTS:
-        faults.append(Fault(str(folder), f"has more than {_MAX_ROOTS} trust roots"))
-    roots = []
-    for path in files[:_MAX_ROOTS]:
+        fault = Fault(str(folder), f"has {len(files)} files, at most {_MAX_ROOTS}")
+    if fault:
+        raise ConfigError([fault], "trust roots")
+    roots: list[Root] = []
+    faults: list[Fault] = []
+    for path in files:
         try:
             roots.append(_READERS[path.suffix](path))
         except ConfigError as error:
@@ -194,7 +200,12 @@ def _identity(path: Path) -> Root:
         data = yaml.safe_load(_content(path))
     except (yaml.YAMLError, RecursionError) as error:
         raise _unfit(path, "is not YAML") from error
-    said = parse(_Identity, data, subject=str(path), error=ConfigError)
+    if not isinstance(data, dict):
+        raise _unfit(path, "has no `identity` and `issuer`")
+    try:
+        said = parse(_Identity, data, subject="", error=ConfigError)
+    except ConfigError as error:
+        raise _unfit(path, str(error)) from error
     config = _content(path.parent / said.trust_config) if said.trust_config else None
     return SigstoreRoot(path.name, said.identity, said.issuer, config)
 
