@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_AN_HOUR = timedelta(hours=1)
+_AN_HOUR, _TWO_DAYS = timedelta(hours=1), timedelta(days=2)
 _SIGNATURES = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -43,7 +43,7 @@ class Authority:
         self._name = _named(name)
         now = datetime.now(UTC)
         end = now + timedelta(days=days)
-        builder = _builder(self._name, self._name, self._key, min(end, now) - _AN_HOUR, end)
+        builder = _builder(self._name, self._name, self._key, min(end, now) - _TWO_DAYS, end)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

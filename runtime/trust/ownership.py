@@ -12,7 +12,7 @@ from ..errors import Fault
 def ownership_fault(path: Path) -> Fault | None:
     """What is wrong if somebody else can write `path`, or put another in its place; None if nobody can."""
     resolved = path.resolve()
-    for each in (resolved, *resolved.parents):
+    for each in (resolved, *resolved.parents, *path.absolute().parents):
         found = each.stat()
         if found.st_uid not in (0, os.geteuid()):
             return Fault(str(path), f"{each} belongs to user {found.st_uid}: chown root {each}")

@@ -121,6 +121,15 @@ def test_a_folder_around_it_that_others_may_write_is_refused(folder: Path) -> No
     assert read_roots(folder) == ()
 
 
+def test_a_link_to_the_folder_must_be_ours_too(folder: Path, tmp_path: Path) -> None:
+    """Who may write where the link is can have it lead elsewhere."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/trust.d").symlink_to(folder)
+    assert read_roots(tmp_path / "etc/trust.d") == ()
+    (tmp_path / "etc").chmod(0o777)
+    assert "others may write" in faults(tmp_path / "etc/trust.d")["trust.d"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_somebody_else_is_refused(folder: Path, tmp_path: Path) -> None:
     """Whatever its mode: its owner can change that."""
