@@ -65,6 +65,12 @@ class PackageCorrupt(PackageError):
     """A file of the package is not what was built."""
 
 
+class NotTrusted(EdgeQwenError):
+    """A package is not signed, or by nobody whom this machine trusts: gRPC FAILED_PRECONDITION."""
+
+    exit_code = 5
+
+
 class AdapterError(PackageError):
     """An adapter is damaged, or not for the package that it was given to."""
 
@@ -168,6 +174,10 @@ class DeployError(EdgeQwenError):
 
 class LocalSettingsError(EdgeQwenError):
     """What was measured on this board cannot be read or kept."""
+
+
+class SigningError(EdgeQwenError):
+    """A package cannot be signed with what was given."""
 
 
 class GrammarError(EdgeQwenError):

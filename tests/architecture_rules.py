@@ -24,7 +24,7 @@ LAYERS = {
         "oci",
         "board",
         "access",
-        "footprint presets",
+        "footprint presets trust",
         "package",
         "profile",
         "validation",
@@ -169,6 +169,13 @@ LAYERS = {
         "recovery state_file tree",
         "state disk",
     ),
+    "runtime.trust": (
+        "command",
+        "trust",
+        "roots",
+        "library certificates ownership",
+        "bundle",
+    ),
     "runtime.telemetry": (
         "messages",
         "snapshots",
@@ -176,7 +183,8 @@ LAYERS = {
     "toolchain": (
         "cli",
         "commands",
-        "build doctor publishing",
+        "build doctor",
+        "publishing",
         "sweeping",
         "variants",
         "evaluation sizing",
@@ -199,7 +207,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate publish sweep",
+        "advise evaluate publish sign sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -216,7 +224,7 @@ LAYERS = {
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
     "toolchain.publishing": (
         "push export",
-        "publication uploads",
+        "publication uploads keys sign",
     ),
     "toolchain.recipes": (
         "openvino optimum qnn",
@@ -266,6 +274,8 @@ ACROSS = {
     "toolchain.variants.openvino": ("runtime.sessions.openvino_session",),
     "toolchain.variants.optimum": ("runtime.sessions.plain_session",),
     "toolchain.variants.ort": ("runtime.sessions.adapters",),
+    "toolchain.publishing.keys": ("runtime.trust",),
+    "toolchain.publishing.sign": ("runtime.trust",),
     "toolchain.graphs.activations": ("runtime.sessions.qnn_pipeline",),
     "toolchain.variants.qnn": (
         "runtime.sessions.qnn_pipeline",
@@ -347,10 +357,12 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
-    " runtime.oci.options runtime.token_command toolchain.cli toolchain.commands.advise"
-    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish"
+    " runtime.oci.options runtime.token_command runtime.trust.command toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
     " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
+    "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
+    " toolchain.publishing.sign",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
@@ -368,6 +380,7 @@ DOORS = {
     "jinja2": "runtime.requests.chat",
     "llguidance": "runtime.engine.grammar",
     "matplotlib": "toolchain.evaluation.report_plots toolchain.sweeping.report",
+    "model_signing": "runtime.trust.library",
     "numpy": "runtime.engine.completion runtime.engine.grammar runtime.engine.sampler runtime.engine.structure"
     " runtime.engine.turn runtime.sessions.adapters runtime.sessions.cuda_session runtime.sessions.openvino_device"
     " runtime.sessions.openvino_paged runtime.sessions.openvino_stateful runtime.sessions.ort_session"
@@ -385,6 +398,7 @@ DOORS = {
     " runtime.sessions.ort_session runtime.sessions.plain_session runtime.sessions.qnn_pipeline"
     " toolchain.graphs.activations",
     "onnxruntime_qnn": "runtime.sessions.qnn_pipeline",
+    "OpenSSL": "runtime.trust.certificates",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
     "oras": "runtime.oci.transport",
@@ -397,9 +411,9 @@ DOORS = {
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas"
     " runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
-    " runtime.requests.chat_json runtime.store.state_file runtime.validation toolchain.cli",
+    " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
     "requests": "runtime.oci.transport",
-    "rich": "runtime.commands runtime.oci.progress toolchain.cli toolchain.commands.advise"
+    "rich": "runtime.commands runtime.oci.progress runtime.trust.command toolchain.cli toolchain.commands.advise"
     " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
@@ -419,7 +433,8 @@ DOORS = {
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
     "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile toolchain.calibrate toolchain.cli"
+    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile runtime.trust.roots toolchain.calibrate"
+    " toolchain.cli"
     " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 
