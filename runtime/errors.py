@@ -110,6 +110,10 @@ class DowngradeRefused(StoreError):
         )
 
 
+class NoStore(StoreError):
+    """The daemon serves packages of its configuration, which no call changes."""
+
+
 class StoreBusy(StoreError):
     """Somebody else changes the store now."""
 
@@ -160,6 +164,18 @@ class SessionError(EdgeQwenError):
     """The model cannot be loaded or run by the execution provider that was asked for."""
 
     exit_code = 5
+
+
+class CanaryFailed(EdgeQwenError):
+    """A package was tried and found wanting before any request went to it, or the one that served had to come back."""
+
+    exit_code = 7
+
+
+class TooHot(EdgeQwenError):
+    """The board is too hot to tell whether a package is as fast as it should be: another time it may not be."""
+
+    exit_code = 75
 
 
 class AddressInUse(EdgeQwenError):

@@ -30,7 +30,9 @@ class RegistryRemote:
         accept = {"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"}
         response = self._transport.send("GET", f"{self._repository}/manifests/{asked}", accept)
         if response.status_code != 200:
-            error = self._transport.error_of(response, f"{self.name}{'@' if asked.startswith('sha256:') else ':'}{asked}")
+            error = self._transport.error_of(
+                response, f"{self.name}{'@' if asked.startswith('sha256:') else ':'}{asked}"
+            )
             if response.status_code == 404 and digest is None and (tags := self._tags()):
                 raise type(error)(f"{error}; there are {tags}")
             raise error

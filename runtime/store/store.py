@@ -128,8 +128,8 @@ class Store:
     def add(self, staged: Path, package: Installed, cause: Cause) -> State:
         """Takes in `staged`, a whole and verified package below `incoming`: it is on disk before the state names it.
 
-        Of a package that is there, damaged files are replaced; what is in its place and in no record goes. Whoever calls
-        this holds `installing`.
+        Of a package that is there, damaged files are replaced; what is in its place and in no record goes. Whoever
+        calls this holds `installing`.
         """
         sync_tree(self.disk, staged)
         target = self.path(package)
