@@ -41,6 +41,9 @@ def status(target: Connection, as_json: bool) -> None:
     for warning in snapshot.warnings:
         table.add_row("warning", warning)
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
+    if snapshot.HasField("served"):
+        trial = ", on trial" if snapshot.served.trial else ""
+        table.add_row("package", f"{snapshot.served.model} {snapshot.served.version}, slot {snapshot.served.slot}{trial}")
     for each in snapshot.models:
         _add_model(table, each.model, each.engine)
     for its in snapshot.clients:
