@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import DowngradeRefused, NotTrusted, PackageError
 from ..oci.contents import Contents, Offer
-from ..oci.fetching import fetch
+from ..oci.fetching import SPARE_BYTES, fetch
 from ..oci.rate import Rate
 from ..oci.source import Source
 from ..package import SUFFIX, Package
@@ -163,7 +163,7 @@ def _make_room(store: Store, state: State, contents: Contents, rules: Rules, cau
     """Where the disk has no room for it, what is in no slot goes, whatever the budget allows."""
     here = {digest for package in state.packages.values() for digest in _digests(store.path(package))}
     needed = sum({layer.sha256: layer.size_bytes for layer in contents.layers if layer.sha256 not in here}.values())
-    if needed > store.disk.free_bytes(store.folder):
+    if needed + SPARE_BYTES > store.disk.free_bytes(store.folder):
         collect(store, 0, cause)
 
 
