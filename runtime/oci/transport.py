@@ -106,7 +106,11 @@ class Transport:
         if status == 404:
             return PackageNotThere(f"there is no {what}{f' ({said})' if said else ''}")
         if status in (401, 403):
-            hint = "check user name and password" if self._authorization else "log in with docker, or give --username and --password-file"
+            known, unknown = (
+                "check user name and password",
+                "log in with docker, or give --username and --password-file",
+            )
+            hint = known if self._authorization else unknown
             return RemoteRefused(f"{self.host} does not let us have {what} ({details}): {hint}")
         if status == 429 or status >= 500:
             after = response.headers.get("Retry-After", "")

@@ -173,8 +173,13 @@ class _Part(io.RawIOBase):
     def __len__(self) -> int:
         return self._end - self._begin
 
-    def readable(self) -> bool:
-        return True
+    def tell(self) -> int:  # without it, requests takes this for a stream of no known length
+        return self._file.tell() - self._begin
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # to the begin, for a redirect
+        if whence != io.SEEK_SET:
+            raise io.UnsupportedOperation
+        return self._file.seek(self._begin + offset) - self._begin
 
     def read(self, size: int = -1) -> bytes:
         left = self._end - self._file.tell()
