@@ -32,7 +32,8 @@ def weights(megabytes: int, seed: int = 1) -> bytes:
 def two_variants(root: Path, content: bytes) -> Path:
     """Over the same weights."""
     files = {f"models/decoder/{name}/model.onnx.data": content for name in "ab"}
-    return package_with(root, {**files, "configs/config.json": b"{ }", "signatures/a.sig": b"of a"}, "a", "b")
+    shared = {"configs/config.json": b"{ }", "configs/empty.json": b"", "signatures/a.sig": b"of a"}
+    return package_with(root, files | shared, "a", "b")
 
 
 def run(program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
