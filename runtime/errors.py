@@ -65,6 +65,12 @@ class PackageCorrupt(PackageError):
     """A file of the package is not what was built."""
 
 
+class NotTrusted(EdgeQwenError):
+    """A package is not signed, or by nobody whom this machine trusts: gRPC FAILED_PRECONDITION."""
+
+    exit_code = 5
+
+
 class AdapterError(PackageError):
     """An adapter is damaged, or not for the package that it was given to."""
 
@@ -78,7 +84,14 @@ class StoreError(EdgeQwenError):
 
 
 class StateUnusable(StoreError):
-    """What the store knows of itself is damaged, or of a newer edgeqwen."""
+    """What the store knows of itself is damaged."""
+
+
+class StateNewer(StateUnusable):
+    """What the store knows of itself was written by a newer edgeqwen, which nobody may guess at."""
+
+    def __init__(self, have: int, known: int) -> None:
+        super().__init__(f"the store's state has format {have} and this edgeqwen knows {known}: update edgeqwen")
 
 
 class NothingToRollBackTo(StoreError):
@@ -91,10 +104,15 @@ class DowngradeRefused(StoreError):
     exit_code = 6
 
     def __init__(self, name: str, version: str, highest: str) -> None:
+        self.highest = highest
         super().__init__(
             f"{name} {version} is older than {highest}, which was committed here:"
             " say --allow-downgrade if that is as it should be"
         )
+
+
+class NoStore(StoreError):
+    """The daemon serves packages of its configuration, which no call changes."""
 
 
 class StoreBusy(StoreError):
@@ -149,6 +167,24 @@ class SessionError(EdgeQwenError):
     exit_code = 5
 
 
+class CanaryFailed(EdgeQwenError):
+    """A package was tried and found wanting before any request went to it, or the one that served had to come back."""
+
+    exit_code = 7
+
+
+class StillOnTrial(EdgeQwenError):
+    """A package serves and is neither kept nor rolled back yet: another time it will be."""
+
+    exit_code = 75
+
+
+class TooHot(EdgeQwenError):
+    """The board is too hot to tell whether a package is as fast as it should be: another time it may not be."""
+
+    exit_code = 75
+
+
 class AddressInUse(EdgeQwenError):
     """Another process listens where the daemon was told to."""
 
@@ -161,6 +197,10 @@ class DeployError(EdgeQwenError):
 
 class LocalSettingsError(EdgeQwenError):
     """What was measured on this board cannot be read or kept."""
+
+
+class SigningError(EdgeQwenError):
+    """A package cannot be signed with what was given."""
 
 
 class GrammarError(EdgeQwenError):

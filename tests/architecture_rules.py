@@ -9,10 +9,11 @@ from __future__ import annotations
 # another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
-        "daemon commands detect_command token_command deploy",
+        "daemon commands detect_command token_command deploy updates",
         "lifecycle",
         "kserve http",
         "api",
+        "rollout",
         "telemetry health metrics otel",
         "bench",
         "models",
@@ -24,13 +25,13 @@ LAYERS = {
         "oci",
         "board",
         "access",
-        "footprint presets",
+        "footprint presets trust",
         "package",
         "profile",
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint",
+        "memory pressure outlet notify fingerprint reach",
         "errors",
     ),
     "runtime.access": (
@@ -43,7 +44,7 @@ LAYERS = {
         "limits",
     ),
     "runtime.api": (
-        "models_service health_report control reflection",
+        "models_service rollout_service health_report control reflection",
         "service telemetry wellformed",
         "generator",
         "replies open_calls",
@@ -59,11 +60,11 @@ LAYERS = {
         "machine cpu",
     ),
     "runtime.configuration": (
-        "settings",
+        "settings served",
         "config",
         "limit_config",
         "access_settings",
-        "otel_settings",
+        "otel_settings store_settings",
     ),
     "runtime.deploy": (
         "command",
@@ -148,6 +149,14 @@ LAYERS = {
         "chat",
         "strict_json fields",
     ),
+    "runtime.rollout": (
+        "rollouts",
+        "standing witness",
+        "boot",
+        "canary",
+        "golden gate",
+        "asking",
+    ),
     "runtime.sensing": (
         "rates",
         "board",
@@ -164,18 +173,32 @@ LAYERS = {
         "adapters inference",
     ),
     "runtime.store": (
+        "collect",
         "store",
-        "state_file",
+        "recovery state_file tree",
         "state disk",
+    ),
+    "runtime.trust": (
+        "command",
+        "trust",
+        "roots",
+        "library certificates ownership",
+        "bundle",
     ),
     "runtime.telemetry": (
         "messages",
         "snapshots",
     ),
+    "runtime.updates": (
+        "command lookups",
+        "options",
+        "installing switching place",
+    ),
     "toolchain": (
         "cli",
         "commands",
-        "build doctor publishing",
+        "build doctor",
+        "publishing",
         "sweeping",
         "variants",
         "evaluation sizing",
@@ -198,7 +221,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate publish sweep",
+        "advise evaluate publish sign sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -215,7 +238,7 @@ LAYERS = {
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
     "toolchain.publishing": (
         "push export",
-        "publication uploads",
+        "publication uploads keys sign",
     ),
     "toolchain.recipes": (
         "openvino optimum qnn",
@@ -265,6 +288,8 @@ ACROSS = {
     "toolchain.variants.openvino": ("runtime.sessions.openvino_session",),
     "toolchain.variants.optimum": ("runtime.sessions.plain_session",),
     "toolchain.variants.ort": ("runtime.sessions.adapters",),
+    "toolchain.publishing.keys": ("runtime.trust",),
+    "toolchain.publishing.sign": ("runtime.trust",),
     "toolchain.graphs.activations": ("runtime.sessions.qnn_pipeline",),
     "toolchain.variants.qnn": (
         "runtime.sessions.qnn_pipeline",
@@ -295,10 +320,7 @@ ACROSS = {
     "toolchain.evaluation.scoring": ("runtime.sessions.session",),
     "toolchain.variants.stages": ("runtime.sessions.session",),
     "toolchain.sweeping.sweep": ("runtime.sessions.session",),
-    "toolchain.evaluation.structured": (
-        "runtime.engine.grammar",
-        "runtime.engine.tokenizer",
-    ),
+    "toolchain.evaluation.structured": ("runtime.engine.grammar", "runtime.engine.tokenizer"),
     "toolchain.evaluation.packaged": (
         "runtime.sessions.adapters",
         "runtime.sessions.cuda_session",
@@ -326,17 +348,14 @@ ACROSS = {
     "runtime.api.telemetry": ("edgeqwen.v1",),
     "runtime.requests.chat_json": ("edgeqwen.v1",),
     "runtime.api.control": ("edgeqwen.v1",),
+    "runtime.api.rollout_service": ("edgeqwen.v1",),
     "runtime.api.health_report": ("edgeqwen.v1",),
     "runtime.http.*": ("edgeqwen.v1",),
-    "runtime.kserve.*": (
-        "edgeqwen.v1",
-        "edgeqwen.kserve",
-    ),
+    "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
     "runtime.api.reflection": ("edgeqwen.kserve",),
-    "runtime.lifecycle.services": (
-        "edgeqwen.v1",
-        "edgeqwen.kserve",
-    ),
+    "runtime.lifecycle.services": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.updates.command": ("edgeqwen.client",),
+    "runtime.updates.switching": ("edgeqwen.client", "edgeqwen.v1"),
     "edgeqwen.*": ("edgeqwen.v1",),
     "runtime.oci.download": ("runtime.store.disk",),
     "runtime.oci.fetching": ("runtime.store.disk",),
@@ -346,17 +365,21 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
-    " runtime.oci.options runtime.token_command toolchain.cli toolchain.commands.advise"
-    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish"
+    " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
+    " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
     " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
+    "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
+    " toolchain.publishing.sign",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.api.replies runtime.http.failures edgeqwen.errors",
     "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.api.control"
     " runtime.api.health_report runtime.api.models_service runtime.api.open_calls runtime.api.reflection"
-    " runtime.api.replies runtime.api.service runtime.api.telemetry runtime.api.wellformed runtime.health.health"
+    " runtime.api.replies runtime.api.rollout_service runtime.api.service runtime.api.telemetry runtime.api.wellformed"
+    " runtime.health.health"
     " runtime.kserve.service runtime.lifecycle.observability runtime.lifecycle.services runtime.otel.interceptor"
     " edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health.health edgeqwen.client",
@@ -367,6 +390,7 @@ DOORS = {
     "jinja2": "runtime.requests.chat",
     "llguidance": "runtime.engine.grammar",
     "matplotlib": "toolchain.evaluation.report_plots toolchain.sweeping.report",
+    "model_signing": "runtime.trust.library",
     "numpy": "runtime.engine.completion runtime.engine.grammar runtime.engine.sampler runtime.engine.structure"
     " runtime.engine.turn runtime.sessions.adapters runtime.sessions.cuda_session runtime.sessions.openvino_device"
     " runtime.sessions.openvino_paged runtime.sessions.openvino_stateful runtime.sessions.ort_session"
@@ -384,6 +408,7 @@ DOORS = {
     " runtime.sessions.ort_session runtime.sessions.plain_session runtime.sessions.qnn_pipeline"
     " toolchain.graphs.activations",
     "onnxruntime_qnn": "runtime.sessions.qnn_pipeline",
+    "OpenSSL": "runtime.trust.certificates",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
     "oras": "runtime.oci.transport",
@@ -394,11 +419,12 @@ DOORS = {
     "psutil": "runtime.telemetry.snapshots",
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
-    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas"
-    " runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
-    " runtime.requests.chat_json runtime.store.state_file runtime.validation toolchain.cli",
+    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.configuration.store_settings"
+    " runtime.http.schemas runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
+    " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
     "requests": "runtime.oci.transport",
-    "rich": "runtime.commands runtime.oci.progress toolchain.cli toolchain.commands.advise"
+    "rich": "runtime.commands runtime.oci.progress runtime.trust.command runtime.updates.lookups toolchain.cli"
+    " toolchain.commands.advise"
     " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
@@ -407,7 +433,8 @@ DOORS = {
     " runtime.access.relay runtime.api.generator runtime.api.models_service runtime.api.service"
     " runtime.health.caretaker runtime.http.callers runtime.http.listener runtime.lifecycle.observability"
     " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server runtime.models.model"
-    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline",
+    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline"
+    " runtime.rollout.boot runtime.rollout.rollouts",
     "tokenizers": "runtime.engine.tokenizer toolchain.checkpoints.sources toolchain.evaluation.packaged"
     " toolchain.graphs.kvscales",
     "torch": "toolchain.checkpoints.adapters toolchain.checkpoints.sources toolchain.evaluation.divergence"
@@ -418,7 +445,8 @@ DOORS = {
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
     "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile toolchain.calibrate toolchain.cli"
+    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile runtime.trust.roots toolchain.calibrate"
+    " toolchain.cli"
     " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 
@@ -446,6 +474,7 @@ PURE = frozenset(
         "runtime.health.checks",
         "runtime.health.governor",
         "runtime.pressure",
+        "runtime.rollout.gate",
         "runtime.store.state",
     }
 )

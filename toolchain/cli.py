@@ -22,6 +22,7 @@ from .commands.advise import advise_command
 from .commands.budget_options import budget_of, budget_options
 from .commands.evaluate import evaluate
 from .commands.publish import export, push
+from .commands.sign import keygen, sign
 from .commands.sweep import sweep
 from .presets import OURS, read_presets_file
 from .requirements import CPU
@@ -378,6 +379,8 @@ def doctor(cache: Path | None, as_json: bool) -> None:
 main.add_command(sweep)
 main.add_command(push)
 main.add_command(export)
+main.add_command(keygen)
+main.add_command(sign)
 
 
 @main.command()

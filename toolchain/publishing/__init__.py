@@ -1,1 +1,1 @@
-"""Packages to where devices find them."""
+"""What happens to a package once it is built: it is signed, and goes to where devices get it."""
