@@ -182,7 +182,7 @@ LAYERS = {
         "command",
         "trust",
         "roots",
-        "library certificates ownership",
+        "library certificates folder",
         "bundle",
     ),
     "runtime.telemetry": (
