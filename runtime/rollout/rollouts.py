@@ -29,7 +29,7 @@ from .boot import BY
 from .canary import Canary, require_well, said_of
 from .gate import Gate, Terms
 from .standing import Standing
-from .witness import Witness
+from .witness import IDLE_S, Witness
 
 T = TypeVar("T")
 Report = Callable[[Phase, Sequence[Check]], None]
@@ -55,6 +55,7 @@ class Rollouts:
         now: Unix time, for the history.
         clock: monotonic seconds.
         period_s: between two looks at what is on trial.
+        idle_s: how long nobody may have called before it is asked for a token.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Rollouts:
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         period_s: float = PERIOD_S,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._store = store
         self._models = models
@@ -77,6 +79,7 @@ class Rollouts:
         self._now = now
         self._clock = clock
         self._period_s = period_s
+        self._idle_s = idle_s
         self._state = store.read()
         self._gate: Gate | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -153,7 +156,8 @@ class Rollouts:
         async def check(model: Model) -> None:
             nonlocal refused
             try:
-                found = await asyncio.to_thread(self._canary.try_out, model, before, self._serving())
+                beside = self._serving() if before is not None else None
+                found = await asyncio.to_thread(self._canary.try_out, model, before, beside)
                 report("checking", found)
                 require_well(package, found)
                 if self._leaving:
@@ -258,7 +262,7 @@ class Rollouts:
                 witness = None
                 continue
             if witness is None:
-                witness = Witness(model, self._stalled, self._canary.patience_s)
+                witness = Witness(model, self._stalled, self._canary.patience_s, idle_s=self._idle_s)
             if witness.due and (asking is None or asking.done()):
                 asking = asyncio.create_task(asyncio.to_thread(witness.ask))
             verdict = gate.update(witness.look(self._clock()))

@@ -11,8 +11,9 @@ from ..models.model import Model
 from .gate import Look
 from .golden import replay
 
-IDLE_S, AGAIN_S = 60.0, 10.0
-"""Without a step before it asks, and where its last question was answered wrongly."""
+IDLE_S = 60.0
+"""Without a step, before it asks."""
+_AGAIN_S = 10.0  # where its last question was answered wrongly
 
 
 class Witness:
@@ -21,10 +22,14 @@ class Witness:
     Args:
         stalled: whether an engine hangs. Never blocks.
         patience_s: how long a token may take.
+        idle_s: how long nobody may have called before it asks.
     """
 
-    def __init__(self, model: Model, stalled: Callable[[Engine], bool], patience_s: float) -> None:
+    def __init__(
+        self, model: Model, stalled: Callable[[Engine], bool], patience_s: float, *, idle_s: float = IDLE_S
+    ) -> None:
         self._model = model
+        self._idle_s = idle_s
         self._stalled = stalled
         self._patience_s = patience_s
         figures = model.engine.figures()
@@ -37,21 +42,22 @@ class Witness:
         """Whether nobody else shows how it is, so that `ask` should."""
         engine = self._model.engine
         age_ms = engine.stats().last_step_age_ms
-        return not engine.has_work and (age_ms is None or age_ms >= 1e3 * (AGAIN_S if self._wrong else IDLE_S))
+        idle_s = min(_AGAIN_S, self._idle_s) if self._wrong else self._idle_s
+        return not engine.has_work and (age_ms is None or age_ms >= 1e3 * idle_s)
 
     def ask(self) -> None:
         """Blocks until the first token of the golden transcript is there, or is not."""
         if self._model.package is None:
             return
         golden = self._model.package.build.golden
+        self._asked += 1  # before it ends: no look shall take it for a client's
         try:
             self._wrong = replay(self._model.engine, golden, patience_s=self._patience_s, tokens=1).fault
         except SessionError as error:
+            self._asked -= 1
             self._wrong = str(error)
-        except Unavailable:
-            return  # it has more to do than to answer this
-        else:
-            self._asked += 1
+        except Unavailable:  # it has more to do than to answer this
+            self._asked -= 1
 
     def look(self, now_s: float) -> Look:
         """How it is at `now_s`. Never blocks."""
@@ -63,7 +69,7 @@ class Witness:
             now_s,
             fault=" ".join(bad).rstrip("."),
             stalled=self._stalled(engine),
-            calls=figures.durations["finished"].count - self._finished - self._asked,
+            calls=max(0, figures.durations["finished"].count - self._finished - self._asked),
             broken=figures.broken - self._broken,
         )
 
