@@ -281,7 +281,9 @@ def installed(state: State, folder: str) -> Installed:
     try:
         return state.packages[folder]
     except KeyError:
-        have = ", ".join(sorted(state.packages)) or "none"
+        if not state.packages:
+            raise PackageNotInstalled("no package is installed: edgeqwen install REF") from None
+        have = ", ".join(sorted(state.packages))
         raise PackageNotInstalled(f"no package {folder} is installed; there are: {have}") from None
 
 

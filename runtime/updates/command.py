@@ -300,8 +300,7 @@ def _show_switched(switched: Switched, done: str) -> None:
     if serving is None:
         click.echo("nothing was ever activated")
         return
-    standing = "on trial" if serving.trial else "committed"
     what = f"{done} {serving}" if switched.changed else f"nothing to do: {serving} serves"
-    click.echo(f"{what}, {standing}, slot {serving.slot}")
+    click.echo(f"{what}{', on trial' if serving.trial else ''}, slot {serving.slot}")
     if switched.changed and not switched.by_daemon:
         note("no daemon runs here: edgeqwend serves it when it starts" + (", if it passes its canary" * serving.trial))
