@@ -104,6 +104,7 @@ class DowngradeRefused(StoreError):
     exit_code = 6
 
     def __init__(self, name: str, version: str, highest: str) -> None:
+        self.highest = highest
         super().__init__(
             f"{name} {version} is older than {highest}, which was committed here:"
             " say --allow-downgrade if that is as it should be"
@@ -170,6 +171,12 @@ class CanaryFailed(EdgeQwenError):
     """A package was tried and found wanting before any request went to it, or the one that served had to come back."""
 
     exit_code = 7
+
+
+class StillOnTrial(EdgeQwenError):
+    """A package serves and is neither kept nor rolled back yet: another time it will be."""
+
+    exit_code = 75
 
 
 class TooHot(EdgeQwenError):

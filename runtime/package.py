@@ -267,7 +267,7 @@ class Package:
     @property
     def signature_file(self) -> Path:
         """Where the variant's signature is, if it has one."""
-        return self.root / signature_name(self.build.variant)
+        return self.root / signature_name(self.variant_dir.name)
 
     @property
     def files_bytes(self) -> int:
@@ -280,12 +280,12 @@ class Package:
         Raises PackageCorrupt if one is not what build.json says.
         """
         found = {}
-        for name in variant_files(self.root, self.build.variant):
+        for name in variant_files(self.root, self.variant_dir.name):
             found[name] = file_digest(self.root / name, progress)
             if expected := self.build.files.get(name):
                 _require_digest(name, found[name], expected)
         # of what was read as `build`, whoever writes meanwhile
-        found[(VARIANTS / self.build.variant / BUILD_FILE).as_posix()] = self.build_digest
+        found[(VARIANTS / self.variant_dir.name / BUILD_FILE).as_posix()] = self.build_digest
         return found
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 # another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
-        "daemon commands detect_command token_command deploy",
+        "daemon commands detect_command token_command deploy updates",
         "lifecycle",
         "kserve http",
         "api",
@@ -31,7 +31,7 @@ LAYERS = {
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint",
+        "memory pressure outlet notify fingerprint reach",
         "errors",
     ),
     "runtime.access": (
@@ -182,12 +182,17 @@ LAYERS = {
         "command",
         "trust",
         "roots",
-        "library certificates ownership",
+        "library certificates folder",
         "bundle",
     ),
     "runtime.telemetry": (
         "messages",
         "snapshots",
+    ),
+    "runtime.updates": (
+        "command lookups",
+        "options",
+        "installing switching place",
     ),
     "toolchain": (
         "cli",
@@ -315,10 +320,7 @@ ACROSS = {
     "toolchain.evaluation.scoring": ("runtime.sessions.session",),
     "toolchain.variants.stages": ("runtime.sessions.session",),
     "toolchain.sweeping.sweep": ("runtime.sessions.session",),
-    "toolchain.evaluation.structured": (
-        "runtime.engine.grammar",
-        "runtime.engine.tokenizer",
-    ),
+    "toolchain.evaluation.structured": ("runtime.engine.grammar", "runtime.engine.tokenizer"),
     "toolchain.evaluation.packaged": (
         "runtime.sessions.adapters",
         "runtime.sessions.cuda_session",
@@ -349,15 +351,11 @@ ACROSS = {
     "runtime.api.rollout_service": ("edgeqwen.v1",),
     "runtime.api.health_report": ("edgeqwen.v1",),
     "runtime.http.*": ("edgeqwen.v1",),
-    "runtime.kserve.*": (
-        "edgeqwen.v1",
-        "edgeqwen.kserve",
-    ),
+    "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
     "runtime.api.reflection": ("edgeqwen.kserve",),
-    "runtime.lifecycle.services": (
-        "edgeqwen.v1",
-        "edgeqwen.kserve",
-    ),
+    "runtime.lifecycle.services": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.updates.command": ("edgeqwen.client",),
+    "runtime.updates.switching": ("edgeqwen.client", "edgeqwen.v1"),
     "edgeqwen.*": ("edgeqwen.v1",),
     "runtime.oci.download": ("runtime.store.disk",),
     "runtime.oci.fetching": ("runtime.store.disk",),
@@ -367,7 +365,8 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
-    " runtime.oci.options runtime.token_command runtime.trust.command toolchain.cli toolchain.commands.advise"
+    " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
+    " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
     " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
     " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
@@ -424,7 +423,8 @@ DOORS = {
     " runtime.http.schemas runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
     " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
     "requests": "runtime.oci.transport",
-    "rich": "runtime.commands runtime.oci.progress runtime.trust.command toolchain.cli toolchain.commands.advise"
+    "rich": "runtime.commands runtime.oci.progress runtime.trust.command runtime.updates.lookups toolchain.cli"
+    " toolchain.commands.advise"
     " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",

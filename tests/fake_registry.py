@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {}, json.dumps({"name": "edge", "tags": tags}).encode())
         elif (found := re.fullmatch(r"/v2/.+/uploads/(\d+)", path)) and found[1] in it.uploads:
             have = len(it.uploads[found[1]])
-            self._send(204, {"Location": path, "Range": f"0-{max(0, have - 1)}"})
+            self._send(204, {"Location": f"{path}?state=asked", "Range": f"0-{max(0, have - 1)}"})
         else:
             self._send(404, {}, _error("BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry"))
 

@@ -1,14 +1,16 @@
-"""Real registries for tests: Debian's docker-registry, each on a free port of its own."""
+"""Real registries for tests, Debian's docker-registry, and what stands before them: proxies, and wires that break."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import socket
+import socketserver
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ import pytest
 from certificates import Pair
 
 _TIMEOUT_S = 60
-HASHED = "$2y$05$..."
+USER, PASSWORD = "fleet", "correct horse"
+HTPASSWD = f"{USER}:$2y$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n"
+"""Of that user, by bcrypt."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,7 @@ def registry(folder: Path, *, tls: Pair | None = None, htpasswd: str | None = No
     if program is None:
         pytest.skip("needs a registry: apt install docker-registry")
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = _free_port()
     http: dict[str, Any] = {"addr": f"127.0.0.1:{port}", "secret": "of the tests", "relativeurls": True}
     if tls is not None:
         http["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
@@ -76,6 +79,78 @@ def registry(folder: Path, *, tls: Pair | None = None, htpasswd: str | None = No
     finally:
         process.terminate()
         process.wait(timeout=_TIMEOUT_S)
+
+
+@contextmanager
+def tinyproxy(folder: Path) -> Iterator[tuple[str, Path]]:
+    """HOST:PORT and the log of a proxy. The test is skipped where there is no tinyproxy."""
+    program = shutil.which("tinyproxy")
+    if program is None:
+        pytest.skip("needs a proxy: apt install tinyproxy-bin")
+    folder.mkdir(parents=True, exist_ok=True)
+    port, log = _free_port(), folder / "tinyproxy.log"
+    settings = f'Port {port}\nListen 127.0.0.1\nAllow 127.0.0.1\nTimeout 60\nLogFile "{log}"\nLogLevel Connect\n'
+    (folder / "tinyproxy.conf").write_text(settings)
+    with (folder / "tinyproxy.out").open("w") as out:
+        process = subprocess.Popen([program, "-d", "-c", str(folder / "tinyproxy.conf")], stdout=out, stderr=out)
+    try:
+        _wait_for(port, process, folder / "tinyproxy.out")
+        yield f"127.0.0.1:{port}", log
+    finally:
+        process.terminate()
+        process.wait(timeout=_TIMEOUT_S)
+
+
+@contextmanager
+def breaking(host: str, *, down_bytes: int | None = None, up_bytes: int | None = None) -> Iterator[str]:
+    """HOST:PORT of a wire to `host` that breaks.
+
+    Args:
+        down_bytes: after so many that came from there, each connection.
+        up_bytes: after so many that went there, the first connection that comes to that.
+    """
+    breaks_up = threading.Event()
+    if up_bytes is None:
+        breaks_up.set()
+
+    class Wire(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            name, _, port = host.rpartition(":")
+            with socket.create_connection((name, int(port))) as there:
+                up = threading.Thread(target=self.pump, args=(self.request, there, None, up_bytes))
+                up.start()
+                self.pump(there, self.request, down_bytes, None)
+                up.join()
+
+        def pump(self, source: socket.socket, sink: socket.socket, limit: int | None, once: int | None) -> None:
+            passed = 0
+            with suppress(OSError):
+                while content := source.recv(65536):
+                    sink.sendall(content)
+                    passed += len(content)
+                    if limit is not None and passed >= limit:
+                        break
+                    if once is not None and passed >= once and not breaks_up.is_set():
+                        breaks_up.set()
+                        break
+            for end in (source, sink):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Wire) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

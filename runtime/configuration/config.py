@@ -180,6 +180,16 @@ def load_config(file: Path | None, environ: Mapping[str, str], flags: Mapping[st
     return config
 
 
+class _StoreAlone(StrictModel):
+    store: StoreSetting | None = None
+
+
+def configured_store(file: Path | None, environ: Mapping[str, str]) -> StoreSettings | None:
+    """What file and environment say of a store, whatever else they say. Raises ConfigError."""
+    said = (_read(file) | _from_environment(environ)).get("store")
+    return parse(_StoreAlone, {"store": said}, subject="configuration", error=ConfigError).store
+
+
 def _without_other_source(settings: dict[str, object], above: Mapping[str, object]) -> dict[str, object]:
     """Where what is above says by `package` or `store` what to serve, the other one of below does not hold."""
     dropped = {"package", "variant"} if above.get("store") else {"store"} if above.get("package") else set()

@@ -20,6 +20,10 @@ class StoreSettings(StrictModel):
     commit_after_calls: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         default=200, description="So many calls that ended well do it earlier, from a minute on."
     )
+    budget_bytes: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="What packages may take before those in no slot go, oldest first; unset: a quarter of the disk.",
+    )
 
 
 def _by_path(value: Any) -> Any:

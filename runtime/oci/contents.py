@@ -30,6 +30,7 @@ MAX_SIGNATURE_BYTES = 1 << 20
 _MAX_BUILD_BYTES = 16 << 20
 
 _OURS = "org.edgeqwen."
+_KEYS = ("name", "version", "variant", "profile", "arch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SEGMENT = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 _LONGEST_PATH = 1024
@@ -119,20 +120,15 @@ def belongs_to(path: str, variant: str) -> bool:
 def offers_of(document: Index | Manifest, content: bytes, where: str) -> list[Offer]:
     """The variants that `document`, whose bytes are `content`, has. Raises PackageCorrupt if there are none."""
     if isinstance(document, Manifest):
-        descriptor = Descriptor(
-            media_type=MANIFEST_TYPE,
-            digest=digest_of(content),
-            size=len(content),
-            artifact_type=document.artifact_type,
-            annotations=document.annotations,
-        )
-        found = [descriptor]
+        offers = [_offer(digest_of(content), len(content), document.annotations or {}, where)]
     else:
-        found = document.manifests
-    ours = [each for each in found if each.artifact_type == PACKAGE_TYPE and each.media_type == MANIFEST_TYPE]
-    offers = [_offer(each.digest, each.size, each.annotations or {}, where) for each in ours]
+        offers = [
+            _offer(each.digest, each.size, each.annotations, where)
+            for each in document.manifests
+            if each.media_type == MANIFEST_TYPE and each.annotations and f"{_OURS}variant" in each.annotations
+        ]
     if not offers:
-        raise PackageCorrupt(f"{where} is no package of edgeqwen: nothing in it has the type {PACKAGE_TYPE}")
+        raise PackageCorrupt(f"{where} is no package of edgeqwen: nothing in it says that it is a variant of one")
     if len({offer.variant for offer in offers}) < len(offers) or len({(it.name, it.version) for it in offers}) > 1:
         raise PackageCorrupt(f"{where} is no package of edgeqwen: its variants contradict each other")
     return sorted(offers, key=lambda offer: offer.variant)
@@ -175,12 +171,11 @@ def index_of(manifests: Iterable[Manifest]) -> Index:
                 media_type=MANIFEST_TYPE,
                 digest=digest_of(content),
                 size=len(content),
-                artifact_type=PACKAGE_TYPE,
-                platform=Platform(architecture=architecture) if architecture else None,
                 annotations=annotations,
+                platform=Platform(architecture=architecture) if architecture else None,
             )
         )
-    return Index(artifact_type=PACKAGE_TYPE, manifests=descriptors)
+    return Index(manifests=descriptors)
 
 
 def require_agreement(offer: Offer, build: Build, where: str) -> None:
@@ -197,13 +192,11 @@ def _annotations(build: Build) -> dict[str, str]:
 
 
 def _annotations_of(offer: Offer) -> dict[str, str]:
-    return {f"{_OURS}{key}": getattr(offer, key) for key in ("name", "version", "variant", "profile", "arch")}
+    return {f"{_OURS}{key}": getattr(offer, key) for key in sorted(_KEYS)}
 
 
 def _offer(digest: str, size_bytes: int, annotations: Mapping[str, str], where: str) -> Offer:
-    name, version, variant, profile, arch = (
-        annotations.get(f"{_OURS}{key}", "") for key in ("name", "version", "variant", "profile", "arch")
-    )
+    name, version, variant, profile, arch = (annotations.get(f"{_OURS}{key}", "") for key in _KEYS)
     if not (is_version(version) and all(_NAME.fullmatch(each) for each in (name, variant, profile, arch))):
         raise PackageCorrupt(f"{where} is no package of edgeqwen: its annotations {_OURS}* cannot be used")
     return Offer(digest, size_bytes, name, version, variant, profile, arch)

@@ -48,9 +48,9 @@ class Descriptor(Document):
     media_type: str
     digest: Annotated[str, Field(pattern=f"^{DIGEST}$")]
     size: Annotated[int, Field(ge=0, le=_MAX_BLOB_BYTES)]
-    artifact_type: str | None = None
-    platform: Platform | None = None
     annotations: dict[str, str] | None = None
+    platform: Platform | None = None
+    artifact_type: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -63,7 +63,6 @@ class Index(Document):
 
     schema_version: Literal[2] = 2
     media_type: Literal["application/vnd.oci.image.index.v1+json"] = INDEX_TYPE
-    artifact_type: str | None = None
     manifests: Annotated[list[Descriptor], Field(max_length=_MAX_MANIFESTS)]
     annotations: dict[str, str] | None = None
 
@@ -102,7 +101,10 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 
 def encoded(document: Document) -> bytes:
-    """As it is written: the same document gives the same bytes, and so the same digest."""
+    """As it is written: the same document gives the same bytes, and so the same digest.
+
+    Keys are in the order that tools written in Go give them, so that one which reads and writes it leaves the digest.
+    """
     return document.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 

@@ -29,7 +29,7 @@ from .source import Source
 LOCK_FILE = "lock"
 _PART = ".part"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SPARE_BYTES = 16 << 20
+SPARE_BYTES = 16 << 20
 """Of a disk, beside the files: for folders and what a file system keeps for itself."""
 
 Check = Callable[[Mapping[str, str], bytes | None], None]
@@ -171,7 +171,7 @@ class _Fetch:
         present = sum(_size(blob) or _size(blob.with_name(blob.name + _PART)) for blob in blobs.values())
         needed = sum(layer.size_bytes for layer in missing) - present
         free = self._disk.free_bytes(self._incoming)
-        if needed + _SPARE_BYTES > free and needed > 0:
+        if needed + SPARE_BYTES > free and needed > 0:
             raise TransferError(
                 f"no space for {self._contents.offer} at {self._incoming}: it needs {_megabytes(needed)} more and"
                 f" {_megabytes(free)} are free; make room and do the same again"

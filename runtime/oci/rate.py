@@ -10,12 +10,18 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _BURST_S = 0.25
 
 
-def parse_rate(text: str) -> int:
-    """Bytes a second, as curl has them: `500K`, `2M`, `1.5G`, in powers of 1024. Raises ValueError."""
+def parse_bytes(text: str) -> int:
+    """As curl has them: `500K`, `2M`, `1.5G`, in powers of 1024. Raises ValueError."""
     found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)([KMG]?)", text, re.IGNORECASE)
-    rate = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    if rate < 1:
-        raise ValueError("looks like 500K, 2M or 1.5M: bytes a second")
+    if found is None:
+        raise ValueError("looks like 500K, 2M or 1.5G: bytes")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second. Raises ValueError."""
+    if (rate := parse_bytes(text)) < 1:
+        raise ValueError("looks like 500K, 2M or 1.5M: bytes a second, and no less than one")
     return rate
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Generator
 from contextlib import closing
 
-from ..errors import TransferError
+from ..errors import PackageNotThere, TransferError
 from .documents import INDEX_TYPE, MANIFEST_TYPE, MAX_DOCUMENT_BYTES
 from .reference import RegistryReference
 from .transport import Transport
@@ -30,11 +30,10 @@ class RegistryRemote:
         accept = {"Accept": f"{INDEX_TYPE}, {MANIFEST_TYPE}"}
         response = self._transport.send("GET", f"{self._repository}/manifests/{asked}", accept)
         if response.status_code != 200:
-            error = self._transport.error_of(
-                response, f"{self.name}{'@' if asked.startswith('sha256:') else ':'}{asked}"
-            )
-            if response.status_code == 404 and digest is None and (tags := self._tags()):
-                raise type(error)(f"{error}; there are {tags}")
+            what = f"{self.name}{'@' if ':' in asked else ':'}{asked}"
+            error = self._transport.error_of(response, what)
+            if isinstance(error, PackageNotThere) and digest is None and (tags := self._tags()):
+                raise PackageNotThere(f"{error}; there are {tags}")
             raise error
         return response.content[: MAX_DOCUMENT_BYTES + 1]
 

@@ -35,6 +35,8 @@ MAX_ANSWER_BYTES = 5 << 20
 _TIMEOUT_S = (15.0, 60.0)  # to connect, and between two bytes
 _DOCKER_HUB, _DOCKER_HUB_API, _DOCKER_HUB_KEY = "docker.io", "registry-1.docker.io", "https://index.docker.io/v1/"
 
+_WHO = "log in with docker, or give --username and --password-file"
+
 logging.getLogger("oras").setLevel(logging.CRITICAL)  # what it has to say, our line says
 
 
@@ -106,11 +108,7 @@ class Transport:
         if status == 404:
             return PackageNotThere(f"there is no {what}{f' ({said})' if said else ''}")
         if status in (401, 403):
-            hint = (
-                "check user name and password"
-                if self._authorization
-                else "log in with docker, or give --username and --password-file"
-            )
+            hint = "check user name and password" if self._authorization else _WHO
             return RemoteRefused(f"{self.host} does not let us have {what} ({details}): {hint}")
         if status == 429 or status >= 500:
             after = response.headers.get("Retry-After", "")

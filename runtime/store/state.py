@@ -14,8 +14,10 @@ from typing import Literal
 from ..errors import DowngradeRefused, NothingToRollBackTo, PackageNotInstalled
 
 SlotName = Literal["a", "b"]
-Event = Literal["installed", "activated", "refused", "committed", "rolled_back", "collected", "recovered"]
+Event = Literal["installed", "activated", "refused", "committed", "rolled_back", "collected", "repaired", "recovered"]
 
+DAEMON = "edgeqwend"
+"""Who did what nobody asked for."""
 MAX_HISTORY = 500
 MAX_WHY = 1000
 
@@ -103,7 +105,13 @@ class Slots:
 
 @dataclass(frozen=True)
 class State:
-    """All that a device knows of its packages. `committed` is the highest version ever committed, by package name."""
+    """All that a device knows of its packages.
+
+    Args:
+        packages: by folder, in the order in which they were installed.
+        committed: the highest version ever committed, by package name.
+        history: newest last.
+    """
 
     packages: Mapping[str, Installed] = field(default_factory=dict)
     slots: Slots = Slots()
@@ -223,6 +231,11 @@ def roll_back(state: State, cause: Cause) -> State:
     return _noted(back, "rolled_back", failed, slot, cause)
 
 
+def repaired(state: State, folder: str, cause: Cause) -> State:
+    """Damaged files of `folder` were replaced."""
+    return _noted(state, "repaired", installed(state, folder), None, cause)
+
+
 def forget(state: State, folder: str, cause: Cause) -> State:
     """`folder` is about to leave the disk, unless a slot names it."""
     package = installed(state, folder)
@@ -254,7 +267,7 @@ def rebuilt(found: Sequence[Installed], cause: Cause) -> State:
     for package in found:
         committed[package.name] = max(package.version, committed.get(package.name, package.version), key=version_key)
     state = State(
-        packages={package.folder: package for package in found},
+        packages={package.folder: package for package in reversed(found)},
         slots=Slots(a, b),
         active="a" if a else None,
         trial=Trial(cause.time_s) if a else None,
@@ -268,8 +281,38 @@ def installed(state: State, folder: str) -> Installed:
     try:
         return state.packages[folder]
     except KeyError:
-        have = ", ".join(sorted(state.packages)) or "none"
+        if not state.packages:
+            raise PackageNotInstalled("no package is installed: edgeqwen install REF") from None
+        have = ", ".join(sorted(state.packages))
         raise PackageNotInstalled(f"no package {folder} is installed; there are: {have}") from None
+
+
+def find(state: State, wanted: str) -> Installed:
+    """The package whose folder, NAME-VERSION, version or name is `wanted`; the one installed last for "".
+
+    Where several fit, as two builds of a version do, it is the one installed last. Raises PackageNotInstalled.
+    """
+    for package in reversed([*state.packages.values()]):
+        if wanted == "" or wanted in names_of(package.folder, package.name, package.version):
+            return package
+    return installed(state, wanted)
+
+
+def names_of(folder: str, name: str, version: str) -> tuple[str, ...]:
+    """What people may call a package."""
+    return folder, folder.rpartition(".")[0], f"{name}-{version}", version, name
+
+
+def last_failure(state: State, package: Installed) -> Entry | None:
+    """How `package` failed when it was tried last; None if it did not, or was never tried.
+
+    A rollback that a person asked for says nothing of the package.
+    """
+    for entry in reversed(state.history):
+        if entry.digest != package.digest[:12] or entry.event not in ("activated", "refused", "rolled_back"):
+            continue
+        return entry if entry.event == "refused" or (entry.event == "rolled_back" and entry.by == DAEMON) else None
+    return None
 
 
 def version_key(version: str) -> tuple[int, ...]:

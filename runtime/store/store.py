@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StateNewer, StateUnusable, StoreError
+from ..package import file_digest
 from .disk import Disk, LocalDisk
 from .recovery import recovered
-from .state import Cause, Installed, State, install
+from .state import Cause, Installed, State, install, repaired
 from .state_file import decoded, encoded
 from .tree import below, remove_tree, sync_tree
 
@@ -133,28 +134,35 @@ class Store:
         """
         sync_tree(self.disk, staged)
         target = self.path(package)
+        mended = False
         if package.folder in self.open().packages and target.is_dir():
-            self._mend(target, staged)
+            mended = self._mend(target, staged)
         else:
             if target.exists():
                 self.discard(target)
             self.disk.rename(staged, target)
             self.disk.sync_dir(self.packages)
         self.disk.sync_dir(self.incoming)
-        return self.change(lambda state: install(state, package, cause))
 
-    def _mend(self, target: Path, staged: Path) -> None:
-        """File by file, as `target` may be in a slot: whenever the power fails, each file is what it was or is good."""
-        for path, is_folder in below(staged):
-            place = target / path.relative_to(staged)
-            if is_folder:
-                continue
-            for folder in reversed(place.relative_to(target).parents):
+        def step(state: State) -> State:
+            after = install(state, package, cause)
+            return repaired(after, package.folder, cause) if mended else after
+
+        return self.change(step)
+
+    def _mend(self, target: Path, staged: Path) -> bool:
+        """Whether any file had to be replaced. One by one, as `target` may be in a slot: whenever the power fails, each
+        is what it was or is good."""
+        files = [path.relative_to(staged) for path, is_folder in below(staged) if not is_folder]
+        damaged = [file for file in files if not _is_same(target / file, staged / file)]
+        for file in damaged:
+            for folder in reversed(file.parents):
                 if not (target / folder).is_dir():
                     self.disk.mkdir(target / folder)
-            self.disk.rename(path, place)
+            self.disk.rename(staged / file, target / file)
         sync_tree(self.disk, target)
         self.discard(staged)
+        return bool(damaged)
 
     def discard(self, path: Path) -> None:
         """Removes what is in `packages` or `incoming` and in no record. Whoever calls this holds `installing`."""
@@ -202,6 +210,13 @@ class Store:
             if not path.is_dir():
                 self.disk.mkdir(path)
                 self.disk.sync_dir(path.parent)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are names of one file, or files of one content."""
+    if not one.is_file() or one.is_symlink():
+        return False
+    return one.samefile(other) or file_digest(one) == file_digest(other)
 
 
 def _unusable(path: Path, why: str) -> str:

@@ -36,7 +36,7 @@ class Bundle:
     """A signature that was read, and is not verified.
 
     Args:
-        content: the file.
+        content: for the library. Of Sigstore's it is the file; of others it is made anew of what was read here.
         kind: what it claims to be signed with.
         signer: the digest of the key in hex, for one that is signed with a key alone; else empty.
         certificates: in DER, the signer's first; none for one that is signed with a key alone.
@@ -76,9 +76,26 @@ def _parse(content: bytes) -> Bundle:
         raise Unfit("is not of a model, or of a version before 1.0 of model signing: sign the package again")
     [signature] = envelope["signatures"]
     kind, signer, certificates = _material(bundle["verificationMaterial"])
-    return Bundle(
-        content, kind, signer, certificates, payload, _decoded(signature["sig"]), _digests(statement["predicate"])
-    )
+    made = _decoded(signature["sig"])
+    if kind != "sigstore":
+        content = _written(signer, certificates, payload, made)
+    return Bundle(content, kind, signer, certificates, payload, made, _digests(statement["predicate"]))
+
+
+def _written(signer: str, certificates: tuple[bytes, ...], payload: bytes, signature: bytes) -> bytes:
+    """A bundle with nothing else in it, so that nobody can find another certificate there than was looked at here."""
+    material: dict[str, object] = {"tlogEntries": []}
+    if certificates:
+        material["x509CertificateChain"] = {"certificates": [{"rawBytes": _encoded(each)} for each in certificates]}
+    else:
+        material["publicKey"] = {"hint": signer}
+    envelope = {
+        "payload": _encoded(payload),
+        "payloadType": _PAYLOAD_TYPE,
+        "signatures": [{"sig": _encoded(signature), "keyid": ""}],
+    }
+    bundle = {"mediaType": _MEDIA_TYPE, "verificationMaterial": material, "dsseEnvelope": envelope}
+    return json.dumps(bundle).encode()
 
 
 def _material(material: Mapping[str, Any]) -> tuple[Kind, str, tuple[bytes, ...]]:
@@ -114,6 +131,10 @@ def _decoded(text: object) -> bytes:
     if not isinstance(text, str):
         raise TypeError("base64 is text")
     return base64.b64decode(text, validate=True)
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def require_same_files(bundle: Bundle, digests: Mapping[str, str]) -> None:

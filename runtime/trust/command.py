@@ -16,13 +16,23 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..errors import EdgeQwenError
+from .folder import TRUST_FOLDER
 
 if TYPE_CHECKING:
     from ..package import Package
     from .roots import Signer
     from .trust import Trust
 
-_TRUST_FOLDER = "/etc/edgeqwen/trust.d"
+trust_option = click.option(
+    "--trust",
+    "trust_folder",
+    type=click.Path(path_type=Path),
+    envvar="EDGEQWEN_TRUST",
+    default=TRUST_FOLDER,
+    show_default=True,
+    help="Folder of trust roots, also EDGEQWEN_TRUST.",
+)
+"""For every command that asks who signed a package."""
 
 
 @click.command(
@@ -40,17 +50,9 @@ Exit status: 0 signed by somebody trusted, 1 error, 2 usage, 3 trust roots canno
 )
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--variant", help="Only this one. Default: all that the package has.")
-@click.option(
-    "--trust",
-    "folder",
-    type=click.Path(path_type=Path),
-    envvar="EDGEQWEN_TRUST",
-    default=_TRUST_FOLDER,
-    show_default=True,
-    help="Folder of trust roots, also EDGEQWEN_TRUST.",
-)
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def verify(package: Path, variant: str | None, folder: Path, as_json: bool) -> None:
+def verify(package: Path, variant: str | None, trust_folder: Path, as_json: bool) -> None:
     """Say whether PACKAGE is whole, and signed by somebody whom this machine trusts."""
     try:
         from ..package import Package, open_variants
@@ -59,9 +61,9 @@ def verify(package: Path, variant: str | None, folder: Path, as_json: bool) -> N
         message = f"verify reads packages, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
     try:
-        trust = Trust.read(folder)
+        trust = Trust.read(trust_folder)
         opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
-        signers = {each.build.variant: _verified(trust, each) for each in opened}
+        signers = {each.variant_dir.name: _verified(trust, each) for each in opened}
     except EdgeQwenError as error:
         click.echo(f"edgeqwen: {error}", err=True)
         sys.exit(error.exit_code)
@@ -82,7 +84,7 @@ def _verified(trust: Trust, package: Package) -> Signer:
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task(package.build.variant, total=package.files_bytes)
+        task = progress.add_task(package.variant_dir.name, total=package.files_bytes)
         return trust.verify(package, lambda count: progress.advance(task, count))
 
 

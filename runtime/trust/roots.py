@@ -17,7 +17,7 @@ from pydantic import Field
 from ..errors import ConfigError, Fault
 from ..validation import StrictModel, parse
 from .bundle import MAX_BYTES, Bundle, Kind, Unfit, key_digest
-from .ownership import ownership_fault
+from .folder import ownership_fault
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 """Of keys that model signing has, as cryptography calls them: P-256, P-384 and P-521."""

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from ..errors import NotTrusted
 from ..package import Package
 from .bundle import MAX_BYTES, Bundle, Kind, Unfit, printable, read_bundle, require_plain, require_same_files
+from .folder import TRUST_FOLDER
 
 if TYPE_CHECKING:
     from .roots import Root, Signer
-
-TRUST_FOLDER = Path("/etc/edgeqwen/trust.d")
 
 _SHOWN = 4
 
@@ -48,7 +47,7 @@ class Trust:
 
         Raises PackageCorrupt if they are not what build.json says, and NotTrusted.
         """
-        return self.verify_digests(package.build.variant, package.signature_file, package.digests(progress))
+        return self.verify_digests(package.variant_dir.name, package.signature_file, package.digests(progress))
 
     def verify_digests(self, variant: str, signature: bytes | Path | None, digests: Mapping[str, str]) -> Signer:
         """Who signed the variant of these files, which somebody else reads: SHA-256 in hex, by path from the root.
@@ -62,7 +61,7 @@ class Trust:
         Raises:
             NotTrusted: it is not signed, not for exactly these files, or by nobody whom a trust root vouches for.
         """
-        if signature is None or (isinstance(signature, Path) and not signature.exists()):
+        if signature is None or (isinstance(signature, Path) and not signature.is_file()):
             raise NotTrusted(f"variant {variant} is not signed: `edgeqwen-compile sign` does that")
         try:
             require_plain(digests)

@@ -53,7 +53,12 @@ def built(done: Result) -> tuple[Package, dict[str, object]]:
 
 def test_a_package_is_inside_its_size(checkpoint: Path, profile: Path, build_cache: Path, out: Path) -> None:
     """As predicted, at most; the chosen knobs are in the variant's profile, the reason in the output and build.json."""
-    package, row = built(build(checkpoint, profile, build_cache, out, "--max-size", "25MB"))
+    package, row = built(
+        build(checkpoint, profile, build_cache, out, "--max-size", "25MB", "--package-version", "2.1.0")
+    )
+    assert (
+        package.build.version == json.loads((package.root / "manifest.json").read_bytes())["package_version"] == "2.1.0"
+    )
     chosen = package.build.profile.quantization.int4
     assert (package.build.precision, chosen.mixed_precision, chosen.head_bits) == ("int4", "fisher", 8)
     assert 0.4 < chosen.high_share < 0.6

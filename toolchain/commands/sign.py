@@ -118,6 +118,9 @@ Exit status: 0 done, 1 error, 2 usage."""
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def keygen(name: Path, curve: Curve, passphrase_file: Path | None, as_json: bool) -> None:
     """Make a key pair NAME to sign packages with."""
+    if not name.name:
+        raise click.UsageError(f"{name} is a folder: NAME is that of the files, such as fleet-2026")
+
     from ..publishing.keys import make_key_pair
 
     passphrase = _passphrase(passphrase_file, "Passphrase (empty for none)", new=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runtime.errors import TransferError
-from runtime.oci.contents import EMPTY_CONTENT, PACKAGE_TYPE
+from runtime.oci.contents import EMPTY_CONTENT
 from runtime.oci.documents import INDEX_TYPE, Descriptor, digest_of, encoded
 from runtime.oci.layout import BLOBS, INDEX_FILE, LAYOUT_VERSION, REF_NAME, read_layout
 from runtime.oci.reference import LAYOUT_FILE
@@ -94,7 +94,6 @@ def _name(layout: Path, entries: list[dict[str, Any]], tag: str, package: Public
         media_type=INDEX_TYPE,
         digest=package.digest,
         size=len(package.index),
-        artifact_type=PACKAGE_TYPE,
         annotations={REF_NAME: tag},
     )
     named = json.loads(encoded(entry))

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from runtime.errors import SigningError
 from runtime.package import VARIANTS, Package, open_variants
-from runtime.trust.bundle import Bundle, Unfit, key_digest, read_bundle, require_same_files
+from runtime.trust.bundle import Bundle, Unfit, key_digest, printable, read_bundle, require_same_files
 from runtime.trust.certificates import name_of
 from runtime.trust.library import KnownDigests, in_memory, signed
 from runtime.trust.roots import public_pem
@@ -117,9 +117,7 @@ class SigstoreSigning:
                 known,
             )
         except Exception as error:  # of any of the libraries and services that it takes
-            raise SigningError(
-                f"Sigstore did not sign ({type(error).__name__}): {' '.join(str(error).split())}"
-            ) from error
+            raise SigningError(f"Sigstore did not sign: {printable(str(error)) or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)
@@ -146,14 +144,14 @@ def sign_package(root: Path, signing: Signing, progress: Callable[[int], None] =
         if signature is not None:
             _write(package.signature_file, signature)
     return [
-        SignedVariant(package.build.variant, signature is not None)
+        SignedVariant(package.variant_dir.name, signature is not None)
         for package, signature in zip(packages, signatures, strict=True)
     ]
 
 
 def _known(package: Package, digests: Mapping[str, str], packages: Sequence[Package]) -> KnownDigests:
-    others = [each.build.variant for each in packages if each is not package]
-    name = f"{package.build.name}-{package.build.version}-{package.build.variant}"
+    others = [each.variant_dir.name for each in packages if each is not package]
+    name = f"{package.build.name}-{package.build.version}-{package.variant_dir.name}"
     return KnownDigests(name, digests, [(VARIANTS / other).as_posix() for other in others])
 
 
@@ -167,11 +165,13 @@ def _is_signed(package: Package, digests: Mapping[str, str], signing: Signing) -
 
 
 def _write(path: Path, content: bytes) -> None:
-    """The file is there whole, on the disk, or as it was."""
+    """The file is there whole, on the disk, or as it was; readable by the daemon's user, whoever signs."""
     unfinished = path.with_suffix(".part")
     try:
         path.parent.mkdir(exist_ok=True)
+        path.parent.chmod(0o755)
         with unfinished.open("wb") as file:
+            unfinished.chmod(0o644)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -135,10 +135,9 @@ class _Upload:
     def _ask_how_far(self) -> None:
         """After a cut. A registry that does not know begins anew."""
         response = self._transport.send("GET", self._session or "")
-        end = _RANGE.fullmatch(response.headers.get("Range", ""))
-        if response.status_code == 204 and end and int(end[1]) < self._blob.size_bytes:
-            self._session = response.headers.get("Location", self._session)
-            self.offset = int(end[1]) + 1 if end[1] != "0" else 0
+        has = _has(response)
+        if response.status_code == 204 and has is not None and has < self._blob.size_bytes:
+            self._session, self.offset = response.headers.get("Location", self._session), has
         else:
             self._session = None
         self._in_doubt = False
@@ -160,7 +159,8 @@ class _Upload:
         if response.status_code not in (201, 202, 204):
             raise self._transport.error_of(response, self._what)
         self._session = response.headers.get("Location", self._session)
-        self._in_doubt, self.done, self.offset = False, is_last, end
+        has = _has(response)  # a registry may take less than it was given
+        self._in_doubt, self.done, self.offset = False, is_last, end if is_last or has is None else min(has, end)
 
 
 class _Part(io.RawIOBase):
@@ -173,8 +173,13 @@ class _Part(io.RawIOBase):
     def __len__(self) -> int:
         return self._end - self._begin
 
-    def readable(self) -> bool:
-        return True
+    def tell(self) -> int:  # without it, requests takes this for a stream of no known length
+        return self._file.tell() - self._begin
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # to the begin, for a redirect
+        if whence != io.SEEK_SET:
+            raise io.UnsupportedOperation
+        return self._file.seek(self._begin + offset) - self._begin
 
     def read(self, size: int = -1) -> bytes:
         left = self._end - self._file.tell()
@@ -185,6 +190,12 @@ class _Part(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _has(response: Response) -> int | None:
+    """How many bytes of an upload the registry has (distribution specification, 4.4); None if it does not say."""
+    found = _RANGE.fullmatch(response.headers.get("Range", ""))
+    return None if found is None else int(found[1]) + 1 if found[1] != "0" else 0
 
 
 def _with_digest(url: str, sha256: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_one_for_tls_does_not(tmp_path: Path, authority: Authority) -> None:
     """Else every board's own certificate, by the same authority, could sign packages."""
     said = refusal(tmp_path, authority, authority.server(), authority.file, by_the_library=None)
     assert "ca.crt: the certificate of CN=edgeqwend is not for signing: extendedKeyUsage has no codeSigning" in said
+
+
+@pytest.mark.parametrize("second", ["x509_certificate_chain", "certificate", "publicKey"])
+def test_a_second_signer_cannot_hide_behind_the_first(tmp_path: Path, authority: Authority, second: str) -> None:
+    """What signed is the certificate that was looked at, whatever else the bundle has, under whatever name."""
+    good, bad = (
+        json.loads(by_certificate(pair, authority.file, DIGESTS))
+        for pair in (authority.issue("release", for_code=True), authority.server())
+    )
+    good["dsseEnvelope"] = bad["dsseEnvelope"]
+    good["verificationMaterial"][second] = bad["verificationMaterial"]["x509CertificateChain"]
+    with pytest.raises(NotTrusted):
+        verify(tmp_path, authority, json.dumps(good).encode())
 
 
 def test_an_expired_one_does_not(tmp_path: Path, authority: Authority) -> None:

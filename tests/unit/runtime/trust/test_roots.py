@@ -13,7 +13,7 @@ from signing import make_key, trust_folder
 
 from runtime.errors import ConfigError
 from runtime.trust.bundle import MAX_BYTES
-from runtime.trust.ownership import ownership_fault
+from runtime.trust.folder import ownership_fault
 from runtime.trust.roots import CertificateRoot, KeyRoot, SigstoreRoot, read_roots
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -134,12 +135,37 @@ def test_the_signature_of_one_variant_is_none_of_another(tmp_path: Path, key: Pa
         trust.verify(Package.open(root, "b"))
 
 
+def test_a_folder_cannot_pass_for_another_variant(tmp_path: Path, key: Path, trust: Trust) -> None:
+    """Whatever its build.json calls itself, the files are those of the folder, and so is the signature."""
+    root = sign_package(make_package(tmp_path / "p", "a"), key)
+    shutil.copytree(root / "models/decoder/a", root / "models/decoder/evil")
+    (root / "models/decoder/evil/serving.onnx").write_bytes(b"evil!")
+    package = Package.open(root, "evil", verify=False)
+    assert package.build.variant == "a"
+    with pytest.raises(NotTrusted, match="variant evil is not signed"):
+        trust.verify(package)
+    assert trust.verify(Package.open(root, "a"))
+
+
 def test_what_is_not_signed_is_not_trusted(tmp_path: Path, trust: Trust) -> None:
     package = Package.open(make_package(tmp_path / "q"))
     with pytest.raises(NotTrusted, match="variant board is not signed"):
         trust.verify(package)
     with pytest.raises(NotTrusted, match="variant board is not signed"):
         trust.verify_digests("board", None, package.digests())
+
+
+def test_what_is_no_file_is_no_signature(root: Path, trust: Trust) -> None:
+    """A pipe or a device there would keep who reads it waiting for ever."""
+    file = root / signature_name("board")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(NotTrusted, match="variant board is not signed"):
+        trust.verify(Package.open(root))
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(NotTrusted, match="variant board is not signed"):
+        trust.verify(Package.open(root))
 
 
 def test_each_root_says_why_it_does_not_vouch(root: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,17 @@ def test_a_signature_that_only_claims_to_be_ours_is_replaced(root: Path, key: Pa
     assert signed(root, "--key", key) == {"a": True, "b": False}
 
 
+def test_everybody_may_read_a_signature(root: Path, key: Path) -> None:
+    """The daemon's user too, whatever the umask of who signs."""
+    before = os.umask(0o077)
+    try:
+        signed(root, "--key", key)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((root / "signatures").stat().st_mode) == 0o755
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (root / "signatures").iterdir()} == {0o644}
+
+
 def test_a_damaged_package_gets_no_signature(root: Path, key: Path) -> None:
     """Not even the variants that are whole."""
     (root / "models/decoder/b/serving.onnx").write_bytes(b"grapH")
@@ -153,7 +166,7 @@ def test_sigstore_that_cannot_sign_is_one_line(root: Path, tmp_path: Path) -> No
     flags = ("--identity-token", tmp_path / "token", "--trust-config", tmp_path / "config.json")
     done = run("sign", root, "--sigstore", *flags)
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1].startswith("edgeqwen-compile: Sigstore did not sign (ValidationError): ")
+    assert done.stderr.splitlines()[-1].startswith("edgeqwen-compile: Sigstore did not sign: ")
     assert not (root / "signatures").exists()
 
 

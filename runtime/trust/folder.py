@@ -1,4 +1,4 @@
-"""Files that only root or this user can have written, as ssh wants it of keys."""
+"""The folder of trust roots: where it is, and that only root or this user can have written what is in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from pathlib import Path
 
 from ..errors import Fault
 
+TRUST_FOLDER = Path("/etc/edgeqwen/trust.d")
+
 
 def ownership_fault(path: Path) -> Fault | None:
-    """What is wrong if somebody else can write `path`, or put another in its place; None if nobody can."""
+    """What is wrong if somebody else can write `path`, or put another in its place; None if nobody can.
+
+    sshd asks the same of keys.
+    """
     resolved = path.resolve()
     for each in (resolved, *resolved.parents, *path.absolute().parents):
         found = each.stat()
