@@ -307,10 +307,10 @@ async def test_a_full_disk_changes_nothing(device: Device) -> None:
 
 async def test_a_verdict_is_carried_out_when_the_disk_takes_it(device: Device) -> None:
     """Until then the trial goes on."""
+    device.activate(device.install("3.0.0"))
     device.store = Store(device.store.folder, disk := FullDisk())
+    disk.full = True
     async with daemon(device, Terms(commit_after_s=20.0, commit_after_calls=1000)) as running:
-        await running.activate()
-        disk.full = True
         gate = running.rollouts.standing.gate
         assert gate is not None
         await running.until(lambda: gate.healthy_s > 40)
