@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..bench.bench import Case
@@ -84,7 +85,7 @@ class Canary:
 
         Args:
             before: how fast the model was that served before.
-            beside: that model, if it still does: then both are measured in turn.
+            beside: that model, if it still does: then both are measured at once.
 
         Raises TooHot, and Unavailable if the daemon is to leave.
         """
@@ -146,9 +147,12 @@ class Canary:
         return found
 
     def _round(self, model: Model, before: Before | None, beside: Model | None) -> list[Check]:
-        if beside is not None:
-            before = self.before(beside) or before
-        speed = self._measure(model)
+        if beside is None:
+            speed = self._measure(model)
+        else:  # at the same time, so that each has the other to contend with, and whatever else runs here
+            with ThreadPoolExecutor(1) as another:
+                its = another.submit(self.before, beside)
+                speed, before = self._measure(model), its.result()
         return [_first_token(speed, model, before), _tokens_per_second(speed, model, before)]
 
     def _measure(self, model: Model) -> Heard:

@@ -134,7 +134,7 @@ def test_a_first_token_may_take_a_moment_whatever_it_took_before(device: Device,
     assert bounds == [1000.0, 6000.0, 10_000.0]
 
 
-def test_what_serves_meanwhile_is_measured_in_turn(device: Device, model: Model) -> None:
+def test_what_serves_meanwhile_is_measured_at_the_same_time(device: Device, model: Model) -> None:
     """So that what disturbs one disturbs the other; the figure of before does not count any more."""
     beside = running(device, "0.9.0")
     found = device.canary().try_out(model, before(1e9), beside)
