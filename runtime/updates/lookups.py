@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 _DAMAGED = 4
+_WIDE = 4000
 
 
 @click.command(
@@ -90,7 +91,7 @@ def history(lines: int, folder: Path | None, as_json: bool) -> None:
             (_local(entry.time_s), entry.event.replace("_", " "), _which(entry), entry.slot or "", entry.why, entry.by)
             for entry in entries
         )
-        _print(("when", "what", "package", "slot", "why", "by whom"), rows)
+        _print(("when", "what", "package", "slot", "why", "by whom"), rows, folds=("package", "why"))
 
 
 @click.command(
@@ -171,11 +172,12 @@ def _show_packages(found: Sequence[dict[str, Any]], used: int, free: int) -> Non
             "on trial" if each["trial"] else "serves" if each["active"] else "previous" if each["slot"] else "",
             f"{each['bytes'] / 1e6:.0f} MB",
             each["signer"] or "nobody",
-            each["package"],
+            each["digest"][:12],
         )
         for each in found
     )
-    _print(("package", "variant", "slot", "", "size", "signed by", "folder"), rows)
+    headings = ("package", "variant", "slot", "", "size", "signed by", "digest")
+    _print(headings, rows, folds=("package", "variant", "signed by"))
     click.echo(f"{used / 1e6:.0f} MB in all, {free / 1e6:.0f} MB free")
 
 
@@ -196,10 +198,14 @@ def _local(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _print(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _print(headings: Sequence[str], rows: Iterable[Sequence[str]], *, folds: Collection[str]) -> None:
+    """A line for each row, whatever its length; on a terminal, what is in columns `folds` is folded to fit."""
+    console = Console(markup=False, emoji=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=not console.is_terminal or heading not in folds)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(table)
