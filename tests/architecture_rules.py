@@ -151,8 +151,7 @@ LAYERS = {
     ),
     "runtime.rollout": (
         "rollouts",
-        "standing witness",
-        "boot",
+        "boot standing witness",
         "canary",
         "golden gate",
         "asking",

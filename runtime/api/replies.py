@@ -82,6 +82,7 @@ _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
 # What tells apart for programs what has the same code: the reason of google.rpc.ErrorInfo.
 _INFO_REASONS: tuple[tuple[type[EdgeQwenError], str], ...] = (
     (PackageNotInstalled, "PACKAGE_NOT_INSTALLED"),
+    (NotTrusted, "NOT_TRUSTED"),
     (PackageError, "PACKAGE_UNUSABLE"),
     (ConfigError, "SETTING_UNUSABLE"),
     (NoRoom, "NO_ROOM"),

@@ -18,14 +18,12 @@ from ..errors import PackageError, StateNewer, StoreError
 from ..health.checks import Check
 from ..memory import trim_after_unload
 from ..models.model import Model
-from ..store.state import Cause, Installed, State, booted, roll_back
+from ..store.state import DAEMON, Cause, Installed, State, booted, roll_back
 from ..store.store import Step, Store
 from .canary import require_well
 
 MOST_STARTS = 3
 """That a package on trial may have, none of which settled or ended as it should."""
-BY = "edgeqwend"
-"""Who did what nobody asked for."""
 
 
 class Boot:
@@ -94,7 +92,7 @@ class Boot:
 
     def _back(self, state: State, why: str) -> State:
         self._log.error("rolled back", package=str(state.active_package), reason=why)
-        return self._change(state, partial(roll_back, cause=Cause(self._now(), BY, why)))
+        return self._change(state, partial(roll_back, cause=Cause(self._now(), DAEMON, why)))
 
     def _change(self, state: State, step: Step) -> State:
         """A store that cannot be written to, as on a full disk, is no reason to serve nothing: the next start will try

@@ -21,11 +21,9 @@ from ..errors import EdgeQwenError, PackageNotInstalled, SessionError, StoreErro
 from ..health.checks import Check
 from ..models.model import Model
 from ..models.registry import Models, Phase
-from ..package import SUFFIX
 from ..store import state as steps
-from ..store.state import Cause, Installed, State
+from ..store.state import DAEMON, Cause, Installed, State
 from ..store.store import Step, Store
-from .boot import BY
 from .canary import Canary, require_well, said_of
 from .gate import Gate, Terms
 from .standing import Standing
@@ -117,14 +115,14 @@ class Rollouts:
                 await self._change(steps.stopped)
 
     async def activate(
-        self, folder: str, *, by: str, allow_downgrade: bool = False, report: Report = lambda phase, checks: None
+        self, wanted: str, *, by: str, allow_downgrade: bool = False, report: Report = lambda phase, checks: None
     ) -> Outcome:
-        """Serves the installed package `folder`, by default the one installed last, once it has passed its canary.
+        """Serves the installed package that `wanted` names, as `state.find` has it, once it has passed its canary.
 
         Once begun it goes on, even if the caller is cancelled. Raises PackageNotInstalled, DowngradeRefused,
         CanaryFailed, TooHot, StoreError, and what loading raises; then what served before serves.
         """
-        return await self._go_on(self._activate(folder, by, allow_downgrade, report))
+        return await self._go_on(self._activate(wanted, by, allow_downgrade, report))
 
     async def roll_back(self, *, by: str, why: str) -> Outcome:
         """Serves what served before. Raises NothingToRollBackTo, StoreError, and what loading raises."""
@@ -134,10 +132,10 @@ class Rollouts:
         """Keeps what serves. Raises StoreError."""
         return await self._go_on(self._commit(Cause(self._now(), by, why)))
 
-    async def _activate(self, folder: str, by: str, allow_downgrade: bool, report: Report) -> Outcome:
+    async def _activate(self, wanted: str, by: str, allow_downgrade: bool, report: Report) -> Outcome:
         async with self._switching:
             state = (await self.refresh()).state
-            package = _named(state, folder)
+            package = _named(state, wanted)
             step = partial(steps.activate, folder=package.folder, allow_downgrade=allow_downgrade)
             if step(state, cause=Cause(self._now(), by)) is state:
                 await self._follow()
@@ -266,7 +264,7 @@ class Rollouts:
             if witness.due and (asking is None or asking.done()):
                 asking = asyncio.create_task(asyncio.to_thread(witness.ask))
             verdict = gate.update(witness.look(self._clock()))
-            cause = Cause(self._now(), BY, verdict.why)
+            cause = Cause(self._now(), DAEMON, verdict.why)
             if verdict.action == "commit":
                 self._go_alone(self._commit(cause, package.folder))
                 return
@@ -313,13 +311,11 @@ def _unexpected(error: BaseException) -> BaseException | None:
     return None if isinstance(error, EdgeQwenError) else error
 
 
-def _named(state: State, folder: str) -> Installed:
+def _named(state: State, wanted: str) -> Installed:
     """Raises PackageNotInstalled."""
-    if folder:
-        return steps.installed(state, folder if folder.endswith(SUFFIX) else f"{folder}{SUFFIX}")
     if not state.packages:
         raise PackageNotInstalled("no package is installed: edgeqwen install REF")
-    return list(state.packages.values())[-1]
+    return steps.find(state, wanted)
 
 
 def _active(state: State) -> Installed:

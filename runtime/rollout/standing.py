@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..health.checks import Check, Status
-from ..store.state import Entry, State
-from .boot import BY
+from ..store.state import DAEMON, Entry, State
 from .gate import Gate, Terms
 
 REMEMBERED_S = 3600.0
@@ -46,7 +45,12 @@ class Standing:
         active, trial = self.state.active_package, self.state.trial
         last = self._last_change()
         undone = ""
-        if last is not None and last.event == "rolled_back" and last.by == BY and now_s - last.time_s < REMEMBERED_S:
+        if (
+            last is not None
+            and last.event == "rolled_back"
+            and last.by == DAEMON
+            and now_s - last.time_s < REMEMBERED_S
+        ):
             undone = f"{last.package} {last.version} was rolled back {_minutes(now_s - last.time_s)} ago: {last.why}"
         if undone:
             return Check("rollout", Status.DEGRADED, f"{undone.rstrip('.')}; {active} serves.", _LOOK)

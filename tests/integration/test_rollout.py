@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from integration.cgroups import memory_cgroup
 from integration.daemons import Daemon, start
 from integration.packages import build_package, small_checkpoint
 from integration.stores import NAME, activate, history, install
 
+from edgeqwen.cli import main
 from edgeqwen.client import Client, ClientError, Options, Refused
 from edgeqwen.v1 import health_pb2, rollout_pb2
 from runtime.package import Package
@@ -119,6 +121,8 @@ def test_a_switch_loses_no_answer(store: Store) -> None:
         done = replies[-1]
         assert (done.phase, done.changed, version(client)) == (rollout_pb2.ACTIVATION_PHASE_DONE, True, "2.0.0")
         assert f"{NAME} 2.0.0 is on trial" in rollout_check(client).summary
+        status = CliRunner().invoke(main, ["--target", daemon.target, "status"]).stdout
+        assert f"{NAME} 2.0.0, slot b, on trial" in status
         assert client.rollout().trial.commit_after_calls == 200
         assert client.roll_back("as a test").changed
         assert (answers(client), version(client)) == (old, "1.0.0")

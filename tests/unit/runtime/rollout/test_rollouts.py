@@ -51,7 +51,7 @@ async def test_a_package_that_passes_its_canary_serves_on_trial(device: Device) 
 async def test_activating_what_serves_changes_nothing(device: Device) -> None:
     async with daemon(device) as running:
         content = (device.store.folder / "state.json").read_bytes()
-        for name in ("tiny-1.0.0", "tiny-1.0.0.ortpackage"):
+        for name in ("tiny-1.0.0", "tiny-1.0.0.ortpackage", "1.0.0"):
             [reply] = await running.activate(name)
             assert (reply.changed, reply.active.version) == (False, "1.0.0")
         assert (device.store.folder / "state.json").read_bytes() == content
