@@ -21,6 +21,7 @@ from edgeqwen.client import Connection, Refused
 from ..oci.options import pulling_options, settings_of
 from .options import (
     EXIT_STATUS,
+    budget,
     budget_option,
     described,
     json_option,
@@ -211,7 +212,6 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
         from ..store.state import Cause
         from ..trust.trust import Trust
         from .installing import Rules, install_from
-        from .place import budget_of
     except ImportError as error:
         message = f"install needs {error.name}, which is not installed: pip install 'edgeqwen[runtime,oci,trust]'"
         raise click.ClickException(message) from error
@@ -220,7 +220,7 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
     offer = choose_for_this_device(source.offers(), flags["variant"], flags["profile"])
     rules = Rules(
         trust=lambda: Trust.read(flags["trust_folder"]),
-        budget_bytes=budget_of(place, flags["budget_bytes"]),
+        budget_bytes=budget(place, flags["budget_bytes"]),
         allow_unsigned=flags["allow_unsigned"],
         allow_downgrade=flags["allow_downgrade"],
         repair=flags["repair"],

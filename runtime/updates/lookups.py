@@ -19,6 +19,7 @@ from rich.table import Table
 
 from .options import (
     EXIT_STATUS,
+    budget,
     budget_option,
     described,
     json_option,
@@ -113,11 +114,10 @@ def collect(budget_bytes: int | None, folder: Path | None, as_json: bool) -> Non
         store, place = open_store(folder)
         from ..store.collect import collect as collect_from
         from ..store.state import Cause
-        from .place import budget_of
 
-        budget = budget_of(place, budget_bytes)
+        most = budget(place, budget_bytes)
         with store.installing():
-            done = collect_from(store, budget, Cause(time.time(), who(), f"a budget of {budget / 1e9:.1f} GB"))
+            done = collect_from(store, most, Cause(time.time(), who()))
     if as_json:
         removed = [described(package) for package in done.packages]
         leftovers = [str(path) for path in done.leftovers]
@@ -128,7 +128,7 @@ def collect(budget_bytes: int | None, folder: Path | None, as_json: bool) -> Non
         click.echo(f"removed {package}")
     if done.leftovers:
         click.echo(f"removed {len(done.leftovers)} leftovers of installations")
-    click.echo(f"{done.left_bytes / 1e6:.0f} MB in packages, of {budget / 1e6:.0f} MB")
+    click.echo(f"{done.left_bytes / 1e6:.0f} MB in packages, of {most / 1e6:.0f} MB")
 
 
 def _looked_at(store: Store, state: State, package: Installed, *, verify: bool) -> dict[str, Any]:

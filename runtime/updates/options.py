@@ -84,6 +84,13 @@ budget_option = click.option(
 )
 
 
+def budget(settings: StoreSettings, said_bytes: int | None) -> int:
+    """In bytes: what was said, else what is configured, else a share of the disk."""
+    from ..store.collect import budget_of
+
+    return budget_of(settings.path, settings.budget_bytes if said_bytes is None else said_bytes)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Of the block, each with its exit status. What the daemon says is for whoever runs the command."""
