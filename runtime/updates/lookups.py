@@ -102,7 +102,7 @@ Examples:
   edgeqwen collect --budget 0              # all that no slot names
 
 \b
-`edgeqwen install` does it at its end.
+`edgeqwen install` does it at its end, and the daemon after a commit.
 {EXIT_STATUS}"""
 )
 @budget_option

@@ -145,6 +145,8 @@ def test_each_refusal_has_its_exit_status(device: Device, tmp_path: Path) -> Non
         status, line = device.refused(install, good)
     assert (status, "try again" in line) == (75, True)
     assert device.ok(activate, "1.0.0", "--allow-downgrade")["serving"]["version"] == "1.0.0"
+    status, line = device.refused(activate, "--wait", "900", "1.0.0")
+    assert (status, "is tried when edgeqwend starts" in line) == (75, True)
 
 
 def test_the_first_package_has_none_behind_it(device: Device) -> None:
