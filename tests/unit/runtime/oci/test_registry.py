@@ -17,6 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("oras", reason="needs the extra `oci`")
+
 from certificates import Authority
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
 from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, Waits, contents_from, files_of, package_with
