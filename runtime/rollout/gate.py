@@ -66,9 +66,13 @@ class Gate:
     def __init__(self, terms: Terms, now_s: float) -> None:
         self._terms = terms
         self._looked_s = now_s
+        self.last = Look(now_s)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Forgets what it has seen: there was nothing to do about it."""
         self.healthy_s = 0.0
         self.failed_s = 0.0
-        self.last = Look(now_s)
 
     @property
     def settled(self) -> bool:

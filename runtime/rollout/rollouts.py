@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 import structlog
 
 from ..engine.engine import Engine
-from ..errors import EdgeQwenError, PackageNotInstalled, SessionError, StoreError, TooHot, Unavailable
+from ..errors import (
+    ConfigError,
+    EdgeQwenError,
+    NoRoom,
+    PackageNotInstalled,
+    SessionError,
+    StoreError,
+    TooHot,
+    Unavailable,
+)
 from ..health.checks import Check
 from ..models.model import Model
 from ..models.registry import Models, Phase
@@ -26,7 +35,7 @@ from ..store.collect import tidy
 from ..store.state import DAEMON, Cause, Installed, State
 from ..store.store import Step, Store
 from .canary import Canary, require_well, said_of
-from .gate import Gate, Terms
+from .gate import Gate, Terms, Verdict
 from .standing import Standing
 from .witness import IDLE_S, Witness
 
@@ -35,6 +44,8 @@ Report = Callable[[Phase, Sequence[Check]], None]
 """Hears how far an activation is; with "checking", when that has ended, what was found."""
 
 PERIOD_S = 1.0
+_NOT_ITS_FAULT = (TooHot, Unavailable, StoreError, NoRoom, ConfigError)
+"""What keeps a package from serving and says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class Rollouts:
         self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._switching = asyncio.Lock()
+        self._disk = asyncio.Lock()  # what was read before a change must not be taken for what is there after it
         self._leaving = False
         self._log = structlog.get_logger()
         self.lost = asyncio.Event()
@@ -99,7 +111,8 @@ class Rollouts:
 
     async def refresh(self) -> Standing:
         """The same, of what is on disk now: installs change that too."""
-        self._state = await asyncio.to_thread(self._store.read)
+        async with self._disk:
+            self._state = await asyncio.to_thread(self._store.read)
         return self.standing
 
     async def start(self) -> None:
@@ -167,8 +180,10 @@ class Rollouts:
                 await self._change(partial(step, cause=Cause(self._now(), by, said_of(found))))
             except EdgeQwenError as error:
                 refused = error
+                await self._note_refusal(package, by, error)  # now: an engine that hangs is not stopped in this process
                 raise
-            self._watch()
+            if self._state.trial is not None:
+                self._watch()
 
         try:
             await self._models.load(
@@ -179,18 +194,23 @@ class Rollouts:
                 check=check,
             )
         except Exception as error:
-            await self._refused(package, by, refused or error)
+            if refused is None:
+                await self._note_refusal(package, by, error)
+            self._serve_on()
             if refused is not None:
                 raise refused from error
             raise error if isinstance(error, EdgeQwenError) else SessionError(str(error)) from error
         self._log.info("activated", package=str(package), by=by)
 
-    async def _refused(self, package: Installed, by: str, why: Exception) -> None:
-        """Notes it, unless it says nothing of the package; what served before must be there."""
+    async def _note_refusal(self, package: Installed, by: str, why: Exception) -> None:
+        """In the history, unless it says nothing of the package."""
         self._log.warning("not activated", package=str(package), reason=str(why))
-        if not isinstance(why, (TooHot, Unavailable, StoreError)):
+        if not isinstance(why, _NOT_ITS_FAULT):
             with suppress(StoreError):
                 await self._change(partial(steps.refuse, folder=package.folder, cause=Cause(self._now(), by, str(why))))
+
+    def _serve_on(self) -> None:
+        """What served before an activation that failed must be there, and is watched as before."""
         if self._leaving:
             return
         if self._serving() is None:
@@ -198,24 +218,38 @@ class Rollouts:
         elif self._state.trial is not None:
             self._watch()
 
-    async def _roll_back(self, cause: Cause, folder: str | None = None) -> Outcome:
+    async def _roll_back(self, cause: Cause) -> Outcome:
+        state, changed = await self._flip_back(cause)
+        if changed:
+            await self._stop_watching()
+        await self._follow_in_turn()
+        return Outcome(_active(state), changed)
+
+    async def _commit(self, cause: Cause) -> Outcome:
+        state, changed = await self._keep(cause)
+        if changed:
+            await self._stop_watching()
+        return Outcome(_active(state), changed)
+
+    async def _flip_back(self, cause: Cause, folder: str | None = None) -> tuple[State, bool]:
         """Of `folder` only, if it is given: somebody else may have been faster."""
         failed = self._state.active_package
         state, changed = await self._change(_only_of(folder, partial(steps.roll_back, cause=cause)))
         if changed:
             self._log.warning("rolled back", package=str(failed), reason=cause.why, by=cause.by)
-            await self._stop_watching()
-        async with self._switching:
-            await self._follow()
-        return Outcome(_active(state), changed)
+        return state, changed
 
-    async def _commit(self, cause: Cause, folder: str | None = None) -> Outcome:
+    async def _keep(self, cause: Cause, folder: str | None = None) -> tuple[State, bool]:
+        """Likewise."""
         state, changed = await self._change(_only_of(folder, partial(steps.commit, cause=cause)))
         if changed:
             self._log.info("committed", package=str(state.active_package), reason=cause.why, by=cause.by)
-            await self._stop_watching()
             await asyncio.to_thread(tidy, self._store, self._budget_bytes, cause)
-        return Outcome(_active(state), changed)
+        return state, changed
+
+    async def _follow_in_turn(self) -> None:
+        async with self._switching:
+            await self._follow()
 
     async def _follow(self) -> None:
         """Serves what the state says."""
@@ -256,8 +290,10 @@ class Rollouts:
                 await watching
 
     async def _run(self, package: Installed, gate: Gate) -> None:
+        """Until `gate` has decided, and what it decided is on disk."""
         witness: Witness | None = None
         asking: asyncio.Task[None] | None = None
+        said = ""
         while True:
             await asyncio.sleep(self._period_s)
             model = self._serving()
@@ -268,20 +304,31 @@ class Rollouts:
                 witness = Witness(model, self._stalled, self._canary.patience_s, idle_s=self._idle_s)
             if witness.due and (asking is None or asking.done()):
                 asking = asyncio.create_task(asyncio.to_thread(witness.ask))
-            verdict = gate.update(witness.look(self._clock()))
-            cause = Cause(self._now(), DAEMON, verdict.why)
-            if verdict.action == "commit":
-                self._go_alone(self._commit(cause, package.folder))
-                return
-            if verdict.action == "roll_back":
-                if self._state.previous_package is not None:
-                    self._go_alone(self._roll_back(cause, package.folder))
-                    return
-                self._log.warning("nothing to roll back to", package=str(package), reason=verdict.why)
-                gate = self._gate = Gate(self._terms, self._clock())
-            if gate.settled and self._state.trial is not None and not self._state.trial.healthy:
-                with suppress(StoreError):
-                    await self._change(steps.became_healthy)
+            try:
+                if await self._decide(package, gate, gate.update(witness.look(self._clock()))):
+                    break
+            except StoreError as error:  # once more in a second: the disk may be full
+                if said != (said := str(error)):
+                    self._log.warning("the store cannot be changed", detail=said)
+        if self._gate is gate:
+            self._gate = None
+
+    async def _decide(self, package: Installed, gate: Gate, verdict: Verdict) -> bool:
+        """Does what the verdict says; whether that ends the trial."""
+        cause, trial = Cause(self._now(), DAEMON, verdict.why), self._state.trial
+        if verdict.action == "commit":
+            await self._keep(cause, package.folder)
+            return True
+        if verdict.action == "roll_back" and self._state.previous_package is not None:
+            await self._flip_back(cause, package.folder)
+            self._go_alone(self._follow_in_turn())  # whoever watches a model holds it, so this task must end first
+            return True
+        if verdict.action == "roll_back":
+            self._log.warning("nothing to roll back to", package=str(package), reason=verdict.why)
+            gate.begin_again()
+        elif gate.settled and trial is not None and not trial.healthy:
+            await self._change(steps.became_healthy)
+        return False
 
     async def _change(self, step: Step) -> tuple[State, bool]:
         """The state after `step`, and whether it is another one."""
@@ -293,8 +340,9 @@ class Rollouts:
             changed = after is not state
             return after
 
-        self._state = await asyncio.to_thread(self._store.change, noted)
-        return self._state, changed
+        async with self._disk:
+            self._state = await asyncio.to_thread(self._store.change, noted)
+            return self._state, changed
 
     async def _go_on(self, change: Coroutine[Any, Any, T]) -> T:
         """To its end, also without whoever asked for it: half of a change is no state to be in."""
@@ -308,12 +356,8 @@ class Rollouts:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            self._log.warning("a change of packages failed", detail=str(error), exc_info=_unexpected(error))
-
-
-def _unexpected(error: BaseException) -> BaseException | None:
-    return None if isinstance(error, EdgeQwenError) else error
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, EdgeQwenError):
+            self._log.error("a change of packages failed", exc_info=error)
 
 
 def _named(state: State, wanted: str) -> Installed:

@@ -22,7 +22,9 @@ from edgeqwen.v1 import rollout_pb2 as pb
 from runtime.api.rollout_service import RolloutService
 from runtime.health.checks import Status
 from runtime.models.model import Model
+from runtime.rollout.gate import Terms
 from runtime.store.disk import LocalDisk
+from runtime.store.state import State
 from runtime.store.store import Store
 
 
@@ -245,6 +247,40 @@ async def test_a_daemon_that_leaves_takes_no_new_package(device: Device) -> None
     assert device.history()[-1] == "installed 2.0.0"
 
 
+class SlowlyRead(Store):
+    """Its first read from now on takes until it may come back, with what was there before."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reads, self.may_come = threading.Event(), threading.Event()
+        self.slow = False
+
+    def read(self) -> State:
+        state = super().read()
+        if self.slow:
+            self.slow = False
+            self.reads.set()
+            assert self.may_come.wait(TIMEOUT_S)
+        return state
+
+
+async def test_what_was_read_before_a_change_is_not_taken_for_what_is_there_after_it(device: Device) -> None:
+    """However long the disk takes for whoever only looks."""
+    device.store = store = SlowlyRead(device.store.folder)
+    async with daemon(device) as running:
+        await running.activate()
+        store.slow = True
+        look = asyncio.create_task(running.rollouts.refresh())
+        await asyncio.to_thread(store.reads.wait, TIMEOUT_S)
+        back = asyncio.create_task(running.rollouts.roll_back(by="local", why=""))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        store.may_come.set()
+        await asyncio.gather(look, back)
+        assert str(running.rollouts.standing.state.active_package) == "tiny 1.0.0"
+        assert await running.says() == "1.0.0"
+
+
 class FullDisk(LocalDisk):
     def __init__(self) -> None:
         super().__init__()
@@ -267,6 +303,20 @@ async def test_a_full_disk_changes_nothing(device: Device) -> None:
         assert await running.says() == "1.0.0"
         disk.full = False
         assert (await running.activate())[-1].changed
+
+
+async def test_a_verdict_is_carried_out_when_the_disk_takes_it(device: Device) -> None:
+    """Until then the trial goes on."""
+    device.activate(device.install("3.0.0"))
+    device.store = Store(device.store.folder, disk := FullDisk())
+    disk.full = True
+    async with daemon(device, Terms(commit_after_s=20.0, commit_after_calls=1000)) as running:
+        gate = running.rollouts.standing.gate
+        assert gate is not None
+        await running.until(lambda: gate.healthy_s > 40)
+        assert not running.committed()
+        disk.full = False
+        await running.until(running.committed)
 
 
 async def test_what_cannot_come_back_asks_for_another_start(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ async def test_the_trial_of_a_first_package_has_nothing_to_go_back_to(tmp_path: 
     async with daemon(device) as running:
         running.stalled.add("1.0.0")
         gate = running.rollouts.standing.gate
-        await running.until(lambda: running.rollouts.standing.gate is not gate)
+        assert gate is not None
+        await running.until(lambda: gate.last.stalled)
         with refused(grpc.StatusCode.FAILED_PRECONDITION, "is the first package here"):
             await running.stub.RollBack(pb.RollBackRequest())
         assert await running.says() == "1.0.0"
