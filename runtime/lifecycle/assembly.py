@@ -188,8 +188,10 @@ class Packages:
         """Changes of what is served; None without a store."""
         if self._store is None or self._config.store is None:
             return None
-        terms = Terms(self._config.store.commit_after_s, self._config.store.commit_after_calls)
-        return Rollouts(self._store, models, self._canary(), terms, stalled=caretaker.stalled)
+        said = self._config.store
+        terms = Terms(said.commit_after_s, said.commit_after_calls)
+        stalled, budget_bytes = caretaker.stalled, said.budget_bytes
+        return Rollouts(self._store, models, self._canary(), terms, stalled=stalled, budget_bytes=budget_bytes)
 
     def _open(self, path: Path, variant: str | None, progress: Callable[[int], None] = lambda _: None) -> Package:
         if variant is None and self._config.variant in variants_of(path):

@@ -12,13 +12,12 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from ..errors import PackageCorrupt
-from ..package import BUILD_FILE, CONFIGS, VARIANTS, Build, File, is_version
+from ..package import BUILD_FILE, CONFIGS, VARIANTS, Build, File, is_version, signature_name
 from .documents import ARCHITECTURES, MANIFEST_TYPE, Descriptor, Index, Manifest, Platform, digest_of, encoded
 
 PACKAGE_TYPE = "application/vnd.edgeqwen.package.v1"
 FILE_TYPE = "application/vnd.edgeqwen.file.v1"
 TITLE = "org.opencontainers.image.title"
-SIGNATURES = PurePosixPath("signatures")
 
 EMPTY_CONTENT = b"{}"
 EMPTY = Descriptor(
@@ -77,7 +76,7 @@ class Contents:
     @cached_property
     def signature(self) -> Layer | None:
         """The variant's signature, if it has one."""
-        path = signature_path(self.offer.variant)
+        path = signature_name(self.offer.variant)
         return next((layer for layer in self.layers if layer.path == path), None)
 
     @cached_property
@@ -96,11 +95,6 @@ class Contents:
         return sum({layer.sha256: layer.size_bytes for layer in self.layers}.values())
 
 
-def signature_path(variant: str) -> str:
-    """Where in a package the signature of a variant is."""
-    return (SIGNATURES / f"{variant}.sig").as_posix()
-
-
 def build_path(variant: str) -> str:
     """Where in a package the `build.json` of a variant is."""
     return (VARIANTS / variant / BUILD_FILE).as_posix()
@@ -111,7 +105,7 @@ def belongs_to(path: str, variant: str) -> bool:
     parts = PurePosixPath(path).parts
     in_variants = parts[: len(VARIANTS.parts)] == VARIANTS.parts
     return (
-        path in ("manifest.json", (VARIANTS / "metadata.json").as_posix(), signature_path(variant))
+        path in ("manifest.json", (VARIANTS / "metadata.json").as_posix(), signature_name(variant))
         or (parts[0] == CONFIGS.name and len(parts) > 1)
         or (in_variants and len(parts) > len(VARIANTS.parts) + 1 and parts[len(VARIANTS.parts)] == variant)
     )
@@ -213,7 +207,7 @@ def _fault(layers: Sequence[Layer], variant: str) -> str | None:
     folders = {folder.as_posix() for path in folded for folder in PurePosixPath(path).parents}
     if clash := sorted(folded & folders):
         return f"{clash[0]!r} is a file and a folder in it"
-    bounds = {build_path(variant): _MAX_BUILD_BYTES, signature_path(variant): MAX_SIGNATURE_BYTES}
+    bounds = {build_path(variant): _MAX_BUILD_BYTES, signature_name(variant): MAX_SIGNATURE_BYTES}
     if large := [layer.path for layer in layers if layer.size_bytes > bounds.get(layer.path, layer.size_bytes)]:
         return f"{large[0]} is too large to be one"
     if build_path(variant) not in {layer.path for layer in layers}:

@@ -9,14 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import (
-    PackageCorrupt,
-    PackageError,
-    PackageNotThere,
-    RemoteUnavailable,
-    TransferError,
-    TransferInterrupted,
-)
+from ..errors import PackageCorrupt, PackageError, PackageNotThere, RemoteUnavailable, TransferError
 from ..store.disk import Disk
 from .contents import Layer
 from .rate import Rate
@@ -41,14 +34,8 @@ class Download:
         rate: Rate | None,
         come: Callable[[int, int], None],
     ) -> None:
-        self._source, self._layer, self._part, self._disk, self._rate, self._come = (
-            source,
-            layer,
-            part,
-            disk,
-            rate,
-            come,
-        )
+        self._source, self._layer, self._part = source, layer, part
+        self._disk, self._rate, self._come = disk, rate, come
         self._remotes = list(source.remotes)
         self._hash = hashlib.sha256()
         self._size = self._kept = 0
@@ -56,6 +43,7 @@ class Download:
         self._again = 2 * len(self._remotes)  # how often bytes of several origins may be no good
 
     def run(self) -> None:
+        """Raises PackageError and TransferError; RemoteUnavailable if it goes on another time."""
         self._take_up()
         failures = 0
         while not self._is_whole():
@@ -65,7 +53,7 @@ class Download:
             except RemoteUnavailable as error:
                 failures = 1 if self._size > before else failures + 1
                 if failures > self._source.patience.retries * len(self._remotes):
-                    raise self._given_up(error) from error
+                    raise
                 self._remotes.append(self._remotes.pop(0))
                 self._source.patience.wait(failures, error.retry_after_s)
             except (PackageNotThere, TransferError) as error:
@@ -136,11 +124,6 @@ class Download:
         if not self._remotes:
             raise error
         self._source.note(f"{error}; asking the next")
-
-    def _given_up(self, error: RemoteUnavailable) -> TransferError:
-        if self._size == 0:
-            return error
-        return TransferInterrupted(f"{error}; what came is kept: do the same again to go on")
 
 
 def is_file(path: Path, size_bytes: int | None = None) -> bool:

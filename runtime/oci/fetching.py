@@ -14,12 +14,12 @@ import errno
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import PackageCorrupt, PackageError, TransferError
-from ..package import Package, file_digest, variants_of
+from ..errors import PackageCorrupt, PackageError, RemoteUnavailable, TransferError, TransferInterrupted
+from ..package import Package, file_digest, open_variants
 from ..store.disk import Disk
 from .contents import Contents, Layer, require_agreement
 from .download import Download, is_file
@@ -93,6 +93,7 @@ class _Fetch:
         self._rate, self._progress = rate, progress
         self._incoming = into.parent
         self._fetched = self._linked = self._kept = 0
+        self._counted: set[str] = set()  # digests of what is here and was counted
         self._layers: dict[str, list[Layer]] = defaultdict(list)
         for layer in contents.layers:
             self._layers[layer.sha256].append(layer)
@@ -126,24 +127,39 @@ class _Fetch:
         paths = [self._into / layer.path for layer in layers]
         if not all(is_file(path, layers[0].size_bytes) and file_digest(path) == layers[0].sha256 for path in paths):
             return False
-        self._kept += layers[0].size_bytes
-        self._report()
+        self._keep(layers[0])
         return True
 
     def _get(self, layer: Layer, same: list[Path]) -> Path:
         """The whole blob of `layer`, as a file in INCOMING."""
         blob = self._incoming / f"sha256-{layer.sha256}"
         if is_file(blob, layer.size_bytes):
-            self._kept += layer.size_bytes
+            self._keep(layer)
         elif self._link(same, layer, blob):
             self._linked += layer.size_bytes
+            self._report()
         else:
             part = blob.with_name(blob.name + _PART)
-            Download(self._source, layer, part, self._disk, self._rate, self._come).run()
+            self._download(layer, part)
             self._disk.fsync(part)
             self._disk.rename(part, blob)
-        self._report()
+        self._counted.add(layer.sha256)
         return blob
+
+    def _download(self, layer: Layer, part: Path) -> None:
+        try:
+            Download(self._source, layer, part, self._disk, self._rate, self._come).run()
+        except RemoteUnavailable as error:
+            if self._fetched == 0:
+                raise
+            raise TransferInterrupted(f"{error}; what came is kept: do the same again to go on") from error
+
+    def _keep(self, layer: Layer) -> None:
+        """Counts what was here before."""
+        if layer.sha256 not in self._counted:
+            self._counted.add(layer.sha256)
+            self._kept += layer.size_bytes
+        self._report()
 
     def _come(self, fetched: int, kept: int) -> None:
         self._fetched += fetched
@@ -232,14 +248,11 @@ def _same_files(wanted: set[str], others: Iterable[Path]) -> dict[str, list[Path
     """What other packages say that they have of it."""
     found = defaultdict(list)
     for root in others if wanted else ():
-        for variant in variants_of(root):
-            try:
-                package = Package.open(root, variant, verify=False)
-            except (PackageError, OSError):
-                continue  # it may be on its way out
-            for path, file in package.build.files.items():
-                if file.sha256 in wanted:
-                    found[file.sha256].append(root / path)
+        with suppress(PackageError, OSError):  # it may be on its way out
+            for package in open_variants(root):
+                for path, file in package.build.files.items():
+                    if file.sha256 in wanted:
+                        found[file.sha256].append(root / path)
     return found
 
 

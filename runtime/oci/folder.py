@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import PackageCorrupt, PackageError, PackageNotThere
-from ..package import VARIANTS, File, Package, file_digest, variants_of
-from .contents import index_of, manifest_of, path_fault, signature_path
+from ..package import File, Package, file_digest, open_variants, signature_name, variant_files
+from .contents import index_of, manifest_of, path_fault
 from .documents import Index, Manifest, digest_of, encoded
 from .layout import chunks_of
 from .reference import FolderReference
@@ -61,17 +61,14 @@ def describe(
 
     Raises PackageError, also for files that are no part of a package.
     """
-    variants = variants_of(root)
-    if not variants:
-        Package.open(root)  # says what is wrong
     known: dict[str, File] = {}
     found = {}
-    for variant in variants:
-        package = Package.open(root, variant, verify=False)
-        if package.build.variant != variant:
-            raise PackageCorrupt(f"{package.variant_dir} has the build.json of {package.build.variant}")
+    for package in open_variants(root):
+        variant = package.build.variant
+        if package.variant_dir.name != variant:
+            raise PackageCorrupt(f"{package.variant_dir} has the build.json of {variant}")
         files = {}
-        for path in _paths_of(root, variant, variants):
+        for path in _paths_of(package):
             listed = package.build.files.get(path)
             if path not in known:
                 known[path] = listed if listed and not verify else _read(root / path, progress)
@@ -97,19 +94,11 @@ def _read(path: Path, progress: Callable[[int], None]) -> File:
         raise PackageError(f"cannot read {path} ({error.strerror})") from error
 
 
-def _paths_of(root: Path, variant: str, variants: list[str]) -> list[str]:
-    """Files of the package that go to a device with `variant`, sorted."""
-    others = {VARIANTS / other for other in variants if other != variant}
-    signatures = {signature_path(other) for other in variants if other != variant}
-    paths = []
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root)
-        if path.is_dir() and not path.is_symlink():
-            continue
-        if others.isdisjoint(name.parents) and name.as_posix() not in signatures:
-            if path.is_symlink() or not path.is_file():
-                raise PackageError(f"{path} is no plain file: remove it from the package")
-            if fault := path_fault(name.as_posix(), variant):
-                raise PackageError(f"{root} cannot be moved: {fault}, so remove it")
-            paths.append(name.as_posix())
+def _paths_of(package: Package) -> list[str]:
+    """Files that go to a device with this variant, with its signature."""
+    paths = variant_files(package.root, package.build.variant)
+    if package.signature_file.is_file() and not package.signature_file.is_symlink():
+        paths.append(signature_name(package.build.variant))
+    if fault := next(filter(None, (path_fault(path, package.build.variant) for path in paths)), None):
+        raise PackageError(f"{package.root} cannot be moved: {fault}, so remove it")
     return paths

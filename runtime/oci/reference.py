@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from ..errors import ReferenceInvalid
 
@@ -108,7 +108,7 @@ def parse_reference(text: str) -> Reference:
 def parse_mirror(text: str) -> Mirror:
     """`[http://]HOST[:PORT][/PREFIX]`. Raises ReferenceInvalid."""
     found = _MIRROR.fullmatch(text)
-    if found is None or len(text) > _LONGEST:
+    if found is None or len(text) > _LONGEST or not _is_host(found["host"]):
         raise ReferenceInvalid(f"{text[:60]!r} is no mirror: give HOST[:PORT][/PREFIX], after http:// if it has no TLS")
     plain = None if found["scheme"] is None else found["scheme"] == "http"
     return Mirror(found["host"], found["prefix"] or "", plain)
@@ -116,12 +116,20 @@ def parse_mirror(text: str) -> Mirror:
 
 def _parse_registry(text: str) -> RegistryReference:
     found = _REGISTRY.fullmatch(text.removeprefix("oci://"))
-    if found is None or len(found["repository"]) > _LONGEST_REPOSITORY:
+    if found is None or len(found["repository"]) > _LONGEST_REPOSITORY or not _is_host(found["host"]):
         raise ReferenceInvalid(
             f"{text!r} is no reference: it looks like oci://registry.example/edge/qwen:1.2.0, with a repository in"
             " lower case, and may end with @sha256: and 64 hex digits"
         )
     return RegistryReference(found["host"], found["repository"], found["tag"], found["digest"])
+
+
+def _is_host(host: str) -> bool:
+    """Whether the address in brackets and the port of HOST[:PORT] can be any."""
+    try:
+        return urlsplit(f"//{host}").port != 0
+    except ValueError:
+        return False
 
 
 def _parse_layout(text: str) -> LayoutReference:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Generator
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from ..errors import PackageNotThere, TransferError
 from .documents import INDEX_TYPE, MANIFEST_TYPE, MAX_DOCUMENT_BYTES
 from .reference import RegistryReference
-from .transport import Transport
+
+if TYPE_CHECKING:
+    from .transport import Transport
 
 _DEFAULT_TAG = "latest"
 _MAX_TAGS_SAID = 8

@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -89,7 +90,7 @@ class Transport:
 
         Raises RemoteUnavailable if there is none.
         """
-        with self._in_our_words():
+        with _in_words_of(self.host):
             response = self._send(method, url, headers, body, stream=stream)
             if response.status_code == 401 and self._authorize(response):
                 response.close()
@@ -98,7 +99,7 @@ class Transport:
 
     def streamed(self, response: Response) -> Generator[bytes]:
         """The body of a response to `stream`, some at a time. Raises RemoteUnavailable if it breaks off."""
-        with self._in_our_words(), response:
+        with _in_words_of(self.host), response:
             yield from response.raw.stream(CHUNK_BYTES, decode_content=False)
 
     def error_of(self, response: Response, what: str) -> EdgeQwenError:
@@ -108,7 +109,8 @@ class Transport:
         if status == 404:
             return PackageNotThere(f"there is no {what}{f' ({said})' if said else ''}")
         if status in (401, 403):
-            hint = "check user name and password" if self._authorization else _WHO
+            is_known = self._authorization or self._access.credentials
+            hint = "check user name and password" if is_known else _WHO
             return RemoteRefused(f"{self.host} does not let us have {what} ({details}): {hint}")
         if status == 429 or status >= 500:
             after = response.headers.get("Retry-After", "")
@@ -152,45 +154,59 @@ class Transport:
         found.session, found.prefix, found._tls_verify = self._session, urlsplit(self._base).scheme, True
         if self._access.credentials is not None:
             found.set_basic_auth(*self._access.credentials)
-            return found
-        place = Container("any/any", registry=_DOCKER_HUB_KEY if self.host == _DOCKER_HUB else self.host)
-        docker = Path(os.environ.get("DOCKER_CONFIG", "/nowhere")) / "config.json"
-        files = [path for path in (self._access.auth_file, docker) if path is not None and path.is_file()]
-        found.load_configs(place, [str(path) for path in files])
+        else:
+            found._auth_config = _docker_config(self._access.auth_file)
+            found.load_configs(
+                Container("any/any", registry=_DOCKER_HUB_KEY if self.host == _DOCKER_HUB else self.host)
+            )
         return found
 
-    def _in_our_words(self) -> _Words:
-        return _Words(self.host)
+
+def _docker_config(auth_file: Path | None) -> dict[str, Any]:
+    """What Docker's configuration says of credentials, and `auth_file`, which counts more.
+
+    oras would read them in any order. Raises TransferError and, if they say something else, AttributeError or
+    ValueError.
+    """
+    folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
+    merged: dict[str, Any] = {"auths": {}, "credHelpers": {}, "credsStore": None}
+    for path in (Path(folder) / "config.json", auth_file):
+        if path is None or (path is not auth_file and not path.is_file()):
+            continue
+        try:
+            said = json.loads(path.read_bytes())
+        except OSError as error:
+            raise TransferError(f"cannot read the credentials in {path} ({error.strerror})") from error
+        merged["auths"] |= said.get("auths", {})
+        merged["credHelpers"] |= said.get("credHelpers", {})
+        merged["credsStore"] = said.get("credsStore") or merged["credsStore"]
+    return merged
 
 
-class _Words:
-    """Turns what is raised in a block into TransferError."""
+@contextmanager
+def _in_words_of(host: str) -> Iterator[None]:
+    """Turns what requests, urllib3 and the system raise in the block into TransferError."""
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        raise _in_words(error, host) from error
 
-    def __init__(self, host: str) -> None:
-        self._host = host
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, _PlainHttp):
-            raise TransferError(
-                f"{error.url} would be asked without TLS: give --plain-http if that is as it should be"
-            ) from error
-        if not isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError, OSError)):
-            return
-        causes = list(_causes(error))
-        for cause in causes:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise TransferError(
-                    f"the certificate of {self._host} is not trusted ({cause.verify_message}):"
-                    " name its authority with --ca-file"
-                ) from error
-            if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-                raise TransferError(f"{self._host} has no TLS: give --plain-http if that is as it should be") from error
-        if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
-            raise TransferError(f"{self._host} cannot be asked: {' '.join(str(error).split())[:200]}") from error
-        raise RemoteUnavailable(f"{self._host} does not answer: {_reason(causes)}") from error
+def _in_words(error: BaseException, host: str) -> TransferError:
+    if isinstance(error, _PlainHttp):
+        return TransferError(f"{error.url} would be asked without TLS: give --plain-http if that is as it should be")
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = cause.verify_message
+            return TransferError(f"the certificate of {host} is not trusted ({why}): name its authority with --ca-file")
+        if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+            return TransferError(f"{host} has no TLS: give --plain-http if that is as it should be")
+    if isinstance(error, requests.exceptions.TooManyRedirects):
+        return TransferError(f"{host} leads from one place to another without end")
+    if isinstance(error, ValueError):  # of an address, in what was given or where a registry leads
+        return TransferError(f"{host} cannot be asked: {_printable(error)}")
+    return RemoteUnavailable(f"{host} does not answer: {_reason(causes)}")
 
 
 class _PlainHttp(requests.RequestException):
@@ -282,7 +298,12 @@ def _said(response: Response) -> str:
         urllib3.exceptions.HTTPError,
     ):
         return ""
-    return "".join(each for each in str(message) if each.isprintable())[:120]
+    return _printable(message)
+
+
+def _printable(said: object) -> str:
+    """What others say, fit for one line of ours."""
+    return "".join(each for each in str(said) if each.isprintable())[:120]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -31,6 +31,7 @@ from ..health.checks import Check
 from ..models.model import Model
 from ..models.registry import Models, Phase
 from ..store import state as steps
+from ..store.collect import tidy
 from ..store.state import DAEMON, Cause, Installed, State
 from ..store.store import Step, Store
 from .canary import Canary, require_well, said_of
@@ -61,6 +62,7 @@ class Rollouts:
     Args:
         stalled: whether an engine hangs. Never blocks.
         terms: when a trial ends well.
+        budget_bytes: what packages may take when one is committed; None: a share of the disk.
         now: Unix time, for the history.
         clock: monotonic seconds.
         period_s: between two looks at what is on trial.
@@ -75,6 +77,7 @@ class Rollouts:
         terms: Terms,
         *,
         stalled: Callable[[Engine], bool],
+        budget_bytes: int | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         period_s: float = PERIOD_S,
@@ -85,6 +88,7 @@ class Rollouts:
         self._canary = canary
         self._terms = terms
         self._stalled = stalled
+        self._budget_bytes = budget_bytes
         self._now = now
         self._clock = clock
         self._period_s = period_s
@@ -240,6 +244,7 @@ class Rollouts:
         state, changed = await self._change(_only_of(folder, partial(steps.commit, cause=cause)))
         if changed:
             self._log.info("committed", package=str(state.active_package), reason=cause.why, by=cause.by)
+            await asyncio.to_thread(tidy, self._store, self._budget_bytes, cause)
         return state, changed
 
     async def _follow_in_turn(self) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from ..errors import StoreError
 from .state import Cause, Installed, State, forget
 from .store import Store
 from .tree import disk_bytes
+
+_SHARE = 4
+"""A store may take one of so many parts of its disk where nobody said how much."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ def collect(store: Store, budget_bytes: int, cause: Cause, *, keep: str | None =
     `store.installing()`, so that nothing which is being put together is taken for a leftover.
     """
     state = store.open()
+    cause = replace(cause, why=f"in no slot, and packages took more than {budget_bytes / 1e6:.0f} MB")
     leftovers = [*_cut_downloads(store, state), *_unknown(store, state)]
     for path in leftovers:
         store.discard(path)
@@ -45,6 +52,20 @@ def collect(store: Store, budget_bytes: int, cause: Cause, *, keep: str | None =
             store.discard(store.path(package))
             gone.append(package)
     return Collected(tuple(gone), tuple(leftovers), _bytes_of(store, state))
+
+
+def tidy(store: Store, said_bytes: int | None, cause: Cause) -> None:
+    """`collect` for whoever has done something else: if it cannot be now, the next installation does it."""
+    with suppress(StoreError), store.installing():
+        collect(store, budget_of(store.folder, said_bytes), cause)
+
+
+def budget_of(folder: Path, said_bytes: int | None) -> int:
+    """What was said, else a share of the disk that `folder` is on, or will be."""
+    if said_bytes is not None:
+        return said_bytes
+    found = os.statvfs(next(path for path in (folder, *folder.absolute().parents) if path.exists()))
+    return found.f_blocks * found.f_frsize // _SHARE
 
 
 def _bytes_of(store: Store, state: State) -> int:

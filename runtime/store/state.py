@@ -44,7 +44,7 @@ class Installed:
     def __post_init__(self) -> None:
         if "/" in self.folder or self.folder.startswith("."):
             raise ValueError(f"{self.folder!r} is no folder of the store")
-        if len(version_key(self.version)) != 3:
+        if len(version_order(self.version)) != 3:
             raise ValueError(f"{self.version!r} is no version")
 
     def __str__(self) -> str:
@@ -160,7 +160,7 @@ def install(state: State, package: Installed, cause: Cause) -> State:
 def require_no_downgrade(state: State, name: str, version: str) -> None:
     """Raises DowngradeRefused for a version below the highest that was ever committed."""
     highest = state.committed.get(name)
-    if highest is not None and version_key(version) < version_key(highest):
+    if highest is not None and version_order(version) < version_order(highest):
         raise DowngradeRefused(name, version, highest)
 
 
@@ -209,7 +209,7 @@ def commit(state: State, cause: Cause) -> State:
     package = state.active_package
     if state.trial is None or package is None:
         return state
-    highest = max(package.version, state.committed.get(package.name, package.version), key=version_key)
+    highest = max(package.version, state.committed.get(package.name, package.version), key=version_order)
     committed = {**state.committed, package.name: highest}
     return _noted(replace(state, trial=None, committed=committed), "committed", package, state.active, cause)
 
@@ -265,7 +265,7 @@ def rebuilt(found: Sequence[Installed], cause: Cause) -> State:
     a, b = (*(package.folder for package in found[:2]), None, None)[:2]
     committed: dict[str, str] = {}
     for package in found:
-        committed[package.name] = max(package.version, committed.get(package.name, package.version), key=version_key)
+        committed[package.name] = max(package.version, committed.get(package.name, package.version), key=version_order)
     state = State(
         packages={package.folder: package for package in reversed(found)},
         slots=Slots(a, b),
@@ -315,8 +315,8 @@ def last_failure(state: State, package: Installed) -> Entry | None:
     return None
 
 
-def version_key(version: str) -> tuple[int, ...]:
-    """Versions in their order."""
+def version_order(version: str) -> tuple[int, ...]:
+    """What versions are compared by: 1.10.0 comes after 1.9.0."""
     return tuple(int(part) for part in version.split("."))
 
 

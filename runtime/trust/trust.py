@@ -50,13 +50,14 @@ class Trust:
         return self.verify_digests(package.variant_dir.name, package.signature_file, package.digests(progress))
 
     def verify_digests(self, variant: str, signature: bytes | Path | None, digests: Mapping[str, str]) -> Signer:
-        """Who signed the variant of these files, which somebody else reads: SHA-256 in hex, by path from the root.
+        """Who signed the variant of these files, which somebody else reads.
 
         Nothing but those digests is vouched for. A name or version that was heard elsewhere is worth nothing before it
         is compared with build.json.
 
         Args:
             signature: its content, or where it is; None if there is none.
+            digests: SHA-256 in hex, by path, of all that `package.variant_files` has, and of no signature.
 
         Raises:
             NotTrusted: it is not signed, not for exactly these files, or by nobody whom a trust root vouches for.

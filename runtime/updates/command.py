@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from edgeqwen.client import Connection, Refused
 from ..oci.options import pulling_options, settings_of
 from .options import (
     EXIT_STATUS,
+    budget,
     budget_option,
     described,
     json_option,
@@ -211,7 +212,6 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
         from ..store.state import Cause
         from ..trust.trust import Trust
         from .installing import Rules, install_from
-        from .place import budget_of
     except ImportError as error:
         message = f"install needs {error.name}, which is not installed: pip install 'edgeqwen[runtime,oci,trust]'"
         raise click.ClickException(message) from error
@@ -220,7 +220,7 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
     offer = choose_for_this_device(source.offers(), flags["variant"], flags["profile"])
     rules = Rules(
         trust=lambda: Trust.read(flags["trust_folder"]),
-        budget_bytes=budget_of(place, flags["budget_bytes"]),
+        budget_bytes=budget(place, flags["budget_bytes"]),
         allow_unsigned=flags["allow_unsigned"],
         allow_downgrade=flags["allow_downgrade"],
         repair=flags["repair"],
@@ -239,6 +239,7 @@ def _switch(connection: Connection, store: Store) -> Switch:
 
 
 def _activate(connection: Connection, store: Store, wanted: str, said: _Switching) -> Switched:
+    from ..errors import StillOnTrial
     from ..store.state import find
     from .switching import require_no_failure, wait_for_verdict
 
@@ -250,10 +251,11 @@ def _activate(connection: Connection, store: Store, wanted: str, said: _Switchin
         if not said.again:
             require_no_failure(state, package)
     switched = switch.activate(folder, allow_downgrade=said.allow_downgrade, note=note)
-    if said.wait_s is not None and switched.serving is not None and switched.serving.trial:
-        wait_for_verdict(switch, switched.serving.folder, said.wait_s)
-        switched = switched.after(switch.serving())
-    return switched
+    if said.wait_s is None or switched.serving is None or not switched.serving.trial:
+        return switched
+    if not switched.by_daemon:
+        raise StillOnTrial(f"{switched.serving} is tried when edgeqwend starts: there is nothing to wait for before")
+    return replace(switched, serving=wait_for_verdict(switch, switched.serving.folder, said.wait_s))
 
 
 def _installation_as_json(done: Installation) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Rules:
         allow_unsigned: take also what nobody signed whom the machine trusts.
         allow_downgrade: take also a version below the highest that was ever committed.
         repair: compare the files of a package that is there with their digests, and fetch the damaged ones again.
-        budget_bytes: of the store, what is in slots and this package excepted.
+        budget_bytes: what packages may take before others go than this one and those in slots.
     """
 
     trust: Callable[[], Trust]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from .options import (
     EXIT_STATUS,
+    budget,
     budget_option,
     described,
     json_option,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 _DAMAGED = 4
+_WIDE = 4000
 
 
 @click.command(
@@ -90,7 +92,7 @@ def history(lines: int, folder: Path | None, as_json: bool) -> None:
             (_local(entry.time_s), entry.event.replace("_", " "), _which(entry), entry.slot or "", entry.why, entry.by)
             for entry in entries
         )
-        _print(("when", "what", "package", "slot", "why", "by whom"), rows)
+        _print(("when", "what", "package", "slot", "why", "by whom"), rows, folds=("package", "why"))
 
 
 @click.command(
@@ -100,7 +102,7 @@ Examples:
   edgeqwen collect --budget 0              # all that no slot names
 
 \b
-`edgeqwen install` does it at its end.
+`edgeqwen install` does it at its end, and the daemon after a commit.
 {EXIT_STATUS}"""
 )
 @budget_option
@@ -112,11 +114,10 @@ def collect(budget_bytes: int | None, folder: Path | None, as_json: bool) -> Non
         store, place = open_store(folder)
         from ..store.collect import collect as collect_from
         from ..store.state import Cause
-        from .place import budget_of
 
-        budget = budget_of(place, budget_bytes)
+        most = budget(place, budget_bytes)
         with store.installing():
-            done = collect_from(store, budget, Cause(time.time(), who(), f"a budget of {budget / 1e9:.1f} GB"))
+            done = collect_from(store, most, Cause(time.time(), who()))
     if as_json:
         removed = [described(package) for package in done.packages]
         leftovers = [str(path) for path in done.leftovers]
@@ -127,7 +128,7 @@ def collect(budget_bytes: int | None, folder: Path | None, as_json: bool) -> Non
         click.echo(f"removed {package}")
     if done.leftovers:
         click.echo(f"removed {len(done.leftovers)} leftovers of installations")
-    click.echo(f"{done.left_bytes / 1e6:.0f} MB in packages, of {budget / 1e6:.0f} MB")
+    click.echo(f"{done.left_bytes / 1e6:.0f} MB in packages, of {most / 1e6:.0f} MB")
 
 
 def _looked_at(store: Store, state: State, package: Installed, *, verify: bool) -> dict[str, Any]:
@@ -171,11 +172,12 @@ def _show_packages(found: Sequence[dict[str, Any]], used: int, free: int) -> Non
             "on trial" if each["trial"] else "serves" if each["active"] else "previous" if each["slot"] else "",
             f"{each['bytes'] / 1e6:.0f} MB",
             each["signer"] or "nobody",
-            each["package"],
+            each["digest"][:12],
         )
         for each in found
     )
-    _print(("package", "variant", "slot", "", "size", "signed by", "folder"), rows)
+    headings = ("package", "variant", "slot", "", "size", "signed by", "digest")
+    _print(headings, rows, folds=("package", "variant", "signed by"))
     click.echo(f"{used / 1e6:.0f} MB in all, {free / 1e6:.0f} MB free")
 
 
@@ -196,10 +198,14 @@ def _local(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _print(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def _print(headings: Sequence[str], rows: Iterable[Sequence[str]], *, folds: Collection[str]) -> None:
+    """A line for each row, whatever its length; on a terminal, what is in columns `folds` is folded to fit."""
+    console = Console(markup=False, emoji=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=not console.is_terminal or heading not in folds)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(table)

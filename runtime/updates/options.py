@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+_LONGEST_WHY = 200
+
 EXIT_STATUS = """\b
 Exit status: 0 done, or nothing to do, 1 error, 2 usage, 3 settings, 4 no such package, damaged, or not for this device,
 5 not trusted, 6 older than was committed here, 7 failed its canary or its trial, 69 no daemon or registry answers,
@@ -34,7 +36,15 @@ store_option = click.option(
     help="Folder of packages. Default: as edgeqwend's configuration has it, else /var/lib/edgeqwen/store",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-why_option = click.option("--why", default="", help="For the history.")
+
+
+def _why(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if len(value) > _LONGEST_WHY or not value.isprintable():
+        raise click.BadParameter(f"is one line of at most {_LONGEST_WHY} characters")
+    return value
+
+
+why_option = click.option("--why", default="", callback=_why, help="For the history.")
 _SWITCHING = (
     click.option("--allow-downgrade", is_flag=True, help="Take a version below the highest that was ever committed."),
     click.option("--again", is_flag=True, help="Activate a package once more that failed here."),
@@ -72,6 +82,13 @@ budget_option = click.option(
     help="What packages may take, such as 2G, before those in no slot go. Default: as configured, else a quarter of"
     " the disk",
 )
+
+
+def budget(settings: StoreSettings, said_bytes: int | None) -> int:
+    """In bytes: what was said, else what is configured, else a share of the disk."""
+    from ..store.collect import budget_of
+
+    return budget_of(settings.path, settings.budget_bytes if said_bytes is None else said_bytes)
 
 
 @contextmanager

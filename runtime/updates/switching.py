@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -56,10 +56,6 @@ class Switched:
     changed: bool
     by_daemon: bool
     checks: Mapping[str, str]
-
-    def after(self, serving: Serving | None) -> Switched:
-        """The same, a while later."""
-        return replace(self, serving=serving)
 
 
 class Switch(Protocol):
@@ -133,14 +129,16 @@ class DaemonSwitch:
 
     def activate(self, folder: str, *, allow_downgrade: bool, note: Note) -> Switched:
         checks: dict[str, str] = {}
-        changed = False
+        last = rollout_pb2.ActivateResponse()
         with Client(self._connection) as client:
             with closing(client.activate(folder, allow_downgrade=allow_downgrade)) as replies:
-                for reply in replies:
-                    checks |= {check.name: check.summary for check in reply.checks}
-                    changed = reply.changed
-                    _tell(reply, note)
-            return Switched(_serving_at(client), changed, by_daemon=True, checks=checks)
+                for last in replies:
+                    checks |= {check.name: check.summary for check in last.checks}
+                    _tell(last, note)
+            serving = _serving_at(client)
+        if serving is None or serving.folder != last.active.folder:
+            raise _rolled_back(last.active.folder)
+        return Switched(serving, last.changed, by_daemon=True, checks=checks)
 
     def roll_back(self, why: str) -> Switched:
         with Client(self._connection) as client:
@@ -153,8 +151,8 @@ class DaemonSwitch:
             return Switched(_serving_at(client), changed, by_daemon=True, checks={})
 
 
-def wait_for_verdict(switch: Switch, folder: str, seconds: float) -> None:
-    """Returns when `folder` is committed. A daemon that is started again meanwhile is waited for.
+def wait_for_verdict(switch: Switch, folder: str, seconds: float) -> Serving:
+    """Returns `folder` when it is committed. A daemon that is started again meanwhile is waited for.
 
     Raises CanaryFailed if something else serves then, and StillOnTrial.
     """
@@ -167,9 +165,9 @@ def wait_for_verdict(switch: Switch, folder: str, seconds: float) -> None:
                 raise
         else:
             if serving is None or serving.folder != folder:
-                raise CanaryFailed(f"{folder} was rolled back: `edgeqwen history` has the reason")
+                raise _rolled_back(folder)
             if not serving.trial:
-                return
+                return serving
             if time.monotonic() >= deadline:
                 raise StillOnTrial(
                     f"{serving} is still on trial after {seconds:g} s: `edgeqwen health` has how it goes"
@@ -184,6 +182,10 @@ def require_no_failure(state: State, package: Installed) -> None:
         when = datetime.fromtimestamp(entry.time_s).astimezone().strftime("%Y-%m-%d %H:%M")
         event = entry.event.replace("_", " ")
         raise CanaryFailed(f"{package} was {event} here on {when} ({entry.why}): --again tries it once more")
+
+
+def _rolled_back(folder: str) -> CanaryFailed:
+    return CanaryFailed(f"{folder} served and was rolled back: `edgeqwen history` has the reason")
 
 
 def _tell(reply: rollout_pb2.ActivateResponse, note: Note) -> None:

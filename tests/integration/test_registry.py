@@ -115,9 +115,8 @@ def test_a_package_goes_through_a_registry_with_tls_and_passwords(tmp_path: Path
         assert said["changed"]
         expected = {path: content for path, content in files_of(package).items() if "/a" not in path}
         assert files_of(tmp_path / "out/tiny.ortpackage") == expected
-        assert sorted(downloads(found)) == sorted(
-            {hashlib.sha256(content).hexdigest() for content in expected.values()}
-        )
+        wanted = {hashlib.sha256(content).hexdigest() for content in expected.values() if content}
+        assert sorted(downloads(found)) == sorted(wanted)
         before = len(downloads(found))
         again = pulled(first["reference"], "--variant", "b", "-o", tmp_path / "out", *known, *safe)
         assert (again["changed"], len(downloads(found))) == (False, before)

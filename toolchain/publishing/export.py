@@ -57,9 +57,9 @@ def export(package: Publication, layout: Path, tag: str | None, reporter: Report
     written = present = 0
     with _write_errors(layout), _alone(layout):
         entries = _entries(layout)
-        with reporter.stage("exporting") as stage:
+        with reporter.stage("exporting, MB") as stage:
             for sha256, (path, size) in package.blobs.items():
-                stage.update((written + present) // MEGABYTE, package.size_bytes // MEGABYTE, f"MB, {path.name}")
+                stage.update((written + present) // MEGABYTE, package.size_bytes // MEGABYTE, path.name)
                 if _has(layout, sha256, size):
                     present += size
                 else:

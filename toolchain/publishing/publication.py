@@ -44,12 +44,12 @@ def read_publication(package: Path, reporter: Reporter) -> Publication:
     """Reads every file of the package at `package`. Raises PackageError if it is not what was built."""
     total = sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) if variants_of(package) else 0
     done = 0
-    with reporter.stage("digests") as stage:
+    with reporter.stage("digests, MB") as stage:
 
         def read(count: int) -> None:
             nonlocal done
             done += count
-            stage.update(done // MEGABYTE, total // MEGABYTE, "MB")
+            stage.update(done // MEGABYTE, total // MEGABYTE)
 
         variants = describe(package, verify=True, progress=read)
     index, manifests = documents_of(variants)

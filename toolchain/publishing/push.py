@@ -40,7 +40,7 @@ def push(package: Publication, repository: Repository, tags: Sequence[str], repo
     missing = [tag for tag in tags if not repository.has_manifest(tag, package.digest, INDEX_TYPE)]
     if not missing:
         return Pushed(tags, changed=False, sent_bytes=0, present_bytes=0)
-    with reporter.stage("pushing") as stage:
+    with reporter.stage("pushing, MB") as stage:
         sent = present = 0
         for sha256, (path, size) in package.blobs.items():
             if repository.has_blob(sha256, size):
@@ -60,4 +60,4 @@ def push(package: Publication, repository: Repository, tags: Sequence[str], repo
 
 def _shown(stage: Stage, before: int, total: int, name: str) -> Callable[[int], None]:
     """What is told how much of the file `name` went out, after `before` bytes of all others."""
-    return lambda out: stage.update((before + out) // MEGABYTE, total // MEGABYTE, f"MB, {name}")
+    return lambda out: stage.update((before + out) // MEGABYTE, total // MEGABYTE, name)

@@ -54,7 +54,7 @@ SPELLED = {
     "variant": ("board", "board"),
     "store": (
         "{path: /s, commit_after_calls: 9}",
-        {"path": Path("/s"), "commit_after_s": 600.0, "commit_after_calls": 9},
+        {"path": Path("/s"), "commit_after_s": 600.0, "commit_after_calls": 9, "budget_bytes": None},
     ),
     "more_packages": ("/q,/r", [Path("/q"), Path("/r")]),
     "packages_dir": ("/d", Path("/d")),

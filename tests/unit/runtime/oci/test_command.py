@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, files_of, package_wi
 from runtime.oci.command import pull
 from runtime.oci.documents import INDEX_TYPE, MANIFEST_TYPE
 from runtime.store.disk import LocalDisk
+
+needs_registries = pytest.mark.skipif(find_spec("oras") is None, reason="needs the extra `oci`")
 
 
 def run(*arguments: object) -> Result:
@@ -60,7 +65,7 @@ def test_what_is_in_the_way_is_not_replaced(package: Path, tmp_path: Path, damag
         ("oci://", 2, "is no reference"),
         ("oci-layout:{folder}/nowhere", 4, "was not copied whole"),
         ("{folder}/nowhere.ortpackage", 4, "there is no package at"),
-        ("oci://127.0.0.1:1/edge", 69, "does not answer: connection refused"),
+        pytest.param("oci://127.0.0.1:1/edge", 69, "does not answer: connection refused", marks=needs_registries),
     ],
 )
 def test_what_cannot_be_pulled_is_one_line_and_its_status(
@@ -88,6 +93,7 @@ def test_two_pulls_into_one_folder_do_not_meet(package: Path, tmp_path: Path) ->
     assert run(package, "-o", tmp_path / "out").exit_code == 0
 
 
+@needs_registries
 def test_a_pull_that_was_cut_ends_with_75_and_goes_on(package: Path, tmp_path: Path) -> None:
     """What it had is not fetched again."""
     memory = MemoryRemote.of(package)
@@ -108,6 +114,7 @@ def test_a_pull_that_was_cut_ends_with_75_and_goes_on(package: Path, tmp_path: P
     assert said["kept_bytes"] + said["fetched_bytes"] == sum(len(content) for content in memory.blobs.values())
 
 
+@needs_registries
 def test_a_mirror_that_fails_is_said_in_a_line_and_done_without(package: Path, tmp_path: Path) -> None:
     memory = MemoryRemote.of(package)
     with fake_registry() as mirror, fake_registry() as registry:
@@ -120,3 +127,30 @@ def test_a_mirror_that_fails_is_said_in_a_line_and_done_without(package: Path, t
     assert done.exit_code == 0
     assert done.stderr.splitlines()[0].startswith(f"edgeqwen: there is no {mirror.host}/edge:1 (manifest unknown)")
     assert done.stderr.splitlines()[0].endswith("; asking the next")
+
+
+_WITHOUT = """
+import sys
+sys.modules["oras"] = None
+from runtime.oci.command import pull
+pull()
+"""
+
+
+def test_folders_need_nothing_more_and_registries_say_what_they_need(package: Path, tmp_path: Path) -> None:
+    """Where the extra `oci` is not installed."""
+    for reference, status in ((package, 0), ("oci://registry.example/edge", 1)):
+        command = [
+            sys.executable,
+            "-c",
+            _WITHOUT,
+            str(reference),
+            "-o",
+            str(tmp_path / "out"),
+            "--registries",
+            "/dev/null",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+    assert "is not installed: pip install 'edgeqwen[oci]'" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -64,6 +64,9 @@ def test_references_are_understood(text: str, expected: object) -> None:
         f"oci://registry.example/qwen@md5:{HEX}",
         "oci://registry.example/qwen?x=1",
         "oci://registry example/qwen",
+        "oci://registry.example:99999/qwen",
+        "oci://registry.example:0/qwen",
+        "oci://[::::]/qwen",
         "oci://registry.example/qwen\nHost: evil",
         "oci-layout:",
         "oci-layout:/media/usb:t t",
@@ -130,7 +133,9 @@ def test_mirrors_are_understood(text: str, expected: Mirror) -> None:
     assert parse_mirror(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "http://", "ftp://a", "a b", "user@host", "host/UPPER", "http://host:port"])
+@pytest.mark.parametrize(
+    "text", ["", "http://", "ftp://a", "a b", "user@host", "host/UPPER", "http://host:port", "host:70000", "[::::]"]
+)
 def test_what_is_no_mirror_is_refused(text: str) -> None:
     with pytest.raises(ReferenceInvalid, match="is no mirror"):
         parse_mirror(text)

@@ -17,6 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("oras", reason="needs the extra `oci`")
+
 from certificates import Authority
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
 from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, Waits, contents_from, files_of, package_with
@@ -207,6 +210,39 @@ def test_netrc_does_not_take_the_place_of_what_was_given(package: Path, tmp_path
     with fake_registry(asks_for="bearer") as registry:
         source, _ = source_at(filled(registry, package).host, Settings(credentials=(USER, PASSWORD)))
         assert source.offers()
+
+
+def test_a_file_of_credentials_counts_more_than_dockers_and_has_to_be_there(package: Path, tmp_path: Path) -> None:
+    with fake_registry(asks_for="basic") as registry:
+        filled(registry, package)
+        for place, password in (("home/.docker/config.json", "wrong"), ("auth.json", PASSWORD)):
+            file = tmp_path / place
+            file.parent.mkdir(parents=True, exist_ok=True)
+            auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+            file.write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+        assert source_at(registry.host, Settings(auth_file=tmp_path / "auth.json"))[0].offers()
+        with pytest.raises(TransferError, match="cannot read the credentials in"):
+            source_at(registry.host, Settings(auth_file=tmp_path / "missing.json"))[0].offers()
+
+
+@pytest.mark.parametrize(
+    "place", ["https://[", "http://[::::]", "ftp://a.example", "https://a.example:99999", "//\x00"]
+)
+def test_a_place_that_a_registry_leads_to_may_be_none(package: Path, place: str) -> None:
+    """One line, and no other error."""
+    with fake_registry(redirect_to=place) as registry:
+        source, _ = source_at(filled(registry, package).host)
+        with pytest.raises(TransferError) as error:
+            list(source.remotes[0].blob(next(iter(registry.blobs)), 0))
+    assert str(error.value).isprintable()
+
+
+def test_a_registry_that_leads_in_a_circle_is_left(package: Path) -> None:
+    with fake_registry() as registry:
+        registry.redirect_to = f"http://{filled(registry, package).host}"
+        source, _ = source_at(registry.host)
+        with pytest.raises(TransferError, match="leads from one place to another without end"):
+            list(source.remotes[0].blob(next(iter(registry.blobs)), 0))
 
 
 def test_tls_is_done_without_on_this_machine_only() -> None:

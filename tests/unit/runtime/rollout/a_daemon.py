@@ -76,7 +76,12 @@ class Running:
 
 @asynccontextmanager
 async def daemon(
-    device: Device, terms: Terms = NEVER, *, idle_s: float = 1e9, killed: bool = False
+    device: Device,
+    terms: Terms = NEVER,
+    *,
+    idle_s: float = 1e9,
+    killed: bool = False,
+    budget_bytes: int | None = None,
 ) -> AsyncIterator[Running]:
     """One that has started from the store of `device`; `killed`, nobody tells it to end."""
     models, stalled = device.models(), set[str]()
@@ -91,6 +96,7 @@ async def daemon(
         device.canary(NoMeasure),
         terms,
         stalled=stalls,
+        budget_bytes=budget_bytes,
         now=lambda: 9.0,
         clock=Clock(),
         period_s=0.0,

@@ -27,6 +27,26 @@ async def test_a_package_that_is_well_for_long_enough_is_kept(device: Device) ->
         assert running.rollouts.standing.check(9.0).summary == "tiny 2.0.0 is committed."
 
 
+async def test_a_commit_makes_room_for_what_comes(device: Device) -> None:
+    """What no slot names leaves the disk, down to the budget; while somebody installs, that is left to them."""
+    device.install("1.5.0")
+    async with daemon(device, budget_bytes=0) as running:
+        with device.store.installing():
+            await running.activate("2.0.0")
+            await running.rollouts.commit(by="somebody", why="")
+            assert len(device.store.read().packages) == 3
+        await running.activate("1.5.0", allow_downgrade=True)
+        await running.rollouts.commit(by="somebody", why="")
+    state = device.store.read()
+    assert [package.version for package in (state.active_package, state.previous_package) if package] == [
+        "1.5.0",
+        "2.0.0",
+    ]
+    assert sorted(path.name for path in device.store.packages.iterdir()) == sorted(state.packages)
+    assert state.history[-1].event == "collected"
+    assert state.history[-1].why.startswith("in no slot, and packages took more than 0 MB")
+
+
 async def test_calls_of_clients_count_and_those_of_the_daemon_do_not(device: Device) -> None:
     """Neither the canary's nor those by which it sees whether the model is there while nobody asks."""
     async with daemon(device, Terms(commit_after_s=1e6, commit_after_calls=3), idle_s=0.0) as running:

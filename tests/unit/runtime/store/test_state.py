@@ -27,7 +27,7 @@ from runtime.store.state import (
     require_no_downgrade,
     roll_back,
     stopped,
-    version_key,
+    version_order,
     without,
 )
 from runtime.store.state_file import decoded, encoded
@@ -82,7 +82,7 @@ class States(RuleBasedStateMachine):
             return
         except DowngradeRefused:
             assert not forced
-            assert version_key(which.version) < version_key(before.committed[which.name])
+            assert version_order(which.version) < version_order(before.committed[which.name])
             return
         assert self.state.active_package == which
         if changed:
@@ -166,7 +166,7 @@ class States(RuleBasedStateMachine):
     @invariant()
     def marks_never_fall(self) -> None:
         for name, mark in self.marks.items():
-            assert version_key(self.state.committed[name]) >= version_key(mark)
+            assert version_order(self.state.committed[name]) >= version_order(mark)
         self.marks = dict(self.state.committed)
 
     @invariant()
@@ -200,7 +200,14 @@ def test_the_first_package_has_nothing_behind_it() -> None:
     assert state.previous_package is None
 
 
-def test_versions_are_compared_as_numbers() -> None:
+@given(st.lists(st.tuples(*[st.integers(0, 999_999)] * 3)))
+def test_versions_are_ordered_as_numbers(numbers: list[tuple[int, int, int]]) -> None:
+    """1.10.0 is after 1.9.0."""
+    versions = [".".join(map(str, parts)) for parts in numbers]
+    assert list(map(version_order, sorted(versions, key=version_order))) == sorted(numbers)
+
+
+def test_a_downgrade_is_by_numbers() -> None:
     """1.10.0 is above 1.9.0, and what is not below the highest is none of a downgrade."""
     state = replace(State(), committed={"qwen": "1.10.0"})
     with pytest.raises(DowngradeRefused, match="--allow-downgrade"):
@@ -227,7 +234,7 @@ def test_a_rebuilt_state_serves_the_newest(found: list[Installed]) -> None:
     assert [state.active_package, state.previous_package] == [*found[:2], None, None][:2]
     assert (state.trial is not None) is bool(found)
     for each in found:
-        assert version_key(each.version) <= version_key(state.committed[each.name])
+        assert version_order(each.version) <= version_order(state.committed[each.name])
     assert state.history[-1].event == "recovered"
 
 

@@ -103,14 +103,14 @@ def test_people_are_told_in_words(device: Device) -> None:
     assert device.run(commit).stdout == "nothing to do: tiny 1.0.0 serves, slot a\n"
     assert device.run(rollback).stdout == "nothing to do: tiny 1.0.0 serves, slot a\n"
     listed = device.run(packages).stdout.splitlines()
-    assert listed[0].split() == ["package", "variant", "slot", "size", "signed", "by", "folder"]
+    assert listed[0].split() == ["package", "variant", "slot", "size", "signed", "by", "digest"]
     assert listed[1].split()[:5] == ["tiny", "1.0.0", "board", "a", "serves"]
-    told = device.run(history).stdout
-    assert [word for word in ("installed", "activated", "committed") if word in told] == [
+    lines = device.run(history).stdout.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == [
         "installed",
         "activated",
         "committed",
-    ]
+    ]  # each on a line of its own
 
 
 def test_a_board_without_packages(device: Device) -> None:
@@ -139,10 +139,14 @@ def test_each_refusal_has_its_exit_status(device: Device, tmp_path: Path) -> Non
     status, line = device.refused(install, old)
     assert status == 4
     assert device.refused(install, "oci://-")[0] == 2
+    for why in ("x" * 201, "a\nb", "\x1b[2J"):
+        assert device.run(rollback, "--why", why).exit_code == 2
     with device.store.installing():
         status, line = device.refused(install, good)
     assert (status, "try again" in line) == (75, True)
     assert device.ok(activate, "1.0.0", "--allow-downgrade")["serving"]["version"] == "1.0.0"
+    status, line = device.refused(activate, "--wait", "900", "1.0.0")
+    assert (status, "is tried when edgeqwend starts" in line) == (75, True)
 
 
 def test_the_first_package_has_none_behind_it(device: Device) -> None:

@@ -1,4 +1,4 @@
-"""Processes that are killed before any operation on a real disk: the same again completes, and what serves is whole."""
+"""Processes that are killed before any operation on real files: the same again completes, and what serves is whole."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+from power import memory
 from unit.runtime.store.stocked import built
 
 DYING = Path(__file__).with_name("dying.py")
 TESTS = Path(__file__).parents[3]
 
 
-def test_whenever_an_installation_is_killed_something_whole_serves(tmp_path: Path) -> None:
+def test_whenever_an_installation_is_killed_something_whole_serves() -> None:
     """SIGKILL before each write, sync, rename and lock of an update: the kernel lets go of the locks, and what serves
     is 1.0.0 or 1.1.0."""
-    for version in ("1.0.0", "1.1.0"):
-        built(tmp_path, version)
-    done = subprocess.run(
-        [sys.executable, str(DYING), str(tmp_path)],
-        env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}:{TESTS.parent / 'protos'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with memory() as folder:
+        for version in ("1.0.0", "1.1.0"):
+            built(folder, version)
+        done = subprocess.run(
+            [sys.executable, str(DYING), str(folder)],
+            env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}:{TESTS.parent / 'protos'}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     served = json.loads(done.stdout)
     assert len(served) > 40

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
-from tempfile import TemporaryDirectory
 
 import pytest
-from power import FragileDisk, losses
+from power import FragileDisk, losses, memory
 from unit.runtime.store.stocked import BY, add, built, serves, switch
 
+from runtime.package import Package
 from runtime.store.collect import collect
 from runtime.store.disk import Disk
 from runtime.store.state import State, roll_back
 from runtime.store.store import Step, Store
 
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
-SAMPLES = 8
+SAMPLES = 6
 
 
 class Watched(Store):
@@ -66,19 +65,18 @@ STORIES: dict[str, tuple[list[Work], Work, str | None, str]] = {
 
 
 @pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder in memory, where there is one: real disks take their time for what is tried here thousands of times."""
-    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
-        yield Path(folder)
+def folder() -> Iterator[Path]:
+    with memory() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_whatever_a_power_cut_loses_something_whole_serves(story: str, memory: Path) -> None:
+def test_whatever_a_power_cut_loses_something_whole_serves(story: str, folder: Path) -> None:
     """Before each operation of the story: what serves afterwards is what did before or what was to, all that the store
     had said was done still is, and the same once more completes."""
     earlier, work, before, after = STORIES[story]
-    device = Device({version: built(memory, version) for version in VERSIONS})
-    root, left = memory / "var", memory / "left"
+    device = Device({version: built(folder, version) for version in VERSIONS})
+    root, left = folder / "var", folder / "left"
     root.mkdir()
     for each in earlier:
         each(device, _store(root))
@@ -100,6 +98,48 @@ def test_whatever_a_power_cut_loses_something_whole_serves(story: str, memory: P
     work(device, store)
     assert cuts > 5
     assert serves(_store(root)) == after
+
+
+def test_a_repair_that_is_cut_makes_nothing_worse(folder: Path) -> None:
+    """Each file of the damaged package that serves is what it was or is good; the one behind it is whole; the same once
+    more completes."""
+    device = Device({version: built(folder, version) for version in VERSIONS})
+    root, left = folder / "var", folder / "left"
+    root.mkdir()
+    device.first(_store(root))
+    device.update(_store(root))
+    package = _store(root).active()
+    assert package is not None
+    good = _files(package)
+    (package / "models/decoder/board/serving.onnx").unlink()
+    (package / "models/decoder/board/serving.onnx").write_bytes(b"")
+    (package / "configs/tokenizer.json").unlink()
+    (package / "configs").rmdir()
+    damaged = _files(package)
+    cuts = 0
+
+    def cut(disk: FragileDisk) -> None:
+        nonlocal cuts
+        cuts += 1
+        for loss in losses(SAMPLES, seed=cuts):
+            disk.rebooted(loss, left)
+            rebooted = _store(left)
+            for name, content in _files(rebooted.packages / package.name).items():
+                assert content in (good[name], damaged.get(name)), (name, loss)
+            previous = rebooted.previous()
+            assert previous is not None
+            Package.open(previous, verify=True)
+            device.update(rebooted)
+            assert serves(_store(left)) == "1.1.0", loss
+            rmtree(left)
+
+    device.update(_store(root, FragileDisk(root, cut)))
+    assert cuts > 5
+    assert _files(package) == good
+
+
+def _files(package: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(package)): path.read_bytes() for path in package.rglob("*") if path.is_file()}
 
 
 def _store(root: Path, disk: Disk | None = None) -> Watched:

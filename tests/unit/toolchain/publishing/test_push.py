@@ -170,7 +170,7 @@ def test_a_file_that_is_no_part_of_a_package_is_named(registry: FakeRegistry, pa
 
 def test_a_link_is_not_followed(registry: FakeRegistry, package: Path) -> None:
     (package / "configs/shadow").symlink_to("/etc/shadow")
-    with pytest.raises(PackageError, match="is no plain file"):
+    with pytest.raises(PackageError, match="is neither a file nor a folder"):
         pushed(package, repository_at(registry))
 
 
