@@ -213,12 +213,19 @@ LAYERS = {
     ),
     "edgeqwen": (
         "cli",
+        "fleet",
         "flags batch status watch health_command",
         "client printing watch_view",
         "observing operations",
         "requests retrying newest history",
         "messages connection",
         "errors",
+    ),
+    "edgeqwen.fleet": (
+        "command",
+        "inventory survey targets view",
+        "hosts finding",
+        "board",
     ),
 }
 
@@ -318,8 +325,8 @@ ACROSS = {
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
     " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
-    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
-    " edgeqwen.status edgeqwen.watch",
+    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.fleet.command"
+    " edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
@@ -366,7 +373,8 @@ DOORS = {
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
     " runtime.presets runtime.profile runtime.requests.chat_json runtime.validation toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
-    " toolchain.sweeping.report toolchain.tables edgeqwen.status edgeqwen.watch edgeqwen.watch_view",
+    " toolchain.sweeping.report toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
+    " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
     "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"

@@ -54,6 +54,16 @@ _CLIENT_COUNTERS: dict[str, tuple[str, str]] = {
     "edgeqwen_client_completion_tokens_total": ("completion_tokens_total", "Tokens of answers to a client."),
 }
 _KV_STATES = ("used", "reserved", "warm")
+_MODEL_LABELS = (
+    "package_version",
+    "variant",
+    "precision",
+    "provider",
+    "provider_requested",
+    "build_digest",
+    "threads_from",
+    "slots_from",
+)
 
 _HISTOGRAMS: dict[str, tuple[Callable[[RequestFigures], Distribution], str]] = {
     "edgeqwen_queue_time_seconds": (lambda its: its.queue, "From a request's arrival to the start of its prefill."),
@@ -99,11 +109,9 @@ def of_export(sent: Mapping[str, int]) -> Iterator[Metric]:
 
 
 def _of_models(loaded: Sequence[pb.LoadedModel]) -> Iterator[Metric]:
-    names = ("package_version", "variant", "precision", "provider", "provider_requested", "build_digest")
-    names += ("threads_from", "slots_from")
     info = InfoMetricFamily("edgeqwen_model", "A loaded model, and what runs it.", labels=["model"])
     for each in loaded:
-        info.add_metric([each.model.name], {name: getattr(each.model, name) for name in names})
+        info.add_metric([each.model.name], {name: getattr(each.model, name) for name in _MODEL_LABELS})
     yield info
     for name, field, said in (
         ("edgeqwen_model_weights_bytes", "weights_bytes", "Size of a model's weights."),
