@@ -69,10 +69,60 @@ class AdapterError(PackageError):
     """An adapter is damaged, or not for the package that it was given to."""
 
 
+class PackageNotInstalled(PackageError):
+    """No package of that name is in the store."""
+
+
+class StoreError(EdgeQwenError):
+    """The packages of this device cannot be looked at or changed."""
+
+
+class StateUnusable(StoreError):
+    """What the store knows of itself is damaged, or of a newer edgeqwen."""
+
+
+class NothingToRollBackTo(StoreError):
+    """The package that serves is the first."""
+
+
+class DowngradeRefused(StoreError):
+    """A version below the highest that was ever committed here."""
+
+    exit_code = 6
+
+    def __init__(self, name: str, version: str, highest: str) -> None:
+        super().__init__(
+            f"{name} {version} is older than {highest}, which was committed here:"
+            " say --allow-downgrade if that is as it should be"
+        )
+
+
+class NoStore(StoreError):
+    """The daemon serves packages of its configuration, which no call changes."""
+
+
+class StoreBusy(StoreError):
+    """Somebody else changes the store now."""
+
+    exit_code = 75
+
+
 class SessionError(EdgeQwenError):
     """The model cannot be loaded or run by the execution provider that was asked for."""
 
     exit_code = 5
+
+
+class CanaryFailed(EdgeQwenError):
+    """A package was tried and found wanting before any request went to it, or the one that served had to come back."""
+
+    exit_code = 7
+
+
+class TooHot(EdgeQwenError):
+    """The board is too hot to tell whether a package is as fast as it should be: another time it may not be."""
+
+    exit_code = 75
 
 
 class AddressInUse(EdgeQwenError):

@@ -23,6 +23,7 @@ LAYERS = {
         "board",
         "access",
         "footprint presets",
+        "store",
         "package",
         "profile",
         "validation",
@@ -147,6 +148,11 @@ LAYERS = {
         "static_session",
         "session",
         "adapters inference",
+    ),
+    "runtime.store": (
+        "store",
+        "state_file",
+        "state disk",
     ),
     "runtime.telemetry": (
         "messages",
@@ -371,7 +377,8 @@ DOORS = {
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
-    " runtime.presets runtime.profile runtime.requests.chat_json runtime.validation toolchain.cli",
+    " runtime.presets runtime.profile runtime.requests.chat_json runtime.store.state_file runtime.validation"
+    " toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
     " toolchain.sweeping.report toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
@@ -419,6 +426,7 @@ PURE = frozenset(
         "runtime.health.checks",
         "runtime.health.governor",
         "runtime.pressure",
+        "runtime.store.state",
     }
 )
 PURE_MAY_IMPORT = frozenset(

@@ -17,7 +17,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings", "daemon_version")
+    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings", "daemon_version", "served")
     TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class Snapshot(_message.Message):
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
     time_unix_ms: int
     uptime_s: float
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -38,7 +39,22 @@ class Snapshot(_message.Message):
     clients: _containers.RepeatedCompositeFieldContainer[ClientInfo]
     warnings: _containers.RepeatedScalarFieldContainer[str]
     daemon_version: str
-    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., daemon_version: _Optional[str] = ...) -> None: ...
+    served: ServedPackage
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., daemon_version: _Optional[str] = ..., served: _Optional[_Union[ServedPackage, _Mapping]] = ...) -> None: ...
+
+class ServedPackage(_message.Message):
+    __slots__ = ("model", "version", "slot", "trial", "rollbacks_total")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    slot: str
+    trial: bool
+    rollbacks_total: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., slot: _Optional[str] = ..., trial: _Optional[bool] = ..., rollbacks_total: _Optional[int] = ...) -> None: ...
 
 class ClientInfo(_message.Message):
     __slots__ = ("name", "waiting", "running", "requests_total", "refused_total", "prompt_tokens_total", "completion_tokens_total", "limits")
