@@ -220,7 +220,7 @@ def targets(inventory: Inventory, output: Path | None, port: int, as_object: boo
     content, left_out = made_targets(inventory, port)
     if left_out:
         names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        message = f"{len(left_out)} boards have a socket, and no edgeqwen_metrics_target, and are left out: {names}"
+        message = f"{len(left_out)} boards have a socket and no edgeqwen_metrics_target, and are left out: {names}"
         click.echo(f"edgeqwen: {printable(message)}", err=True)
     if output is None:
         click.echo(content, nl=False)

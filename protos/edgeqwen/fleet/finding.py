@@ -50,6 +50,11 @@ class Finding:
         return [f"{each.model.name} {each.model.package_version}".strip() for each in self.models]
 
     @property
+    def served(self) -> telemetry_pb2.ServedPackage | None:
+        """What serves from its store; None if it has none."""
+        return self.snapshot.served if self.snapshot is not None and self.snapshot.HasField("served") else None
+
+    @property
     def tokens_per_second(self) -> float:
         return sum(each.engine.completion_tokens_per_second for each in self.models)
 
@@ -102,17 +107,20 @@ def _severity(finding: Finding) -> int:
 
 @dataclass(frozen=True)
 class Totals:
-    """A fleet in numbers. `releases` has how many boards run each package, the most common first."""
+    """A fleet in numbers: how many boards are so, run each package, and have one on trial."""
 
     boards: int
     states: Counter[State] = field(default_factory=Counter)
     releases: Counter[str] = field(default_factory=Counter)
+    on_trial: int = 0
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> Totals:
         """Counts them."""
         states = Counter(finding.state for finding in findings)
-        return cls(len(findings), states, Counter(each for its in findings for each in set(its.releases)))
+        releases = Counter(each for its in findings for each in set(its.releases))
+        on_trial = sum(its.served is not None and its.served.trial for its in findings)
+        return cls(len(findings), states, releases, on_trial)
 
     @property
     def well(self) -> bool:
@@ -124,4 +132,5 @@ class Totals:
         """Such as: 97 serving, 2 degraded, 1 unreachable; qwen 1.2.0 on 90, qwen 1.1.0 on 9."""
         states = [f"{self.states[state]} {state.words}" for state in reversed(State) if self.states[state]]
         running = [f"{release} on {count}" for release, count in self.releases.most_common()]
-        return ", ".join(states) + (f"; {', '.join(running)}" if running else "")
+        trial = [f"{self.on_trial} on trial"] if self.on_trial else []
+        return "; ".join(", ".join(part) for part in (states, running, trial) if part)

@@ -12,8 +12,8 @@ from rich.text import Text
 from ..watch_view import duration, size
 from .finding import Finding, State, Totals
 
-_COLUMNS = ("BOARD", "GROUP", "STATE", "PACKAGE", "TEMP", "TOKENS/S", "RUN", "WAIT", "FREE", "UP", "DAEMON", "WHY")
 _NUMBERS = ("TEMP", "TOKENS/S", "RUN", "WAIT", "FREE")
+_COLUMNS = ("BOARD", "GROUP", "STATE", "PACKAGE", "SLOT", *_NUMBERS, "UP", "DAEMON", "WHY")
 _STYLES = {State.SERVING: "green", State.DEGRADED: "yellow"}
 _LONGEST = 300
 """Characters of what a board says that are shown."""
@@ -46,6 +46,7 @@ def as_json(findings: Sequence[Finding], shown: Sequence[Finding]) -> dict[str, 
         "time_unix_ms": time.time_ns() // 1_000_000,
         "summary": {"boards": totals.boards, **{state.name.lower(): totals.states[state] for state in reversed(State)}},
         "packages": dict(totals.releases.most_common()),
+        "on_trial": totals.on_trial,
         "boards": [_object(finding) for finding in shown],
     }
 
@@ -72,6 +73,7 @@ def _cells(finding: Finding) -> Iterator[Text]:
     yield Text(printable(finding.board.group))
     yield Text(finding.state.words, style=_STYLES.get(finding.state, "bold red"))
     yield Text(printable(", ".join(finding.releases)))
+    yield _slot(finding)
     yield Text("" if celsius is None else f"{celsius:.0f} C")
     if snapshot is None:
         yield from (Text(), Text(), Text(), Text(), Text(), Text())
@@ -83,6 +85,14 @@ def _cells(finding: Finding) -> Iterator[Text]:
         yield Text(duration(snapshot.uptime_s))
         yield Text(printable(snapshot.daemon_version))
     yield Text(printable(finding.reason))
+
+
+def _slot(finding: Finding) -> Text:
+    """Of the store, with a word on what is not committed."""
+    served = finding.served
+    if served is None:
+        return Text()
+    return Text(f"{printable(served.slot)} trial", style="yellow") if served.trial else Text(printable(served.slot))
 
 
 def _object(finding: Finding) -> dict[str, object]:
@@ -102,6 +112,8 @@ def _object(finding: Finding) -> dict[str, object]:
             }
             for each in finding.models
         ],
+        "slot": None if finding.served is None else finding.served.slot,
+        "trial": None if finding.served is None else finding.served.trial,
         "temperature_c": finding.celsius,
         "tokens_per_second": None if snapshot is None else finding.tokens_per_second,
         "running": None if snapshot is None else finding.running,

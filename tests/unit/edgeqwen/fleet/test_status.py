@@ -39,6 +39,7 @@ from edgeqwen.fleet.board import Board
 from edgeqwen.fleet.finding import Finding, State, Totals, worst_first
 from edgeqwen.fleet.survey import survey
 from edgeqwen.fleet.view import changes, printable, table
+from edgeqwen.v1 import telemetry_pb2 as pb
 
 LONG_S = 60.0
 
@@ -61,7 +62,7 @@ def test_a_fleet_that_is_well_is_0(tmp_path: Path) -> None:
         done = run(tmp_path, targets)
     assert done.exit_code == 0
     head, *rows, _, totals = done.stdout.splitlines()
-    assert " ".join(head.split()) == "BOARD GROUP STATE PACKAGE TEMP TOKENS/S RUN WAIT FREE UP DAEMON WHY"
+    assert " ".join(head.split()) == "BOARD GROUP STATE PACKAGE SLOT TEMP TOKENS/S RUN WAIT FREE UP DAEMON WHY"
     figures = "serving qwen 1.2.0 50 C 12.5 1 3 3.0 GB 2 h 0 min 0.1.0"
     assert [" ".join(row.split()) for row in rows] == [f"b1 {figures}", f"b2 {figures}"]
     assert totals == "2 serving; qwen 1.2.0 on 2"
@@ -111,6 +112,23 @@ def test_the_worst_is_first_and_says_why(tmp_path: Path) -> None:
     assert well["models"] == [
         {"name": "qwen", "package_version": "1.2.0", "variant": "pi", "build_digest": ""},
     ]
+
+
+def test_a_trial_is_shown_and_is_no_fault(tmp_path: Path) -> None:
+    """With its slot; a board without a store has none."""
+    on_trial, committed = a_snapshot("1.3.0"), a_snapshot()
+    on_trial.served.CopyFrom(pb.ServedPackage(model="qwen", version="1.3.0", slot="b", trial=True))
+    committed.served.CopyFrom(pb.ServedPackage(model="qwen", version="1.2.0", slot="a"))
+    with online([FakeBoard(snapshot=its) for its in (on_trial, committed, a_snapshot())]) as targets:
+        done = run(tmp_path, targets)
+        told = json.loads(run(tmp_path, targets, "--json").stdout)
+    assert done.exit_code == 0
+    rows = [" ".join(row.split()[2:8]) for row in done.stdout.splitlines()[1:4]]
+    assert rows == ["qwen 1.3.0 b trial 50 C", "qwen 1.2.0 a 50 C 12.5", "qwen 1.2.0 50 C 12.5 1"]
+    assert done.stdout.splitlines()[-1] == "3 serving; qwen 1.2.0 on 2, qwen 1.3.0 on 1; 1 on trial"
+    assert told["on_trial"] == 1
+    slots = [(board["slot"], board["trial"]) for board in told["boards"]]
+    assert slots == [("b", True), ("a", False), (None, None)]
 
 
 async def test_a_board_that_takes_its_time_holds_up_no_other() -> None:
