@@ -90,6 +90,7 @@ def families(snapshot: pb.Snapshot, figures: Mapping[str, RequestFigures]) -> It
     yield InfoMetricFamily("edgeqwen_daemon", "Which daemon runs.", {"version": snapshot.daemon_version})
     yield gauge("edgeqwen_ready_timestamp_seconds", "When the daemon was ready.", (), [((), ready_s)])
     yield from _of_models(snapshot.models)
+    yield from _of_store(snapshot)
     yield from _of_engines(snapshot)
     yield from _of_requests(figures)
     yield from _of_throttles(snapshot.models)
@@ -124,6 +125,21 @@ def _of_models(loaded: Sequence[pb.LoadedModel]) -> Iterator[Metric]:
         for phase in ("prefill", "decode")
     ]
     yield gauge("edgeqwen_model_threads", "Threads of a run, by what it computes.", ("model", "phase"), threads)
+
+
+def _of_store(snapshot: pb.Snapshot) -> Iterator[Metric]:
+    """The package that serves from a store; without one there is no sample."""
+    info = InfoMetricFamily("edgeqwen_package", "The package that serves from the store.", labels=["name"])
+    rollbacks = []
+    if snapshot.HasField("served"):
+        its = snapshot.served
+        variant = next((each.model.variant for each in snapshot.models if each.model.name == its.model), "")
+        facts = {"version": its.version, "variant": variant, "slot": its.slot, "trial": str(its.trial).lower()}
+        info.add_metric([its.model], facts)
+        rollbacks.append(((), its.rollbacks_total))
+    yield info
+    said = "Packages that were given up for what served before them, as far as the store's history goes back."
+    yield counter("edgeqwen_rollbacks_total", said, (), rollbacks)
 
 
 def _of_engines(snapshot: pb.Snapshot) -> Iterator[Metric]:
