@@ -14,7 +14,7 @@ from .board import Board, Inventory, InventoryError, natural
 TARGET = "edgeqwen_target"
 _FILES = {"ca": "edgeqwen_client_ca", "certificate": "edgeqwen_client_certificate", "key": "edgeqwen_client_key"}
 _TOKEN_FILE = "edgeqwen_client_token_file"
-_PROFILE, _GROUP, _METRICS = "edgeqwen_profile", "edgeqwen_group", "edgeqwen_metrics_target"
+_PROFILE, _GROUP, _METRICS = "edgeqwen_variant", "edgeqwen_fleet_group", "edgeqwen_metrics_target"
 
 _OF_ALL = ("all", "ungrouped")
 _TEMPLATE = re.compile(r"{{\s*([A-Za-z_]\w*)\s*}}")

@@ -34,8 +34,8 @@ all:
     pi5:
       hosts:
         pump-[9:10]: {}
-        valve-1: {ansible_host: 10.0.0.7, edgeqwen_group: valves}
-      vars: {edgeqwen_profile: raspberry-pi-5}
+        valve-1: {ansible_host: 10.0.0.7, edgeqwen_fleet_group: valves}
+      vars: {edgeqwen_variant: raspberry-pi-5}
     site_a: {children: {pi5: {}}}
     servers:
       hosts:
@@ -44,10 +44,10 @@ all:
 HOSTS_INI = """\
 [pi5]
 pump-[9:10]
-valve-1 ansible_host=10.0.0.7 edgeqwen_group=valves
+valve-1 ansible_host=10.0.0.7 edgeqwen_fleet_group=valves
 
 [pi5:vars]
-edgeqwen_profile=raspberry-pi-5
+edgeqwen_variant=raspberry-pi-5
 
 [site_a:children]
 pi5

@@ -14,8 +14,8 @@ from promtool import promtool
 from edgeqwen.cli import main
 
 HOSTS: dict[str, dict[str, Any]] = {
-    "pump-1": {"edgeqwen_target": "https://10.0.0.1:50443", "edgeqwen_profile": "raspberry-pi-5"},
-    "pump-2": {"edgeqwen_target": "https://[fd00::2]:50443", "edgeqwen_group": "west"},
+    "pump-1": {"edgeqwen_target": "https://10.0.0.1:50443", "edgeqwen_variant": "raspberry-pi-5"},
+    "pump-2": {"edgeqwen_target": "https://[fd00::2]:50443", "edgeqwen_fleet_group": "west"},
     "pump-3": {"edgeqwen_target": "unix:/run/x.sock", "edgeqwen_metrics_target": "{{ inventory_hostname }}:9100"},
     "pump-4": {"edgeqwen_target": "unix:/run/x.sock"},
 }
