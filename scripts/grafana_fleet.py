@@ -93,7 +93,7 @@ ROWS: dict[str, list[Panel]] = {
             "On trial, and given up",
             "Boards with a package on trial, and packages that were given up in the last hour.",
             [
-                Query(or_zero(f"count by (name, version) ({ON_TRIAL})"), "on trial {{name}} {{version}}"),
+                Query(f"count by (name, version) ({ON_TRIAL})", "on trial {{name}} {{version}}"),
                 Query(or_zero(f"sum(increase(edgeqwen_rollbacks_total{{{GROUP}}}[1h]))"), "given up"),
             ],
         ),
