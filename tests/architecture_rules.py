@@ -13,6 +13,7 @@ LAYERS = {
         "lifecycle",
         "kserve http",
         "api",
+        "rollout",
         "telemetry health metrics otel",
         "bench",
         "models",
@@ -42,7 +43,7 @@ LAYERS = {
         "limits",
     ),
     "runtime.api": (
-        "models_service health_report control reflection",
+        "models_service rollout_service health_report control reflection",
         "service telemetry wellformed",
         "generator",
         "replies open_calls",
@@ -58,11 +59,11 @@ LAYERS = {
         "machine cpu",
     ),
     "runtime.configuration": (
-        "settings",
+        "settings served",
         "config",
         "limit_config",
         "access_settings",
-        "otel_settings",
+        "otel_settings store_settings",
     ),
     "runtime.deploy": (
         "command",
@@ -133,6 +134,14 @@ LAYERS = {
         "conversations",
         "chat",
         "strict_json fields",
+    ),
+    "runtime.rollout": (
+        "rollouts",
+        "standing witness",
+        "boot",
+        "canary",
+        "golden gate",
+        "asking",
     ),
     "runtime.sensing": (
         "rates",
@@ -313,6 +322,7 @@ ACROSS = {
     "runtime.api.telemetry": ("edgeqwen.v1",),
     "runtime.requests.chat_json": ("edgeqwen.v1",),
     "runtime.api.control": ("edgeqwen.v1",),
+    "runtime.api.rollout_service": ("edgeqwen.v1",),
     "runtime.api.health_report": ("edgeqwen.v1",),
     "runtime.http.*": ("edgeqwen.v1",),
     "runtime.kserve.*": (
@@ -339,7 +349,8 @@ DOORS = {
     "google.rpc": "runtime.api.replies runtime.http.failures edgeqwen.errors",
     "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.api.control"
     " runtime.api.health_report runtime.api.models_service runtime.api.open_calls runtime.api.reflection"
-    " runtime.api.replies runtime.api.service runtime.api.telemetry runtime.api.wellformed runtime.health.health"
+    " runtime.api.replies runtime.api.rollout_service runtime.api.service runtime.api.telemetry runtime.api.wellformed"
+    " runtime.health.health"
     " runtime.kserve.service runtime.lifecycle.observability runtime.lifecycle.services runtime.otel.interceptor"
     " edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health.health edgeqwen.client",
@@ -376,7 +387,8 @@ DOORS = {
     "psutil": "runtime.telemetry.snapshots",
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
-    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
+    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.configuration.store_settings"
+    " runtime.http.schemas runtime.package"
     " runtime.presets runtime.profile runtime.requests.chat_json runtime.store.state_file runtime.validation"
     " toolchain.cli",
     "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
@@ -388,7 +400,8 @@ DOORS = {
     " runtime.access.relay runtime.api.generator runtime.api.models_service runtime.api.service"
     " runtime.health.caretaker runtime.http.callers runtime.http.listener runtime.lifecycle.observability"
     " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server runtime.models.model"
-    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline",
+    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline"
+    " runtime.rollout.boot runtime.rollout.rollouts",
     "tokenizers": "runtime.engine.tokenizer toolchain.checkpoints.sources toolchain.evaluation.packaged"
     " toolchain.graphs.kvscales",
     "torch": "toolchain.checkpoints.adapters toolchain.checkpoints.sources toolchain.evaluation.divergence"
@@ -426,6 +439,7 @@ PURE = frozenset(
         "runtime.health.checks",
         "runtime.health.governor",
         "runtime.pressure",
+        "runtime.rollout.gate",
         "runtime.store.state",
     }
 )

@@ -33,7 +33,7 @@ answers while those that it replaced end their last requests."""
 State = Literal["available", "verifying", "waiting", "loading", "checking", "ready", "draining"]
 Report = Callable[[Phase], None]
 Check = Callable[[Model], Awaitable[None]]
-"""Tries a model whose engine runs and to which no request goes yet. Raises EdgeQwenError for one that must not serve."""
+"""Tries a model whose engine runs and to which no request goes yet. Raises EdgeQwenError to keep it out."""
 
 
 @dataclass(frozen=True)

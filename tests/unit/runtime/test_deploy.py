@@ -158,7 +158,7 @@ def test_what_is_in_the_way_is_left(image: Path) -> None:
 
 def test_limits_follow_package_and_settings(image: Path) -> None:
     """A quarter above what is expected MemoryHigh, a half MemoryMax; without a package there are none, and why."""
-    expected = expect(Target(image), PACKAGE[1], None)
+    expected = expect(Target(image), {"package": PACKAGE[1]})
     assert expected.unknown == ""
     assert expected.drop_ins.memory_bytes is not None
     [memory] = [entry for entry in plan(expected.drop_ins, "", "") if entry.path.endswith("20-memory.conf")]
@@ -166,7 +166,7 @@ def test_limits_follow_package_and_settings(image: Path) -> None:
     high, most = (int(line.split("=")[1][:-1]) for line in memory.content.splitlines() if line.startswith("Memory"))
     assert 1.25 <= high * (1 << 20) / expected.drop_ins.memory_bytes < 1.26
     assert 1.5 <= most * (1 << 20) / expected.drop_ins.memory_bytes < 1.51
-    nothing = expect(Target(image), None, None)
+    nothing = expect(Target(image), {})
     assert nothing.drop_ins.memory_bytes is None
     assert "package: is required" in nothing.unknown
 

@@ -97,5 +97,5 @@ def test_every_unit_is_placed_by_the_plan() -> None:
     everything = plan(DropIns(("cuda", "qnn"), (), "private", 1, backoff=True), "/opt/edgeqwen/bin", "")
     placed = [entry.path for entry in everything if not entry.keep]
     assert sorted(placed) == sorted(placed_paths())
-    assert sum(path.startswith(DROP_INS) for path in placed) == 4
+    assert sum(path.startswith(DROP_INS) for path in placed) == 5
     assert {path.name for path in units_folder().glob("*.service")} == {"edgeqwend.service"}

@@ -1,0 +1,339 @@
+"""The packages of a store in a daemon that runs: activated, on trial, committed or rolled back.
+
+The state changes on disk first, in one rename; then requests move. So whatever ends the process, the next one starts
+with what was decided. Everything here belongs to the event loop; the canary and the disk have threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from ..engine.engine import Engine
+from ..errors import EdgeQwenError, PackageNotInstalled, SessionError, StoreError, TooHot, Unavailable
+from ..health.checks import Check
+from ..models.model import Model
+from ..models.registry import Models, Phase
+from ..package import SUFFIX
+from ..store import state as steps
+from ..store.state import Cause, Installed, State
+from ..store.store import Step, Store
+from .boot import BY
+from .canary import Canary, require_well, said_of
+from .gate import Gate, Terms
+from .standing import Standing
+from .witness import IDLE_S, Witness
+
+T = TypeVar("T")
+Report = Callable[[Phase, Sequence[Check]], None]
+"""Hears how far an activation is; with "checking", when that has ended, what was found."""
+
+PERIOD_S = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What serves after a change was asked for, and whether that is another package, or another standing of it."""
+
+    active: Installed
+    changed: bool
+
+
+class Rollouts:
+    """Changes what `models` serve of `store`.
+
+    Args:
+        stalled: whether an engine hangs. Never blocks.
+        terms: when a trial ends well.
+        now: Unix time, for the history.
+        clock: monotonic seconds.
+        period_s: between two looks at what is on trial.
+        idle_s: how long nobody may have called before it is asked for a token.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        canary: Canary,
+        terms: Terms,
+        *,
+        stalled: Callable[[Engine], bool],
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        period_s: float = PERIOD_S,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._canary = canary
+        self._terms = terms
+        self._stalled = stalled
+        self._now = now
+        self._clock = clock
+        self._period_s = period_s
+        self._idle_s = idle_s
+        self._state = store.read()
+        self._gate: Gate | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._switching = asyncio.Lock()
+        self._leaving = False
+        self._log = structlog.get_logger()
+        self.lost = asyncio.Event()
+        """Set when what should serve could not be brought back: only a new process can, which starts from the store."""
+
+    @property
+    def standing(self) -> Standing:
+        """What is known of it all, without asking the disk."""
+        return Standing(self._state, self._terms, self._gate)
+
+    async def refresh(self) -> Standing:
+        """The same, of what is on disk now: installs change that too."""
+        self._state = await asyncio.to_thread(self._store.read)
+        return self.standing
+
+    async def start(self) -> None:
+        """Watches over the package that serves, if it is on trial."""
+        if self._state.trial is not None:
+            self._watch()
+
+    async def stop(self) -> None:
+        """The daemon was told to end: that is no failed start of what is on trial, and what is under way ends too."""
+        if self._leaving:
+            return
+        self._leaving = True
+        self._canary.pause.end()
+        await self._stop_watching()
+        if self._state.trial is not None:
+            with suppress(StoreError):  # then it counts as one
+                await self._change(steps.stopped)
+
+    async def activate(
+        self, folder: str, *, by: str, allow_downgrade: bool = False, report: Report = lambda phase, checks: None
+    ) -> Outcome:
+        """Serves the installed package `folder`, by default the one installed last, once it has passed its canary.
+
+        Once begun it goes on, even if the caller is cancelled. Raises PackageNotInstalled, DowngradeRefused,
+        CanaryFailed, TooHot, StoreError, and what loading raises; then what served before serves.
+        """
+        return await self._go_on(self._activate(folder, by, allow_downgrade, report))
+
+    async def roll_back(self, *, by: str, why: str) -> Outcome:
+        """Serves what served before. Raises NothingToRollBackTo, StoreError, and what loading raises."""
+        return await self._go_on(self._roll_back(Cause(self._now(), by, why)))
+
+    async def commit(self, *, by: str, why: str) -> Outcome:
+        """Keeps what serves. Raises StoreError."""
+        return await self._go_on(self._commit(Cause(self._now(), by, why)))
+
+    async def _activate(self, folder: str, by: str, allow_downgrade: bool, report: Report) -> Outcome:
+        async with self._switching:
+            state = (await self.refresh()).state
+            package = _named(state, folder)
+            step = partial(steps.activate, folder=package.folder, allow_downgrade=allow_downgrade)
+            if step(state, cause=Cause(self._now(), by)) is state:
+                await self._follow()
+                return Outcome(package, False)
+            if state.trial is None or package != state.previous_package:
+                await self._switch(package, by, step, report)
+                return Outcome(package, True)
+        return await self._roll_back(Cause(self._now(), by, f"{package} was activated"))
+
+    async def _switch(self, package: Installed, by: str, step: Callable[..., State], report: Report) -> None:
+        """Loads `package`, tries it, flips the state, and moves requests over."""
+        refused: EdgeQwenError | None = None
+        await self._stop_watching()  # whoever watches a model holds it, and its memory may be wanted
+        before = await asyncio.to_thread(self._canary.before, self._serving())
+
+        async def check(model: Model) -> None:
+            nonlocal refused
+            try:
+                beside = self._serving() if before is not None else None
+                found = await asyncio.to_thread(self._canary.try_out, model, before, beside)
+                report("checking", found)
+                require_well(package, found)
+                if self._leaving:
+                    raise Unavailable("the daemon is shutting down")
+                await self._change(partial(step, cause=Cause(self._now(), by, said_of(found))))
+            except EdgeQwenError as error:
+                refused = error
+                raise
+            self._watch()
+
+        try:
+            await self._models.load(
+                self._store.path(package),
+                replace=self._serving_name(),
+                default=True,
+                report=lambda phase: report(phase, ()),
+                check=check,
+            )
+        except Exception as error:
+            await self._refused(package, by, refused or error)
+            if refused is not None:
+                raise refused from error
+            raise error if isinstance(error, EdgeQwenError) else SessionError(str(error)) from error
+        self._log.info("activated", package=str(package), by=by)
+
+    async def _refused(self, package: Installed, by: str, why: Exception) -> None:
+        """Notes it, unless it says nothing of the package; what served before must be there."""
+        self._log.warning("not activated", package=str(package), reason=str(why))
+        if not isinstance(why, (TooHot, Unavailable, StoreError)):
+            with suppress(StoreError):
+                await self._change(partial(steps.refuse, folder=package.folder, cause=Cause(self._now(), by, str(why))))
+        if self._leaving:
+            return
+        if self._serving() is None:
+            self.lost.set()
+        elif self._state.trial is not None:
+            self._watch()
+
+    async def _roll_back(self, cause: Cause, folder: str | None = None) -> Outcome:
+        """Of `folder` only, if it is given: somebody else may have been faster."""
+        failed = self._state.active_package
+        state, changed = await self._change(_only_of(folder, partial(steps.roll_back, cause=cause)))
+        if changed:
+            self._log.warning("rolled back", package=str(failed), reason=cause.why, by=cause.by)
+            await self._stop_watching()
+        async with self._switching:
+            await self._follow()
+        return Outcome(_active(state), changed)
+
+    async def _commit(self, cause: Cause, folder: str | None = None) -> Outcome:
+        state, changed = await self._change(_only_of(folder, partial(steps.commit, cause=cause)))
+        if changed:
+            self._log.info("committed", package=str(state.active_package), reason=cause.why, by=cause.by)
+            await self._stop_watching()
+        return Outcome(_active(state), changed)
+
+    async def _follow(self) -> None:
+        """Serves what the state says."""
+        if self._serving() is not None:
+            return
+        package = _active(self._state)
+        try:
+            await self._models.load(self._store.path(package), replace=self._serving_name(), default=True)
+        except Exception as error:
+            self._log.error("not served", package=str(package), reason=str(error))
+            if not self._leaving:
+                self.lost.set()
+            raise
+
+    def _serving(self) -> Model | None:
+        """The model of the active package, if it takes requests."""
+        active = self._state.active_package
+        return next((m for m in self._models.ready if active and m.facts.build_digest == active.digest), None)
+
+    def _serving_name(self) -> str:
+        """What the model of a package of the store that takes requests is called; empty if there is none."""
+        roots = ((model.name, model.package.root) for model in self._models.ready if model.package)
+        return next((name for name, root in roots if root.parent == self._store.packages), "")
+
+    def _watch(self) -> None:
+        """Over the active package, until its trial has ended."""
+        package = _active(self._state)
+        if self._watching is not None:
+            self._watching.cancel()
+        gate = self._gate = Gate(self._terms, self._clock())
+        self._watching = asyncio.create_task(self._run(package, gate))
+
+    async def _stop_watching(self) -> None:
+        watching, self._watching, self._gate = self._watching, None, None
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+    async def _run(self, package: Installed, gate: Gate) -> None:
+        witness: Witness | None = None
+        asking: asyncio.Task[None] | None = None
+        while True:
+            await asyncio.sleep(self._period_s)
+            model = self._serving()
+            if model is None:  # it comes, or somebody has unloaded it: there is nothing to see
+                witness = None
+                continue
+            if witness is None:
+                witness = Witness(model, self._stalled, self._canary.patience_s, idle_s=self._idle_s)
+            if witness.due and (asking is None or asking.done()):
+                asking = asyncio.create_task(asyncio.to_thread(witness.ask))
+            verdict = gate.update(witness.look(self._clock()))
+            cause = Cause(self._now(), BY, verdict.why)
+            if verdict.action == "commit":
+                self._go_alone(self._commit(cause, package.folder))
+                return
+            if verdict.action == "roll_back":
+                if self._state.previous_package is not None:
+                    self._go_alone(self._roll_back(cause, package.folder))
+                    return
+                self._log.warning("nothing to roll back to", package=str(package), reason=verdict.why)
+                gate = self._gate = Gate(self._terms, self._clock())
+            if gate.settled and self._state.trial is not None and not self._state.trial.healthy:
+                with suppress(StoreError):
+                    await self._change(steps.became_healthy)
+
+    async def _change(self, step: Step) -> tuple[State, bool]:
+        """The state after `step`, and whether it is another one."""
+        changed = False
+
+        def noted(state: State) -> State:
+            nonlocal changed
+            after = step(state)
+            changed = after is not state
+            return after
+
+        self._state = await asyncio.to_thread(self._store.change, noted)
+        return self._state, changed
+
+    async def _go_on(self, change: Coroutine[Any, Any, T]) -> T:
+        """To its end, also without whoever asked for it: half of a change is no state to be in."""
+        return await asyncio.shield(self._go_alone(change))
+
+    def _go_alone(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(change)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._log.warning("a change of packages failed", detail=str(error), exc_info=_unexpected(error))
+
+
+def _unexpected(error: BaseException) -> BaseException | None:
+    return None if isinstance(error, EdgeQwenError) else error
+
+
+def _named(state: State, folder: str) -> Installed:
+    """Raises PackageNotInstalled."""
+    if folder:
+        return steps.installed(state, folder if folder.endswith(SUFFIX) else f"{folder}{SUFFIX}")
+    if not state.packages:
+        raise PackageNotInstalled("no package is installed: edgeqwen install REF")
+    return list(state.packages.values())[-1]
+
+
+def _active(state: State) -> Installed:
+    """Raises PackageNotInstalled."""
+    if state.active_package is None:
+        raise PackageNotInstalled("no package is active: edgeqwen activate")
+    return state.active_package
+
+
+def _only_of(folder: str | None, step: Step) -> Step:
+    """`step`, while `folder` is the active package; None: whichever is."""
+
+    def only(state: State) -> State:
+        active = state.active_package
+        return step(state) if folder is None or (active is not None and active.folder == folder) else state
+
+    return only
