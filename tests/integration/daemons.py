@@ -29,7 +29,7 @@ class Daemon:
 
 @contextmanager
 def start(
-    package: Path,
+    package: Path | None,
     *flags: str,
     wait: bool = True,
     listen: str | None = None,
@@ -38,13 +38,16 @@ def start(
     environment: Mapping[str, str] | None = None,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Daemon]:
-    """Runs the daemon, on a socket of its own or at `listen`; ends it, with its second SIGTERM if it still drains.
+    """Runs the daemon with `package`, or with what the flags name, on a socket of its own or at `listen`.
+
+    Ends it, with its second SIGTERM if it still drains.
 
     What it says goes to a file, or to the descriptor `stderr`.
     """
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:  # a socket's path must be short
         target, log = listen or f"unix:{folder}/d.sock", Path(folder) / "log"
-        command = [*program, "--package", str(package), "--listen", target, *flags]
+        served = [] if package is None else ["--package", str(package)]
+        command = [*program, *served, "--listen", target, *flags]
         with log.open("w") as file:
             out = file if stderr is None else stderr
             process = subprocess.Popen(command, stderr=out, stdout=subprocess.PIPE, text=True, env=environment)

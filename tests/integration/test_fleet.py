@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,16 @@ from integration.prometheus import Prometheus, running
 
 from edgeqwen.cli import main
 from edgeqwen.client import Client, Options
+from runtime.package import Package
+from runtime.store import state as steps
+from runtime.store.state import Cause, Installed
+from runtime.store.store import Store
 
 pytestmark = pytest.mark.slow
 
 DOCS = Path(__file__).parents[2] / "docs"
 VERSIONS = {"pump-1": "1.0.0", "pump-2": "1.1.0", "pump-10": "1.1.0"}
+WITH_A_STORE = "pump-10"
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,40 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(small_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One model in two versions."""
-    folder, model = tmp_path_factory.mktemp("fleet"), ""
+    """One model in two versions; one of the boards has a store, in which the second is on trial."""
+    folder = tmp_path_factory.mktemp("fleet")
+    versions = sorted(set(VERSIONS.values()))
+    packages = {its: copied(small_package, folder / f"small-{its}.ortpackage", its) for its in versions}
     with ExitStack() as stack:
-        daemons, metrics = {}, {}
-        for name, its_version in VERSIONS.items():
-            package = folder / name / small_package.name
-            shutil.copytree(small_package, package)
-            [build] = package.glob("models/decoder/*/build.json")
-            content = json.loads(build.read_text()) | {"version": its_version}
-            build.write_text(json.dumps(content))
-            model, metrics[name] = content["name"], free_address()
-            daemons[name] = stack.enter_context(start(package, "--no-verify", "--metrics-listen", metrics[name]))
-        yield Fleet(daemons, metrics, model)
+        daemons, metrics = {}, {name: free_address() for name in VERSIONS}
+        for name, address in metrics.items():
+            served: list[Any] = [packages[VERSIONS[name]]]
+            if name == WITH_A_STORE:
+                served = [None, "--store", str(a_store(folder / "store", *packages.values()))]
+            daemons[name] = stack.enter_context(start(*served, "--no-verify", "--metrics-listen", address))
+        yield Fleet(daemons, metrics, Package.open(packages["1.0.0"], verify=False).build.name)
+
+
+def copied(package: Path, to: Path, its_version: str) -> Path:
+    """The same package under another version."""
+    shutil.copytree(package, to)
+    [build] = to.glob("models/decoder/*/build.json")
+    build.write_text(json.dumps(json.loads(build.read_text()) | {"version": its_version}))
+    return to
+
+
+def a_store(folder: Path, first: Path, second: Path) -> Path:
+    """A store that has committed `first` and has `second` on trial."""
+    store = Store(folder)
+    for package in (first, second):
+        store.change(lambda state: steps.commit(state, Cause(time.time(), "test")))
+        shutil.copytree(package, store.packages / package.name)
+        opened = Package.open(package, verify=False)
+        build = opened.build
+        its = Installed(package.name, build.name, build.version, build.variant, opened.build_digest, "", time.time())
+        store.change(lambda state, its=its: steps.install(state, its, Cause(time.time(), "test")))
+        store.change(lambda state, its=its: steps.activate(state, its.folder, Cause(time.time(), "test")))
+    return folder
 
 
 def free_address() -> str:
@@ -98,6 +125,7 @@ def test_real_boards_are_seen_side_by_side(fleet: Fleet, tmp_path: Path) -> None
     for name, board in boards.items():
         assert board["groups"] == ["pumps", "site"]
         assert [model["package_version"] for model in board["models"]] == [VERSIONS[name]]
+        assert (board["slot"], board["trial"]) == (("b", True) if name == WITH_A_STORE else (None, None))
         assert board["daemon_version"] == version("edgeqwen")
         assert board["daemon_rss_bytes"] > 1 << 20
         with Client(board["target"]) as client:
@@ -210,6 +238,12 @@ def test_boards_are_discovered_and_named_as_in_the_inventory(scraped: Scraped) -
         'count by (package_version) (edgeqwen_model_info{job="edgeqwen"})', lambda found: len(found) == 2
     )
     assert {each["metric"]["package_version"]: each["value"][1] for each in versions} == {"1.0.0": "1", "1.1.0": "2"}
+    [tried] = scraped.prometheus.wait_for('edgeqwen_package_info{job="edgeqwen", trial="true"}')
+    assert (tried["metric"]["instance"], tried["metric"]["version"], tried["metric"]["slot"]) == (
+        "pump-10",
+        "1.1.0",
+        "b",
+    )
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
