@@ -50,7 +50,7 @@ def _of_inventory(command: Command) -> Command:
             found = read_inventory(inventory, Identity(ca, certificate, key, token))
             chosen = found if group is None else found.of_group(group)
         except InventoryError as error:
-            raise click.UsageError(printable(str(error))) from error
+            raise click.UsageError(printable(str(error), 2000)) from error
         if found.left_out:
             names = ", ".join(found.left_out[:5]) + (", ..." if len(found.left_out) > 5 else "")
             message = f"{len(found.left_out)} hosts have no edgeqwen_target and are left out: {names}"
@@ -190,6 +190,7 @@ def _watch(seen: Iterable[list[Finding]], console: Console, problems: bool) -> N
                 rows = table(_shown(findings, problems), console.height - 4)
                 below = Text(f"{datetime.now():%H:%M:%S}; Ctrl-C leaves", style="dim")
                 live.update(Group(rows, Text(), totals_text(findings), below), refresh=True)
+        return
     before: list[Finding] = []
     for findings in seen:
         for line in changes(before, findings):
@@ -214,7 +215,7 @@ def targets(inventory: Inventory, output: Path | None, port: int, as_object: boo
 
     The file is replaced as a whole, and left alone if nothing has changed, so this can run every few minutes.
 
-    
+    \b
     Exit status: 0 done, or nothing to do; 1 the file cannot be written, 2 usage, or an inventory that cannot be used.
     """
     content, left_out = made_targets(inventory, port)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..connection import Connection
+from ..connection import Connection, checked_target
 from .board import Board, Inventory, InventoryError, natural
 
 TARGET = "edgeqwen_target"
@@ -174,4 +174,7 @@ def _board(host: _Host, groups: tuple[str, ...], identity: Identity, tokens: Tok
     connection = connection_of(target, its)
     connection.require_files()
     group = host.text(_GROUP) or (groups[0] if groups else "")
-    return Board(host.name, connection, groups, group, host.text(_PROFILE) or "", host.text(_METRICS))
+    metrics = host.text(_METRICS)
+    if metrics is not None and (metrics.startswith(("unix:", "http")) or checked_target(metrics) != metrics):
+        raise InventoryError(f"{_METRICS} is HOST:PORT (got {metrics!r})")
+    return Board(host.name, connection, groups, group, host.text(_PROFILE) or "", metrics)

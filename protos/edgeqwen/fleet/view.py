@@ -61,10 +61,10 @@ def changes(before: Sequence[Finding], now: Sequence[Finding]) -> Iterator[str]:
             yield printable(f"{finding.board.name}: {was.words} -> {finding.state.words}{why}")
 
 
-def printable(text: str) -> str:
-    """In one line, without what would move a terminal's cursor: it is a board that says this."""
-    shown = "".join(each if each.isprintable() else " " for each in text[: _LONGEST + 1])
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+def printable(text: str, longest: int = _LONGEST) -> str:
+    """In one line, without what would move a terminal's cursor: it is somebody else who says this."""
+    shown = "".join(each if each.isprintable() else " " for each in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[: longest - 3]}..."
 
 
 def _cells(finding: Finding) -> Iterator[Text]:

@@ -195,6 +195,8 @@ def test_what_ansible_printed_elsewhere_needs_no_ansible(
         ({"edgeqwen_target": "https://a:1", "edgeqwen_client_ca": "none.pem"}, "cannot read /f/none.pem"),
         ({"edgeqwen_target": "https://a:1", "edgeqwen_client_key": "k"}, "belong together"),
         ({"edgeqwen_target": "https://a:1", "edgeqwen_client_token_file": "t"}, "cannot read the token in /f/t"),
+        ({"edgeqwen_target": "https://a:1", "edgeqwen_metrics_target": "a"}, "a target is"),
+        ({"edgeqwen_target": "https://a:1", "edgeqwen_metrics_target": "https://a:9465"}, "is HOST:PORT"),
     ],
 )
 def test_a_host_that_cannot_be_used_is_named(variables: dict[str, Any], why: str) -> None:
