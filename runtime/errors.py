@@ -65,6 +65,12 @@ class PackageCorrupt(PackageError):
     """A file of the package is not what was built."""
 
 
+class NotTrusted(EdgeQwenError):
+    """A package is not signed, or by nobody whom this machine trusts: gRPC FAILED_PRECONDITION."""
+
+    exit_code = 5
+
+
 class AdapterError(PackageError):
     """An adapter is damaged, or not for the package that it was given to."""
 
@@ -78,7 +84,14 @@ class StoreError(EdgeQwenError):
 
 
 class StateUnusable(StoreError):
-    """What the store knows of itself is damaged, or of a newer edgeqwen."""
+    """What the store knows of itself is damaged."""
+
+
+class StateNewer(StateUnusable):
+    """What the store knows of itself was written by a newer edgeqwen, which nobody may guess at."""
+
+    def __init__(self, have: int, known: int) -> None:
+        super().__init__(f"the store's state has format {have} and this edgeqwen knows {known}: update edgeqwen")
 
 
 class NothingToRollBackTo(StoreError):
@@ -103,6 +116,46 @@ class NoStore(StoreError):
 
 class StoreBusy(StoreError):
     """Somebody else changes the store now."""
+
+    exit_code = 75
+
+
+class ReferenceInvalid(EdgeQwenError):
+    """What was given to say where a package is says nothing."""
+
+    exit_code = 2
+
+
+class PackageNotThere(PackageError):
+    """A registry or a layout has no package or file of that name."""
+
+
+class TransferError(EdgeQwenError):
+    """A package cannot be fetched from where it is, or be put where it should be."""
+
+
+class RemoteRefused(TransferError):
+    """A registry wants to know who asks, or does not let whoever asks."""
+
+    exit_code = 77
+
+
+class RemoteUnavailable(TransferError):
+    """A registry does not answer, or breaks off; another time it may answer.
+
+    Args:
+        retry_after_s: how long it asks to be left alone.
+    """
+
+    exit_code = 69
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class TransferInterrupted(TransferError):
+    """Part of a package is there. The same again goes on from it."""
 
     exit_code = 75
 
@@ -137,6 +190,10 @@ class DeployError(EdgeQwenError):
 
 class LocalSettingsError(EdgeQwenError):
     """What was measured on this board cannot be read or kept."""
+
+
+class SigningError(EdgeQwenError):
+    """A package cannot be signed with what was given."""
 
 
 class GrammarError(EdgeQwenError):

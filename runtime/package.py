@@ -9,6 +9,7 @@ A variant for OpenVINO has OpenVINO's files in their place, and is in no `metada
     NAME.ortpackage/models/decoder/metadata.json
     NAME.ortpackage/models/decoder/VARIANT/{model.onnx, model.onnx.data, serving.onnx, build.json, ...}
     NAME.ortpackage/models/decoder/VARIANT/{openvino_model.xml, openvino_model.bin, build.json, ...}
+    NAME.ortpackage/signatures/VARIANT.sig
 
 A package that takes adapters has in each variant, over the same weights, `serving-lora.onnx`, and the adapters that it
 was built with under `adapters/`.
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -34,6 +36,7 @@ from .validation import StrictModel, faults_of
 SUFFIX = ".ortpackage"
 VARIANTS = PurePosixPath("models/decoder")
 CONFIGS = PurePosixPath("configs")
+SIGNATURES = PurePosixPath("signatures")
 BUILD_FILE = "build.json"
 SERVING_GRAPH = "serving.onnx"
 ADAPTER_GRAPH = "serving-lora.onnx"
@@ -262,6 +265,30 @@ class Package:
         return self.variant_dir / ADAPTERS / f"{name}{ADAPTER_SUFFIX}"
 
     @property
+    def signature_file(self) -> Path:
+        """Where the variant's signature is, if it has one."""
+        return self.root / signature_name(self.build.variant)
+
+    @property
+    def files_bytes(self) -> int:
+        """Of all files that build.json lists."""
+        return sum(file.size_bytes for file in self.build.files.values())
+
+    def digests(self, progress: Callable[[int], None] = lambda _: None) -> dict[str, str]:
+        """SHA-256 of each of `variant_files`, in hex, by its path; tells `progress` of every few bytes that it read.
+
+        Raises PackageCorrupt if one is not what build.json says.
+        """
+        found = {}
+        for name in variant_files(self.root, self.build.variant):
+            found[name] = file_digest(self.root / name, progress)
+            if expected := self.build.files.get(name):
+                _require_digest(name, found[name], expected)
+        # of what was read as `build`, whoever writes meanwhile
+        found[(VARIANTS / self.build.variant / BUILD_FILE).as_posix()] = self.build_digest
+        return found
+
+    @property
     def tokenizer_file(self) -> Path:
         return self.root / CONFIGS / "tokenizer.json"
 
@@ -320,11 +347,8 @@ class Package:
                 raise PackageCorrupt(
                     f"{name} has {path.stat().st_size} bytes, not {expected.size_bytes}: copy the package again"
                 )
-            if progress and (got := file_digest(path, progress)) != expected.sha256:
-                raise PackageCorrupt(
-                    f"{name} is corrupt: its SHA-256 is {got[:12]}..., not {expected.sha256[:12]}...;"
-                    " copy the package again"
-                )
+            if progress:
+                _require_digest(name, file_digest(path, progress), expected)
 
 
 def adapter_base(checkpoint: str, smoothing: str | None) -> str:
@@ -373,6 +397,49 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda _: None) ->
 def variants_of(root: Path) -> list[str]:
     """Names of the variants of the package at `root`, sorted."""
     return sorted(path.parent.name for path in (root / VARIANTS).glob(f"*/{BUILD_FILE}"))
+
+
+def open_variants(root: Path) -> list[Package]:
+    """Every variant of the package at `root`, by name; nothing but build.json is read of them.
+
+    Raises PackageError or PackageCorrupt.
+    """
+    names: Sequence[str | None] = variants_of(root) or (None,)
+    return [Package.open(root, name, verify=False) for name in names]
+
+
+def variant_files(root: Path, variant: str) -> list[str]:
+    """What a device has of a package of which it takes `variant`, but for signatures: sorted paths from the root.
+
+    Raises PackageCorrupt for what is neither a file nor a folder, such as a link.
+    """
+    left_out = {root / SIGNATURES} | {root / VARIANTS / other for other in variants_of(root) if other != variant}
+    names = []
+    for folder, folders, files in os.walk(root, onerror=_raise):
+        folders[:] = [name for name in folders if Path(folder, name) not in left_out]
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            name = path.relative_to(root).as_posix()
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise PackageCorrupt(f"{name} in {root} is neither a file nor a folder: copy the package again")
+            if path.is_file():
+                names.append(name)
+    return sorted(names)
+
+
+def signature_name(variant: str) -> str:
+    """The path of a variant's signature, from the package's root."""
+    return (SIGNATURES / f"{variant}.sig").as_posix()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _require_digest(name: str, got: str, expected: File) -> None:
+    if got != expected.sha256:
+        raise PackageCorrupt(
+            f"{name} is corrupt: its SHA-256 is {got[:12]}..., not {expected.sha256[:12]}...; copy the package again"
+        )
 
 
 def _variant_dir(root: Path, variant: str | None) -> Path:

@@ -21,10 +21,11 @@ LAYERS = {
         "configuration",
         "engine",
         "sessions",
+        "store",
+        "oci",
         "board",
         "access",
-        "footprint presets",
-        "store",
+        "footprint presets trust",
         "package",
         "profile",
         "validation",
@@ -124,6 +125,19 @@ LAYERS = {
         "loading pressure_watch",
         "expectation",
     ),
+    "runtime.oci": (
+        "command",
+        "options opening",
+        "settings",
+        "pulling",
+        "fetching",
+        "download",
+        "source choosing folder",
+        "layout registry",
+        "remote contents transport",
+        "documents",
+        "patience rate reference progress",
+    ),
     "runtime.otel": (
         "pipeline",
         "recorder interceptor",
@@ -159,9 +173,17 @@ LAYERS = {
         "adapters inference",
     ),
     "runtime.store": (
+        "collect",
         "store",
-        "state_file",
+        "recovery state_file tree",
         "state disk",
+    ),
+    "runtime.trust": (
+        "command",
+        "trust",
+        "roots",
+        "library certificates ownership",
+        "bundle",
     ),
     "runtime.telemetry": (
         "messages",
@@ -171,6 +193,7 @@ LAYERS = {
         "cli",
         "commands",
         "build doctor",
+        "publishing",
         "sweeping",
         "variants",
         "evaluation sizing",
@@ -193,7 +216,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate sweep",
+        "advise evaluate publish sign sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -208,6 +231,10 @@ LAYERS = {
         "kvscales surgery",
     ),
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
+    "toolchain.publishing": (
+        "push export",
+        "publication uploads keys sign",
+    ),
     "toolchain.recipes": (
         "openvino optimum qnn",
         "recipe context",
@@ -263,12 +290,16 @@ ACROSS = {
     "toolchain.variants.openvino": ("runtime.sessions.openvino_session",),
     "toolchain.variants.optimum": ("runtime.sessions.plain_session",),
     "toolchain.variants.ort": ("runtime.sessions.adapters",),
+    "toolchain.publishing.keys": ("runtime.trust",),
+    "toolchain.publishing.sign": ("runtime.trust",),
     "toolchain.graphs.activations": ("runtime.sessions.qnn_pipeline",),
     "toolchain.variants.qnn": (
         "runtime.sessions.qnn_pipeline",
         "runtime.sessions.session",
         "runtime.sessions.static_session",
     ),
+    "toolchain.commands.publish": ("runtime.oci",),
+    "toolchain.publishing.*": ("runtime.oci",),
     "toolchain.evaluation.answers": (
         "runtime.requests.chat",
         "runtime.engine.engine",
@@ -335,14 +366,20 @@ ACROSS = {
         "edgeqwen.kserve",
     ),
     "edgeqwen.*": ("edgeqwen.v1",),
+    "runtime.oci.download": ("runtime.store.disk",),
+    "runtime.oci.fetching": ("runtime.store.disk",),
+    "runtime.oci.pulling": ("runtime.store.disk",),
 }
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
-    " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
+    " runtime.oci.options runtime.token_command runtime.trust.command toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
     " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.fleet.command"
     " edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
+    "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
+    " toolchain.publishing.sign",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
@@ -361,6 +398,7 @@ DOORS = {
     "jinja2": "runtime.requests.chat",
     "llguidance": "runtime.engine.grammar",
     "matplotlib": "toolchain.evaluation.report_plots toolchain.sweeping.report",
+    "model_signing": "runtime.trust.library",
     "numpy": "runtime.engine.completion runtime.engine.grammar runtime.engine.sampler runtime.engine.structure"
     " runtime.engine.turn runtime.sessions.adapters runtime.sessions.cuda_session runtime.sessions.openvino_device"
     " runtime.sessions.openvino_paged runtime.sessions.openvino_stateful runtime.sessions.ort_session"
@@ -378,8 +416,10 @@ DOORS = {
     " runtime.sessions.ort_session runtime.sessions.plain_session runtime.sessions.qnn_pipeline"
     " toolchain.graphs.activations",
     "onnxruntime_qnn": "runtime.sessions.qnn_pipeline",
+    "OpenSSL": "runtime.trust.certificates",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
+    "oras": "runtime.oci.transport",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.checkpoints.adapters toolchain.evaluation.float_reference",
     "prometheus_client": "runtime.lifecycle.observability runtime.metrics.building runtime.metrics.exposition"
@@ -388,11 +428,12 @@ DOORS = {
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.configuration.store_settings"
-    " runtime.http.schemas runtime.package"
-    " runtime.presets runtime.profile runtime.requests.chat_json runtime.store.state_file runtime.validation"
-    " toolchain.cli",
-    "rich": "runtime.commands toolchain.cli toolchain.commands.advise toolchain.commands.evaluate toolchain.progress"
-    " toolchain.sweeping.report toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
+    " runtime.http.schemas runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
+    " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
+    "requests": "runtime.oci.transport",
+    "rich": "runtime.commands runtime.oci.progress runtime.trust.command toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables"
+    " edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
@@ -410,8 +451,10 @@ DOORS = {
     "tqdm": "toolchain.passes.fisher_mixed_precision toolchain.passes.smooth_activations",
     "transformers": "toolchain.calibrate toolchain.checkpoints.adapters toolchain.checkpoints.sources"
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
+    "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.profile toolchain.calibrate toolchain.cli"
+    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile runtime.trust.roots toolchain.calibrate"
+    " toolchain.cli"
     " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 

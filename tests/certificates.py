@@ -10,9 +10,20 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_AN_HOUR = timedelta(hours=1)
+_AN_HOUR, _TWO_DAYS = timedelta(hours=1), timedelta(days=2)
+_SIGNATURES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 @dataclass(frozen=True)
@@ -26,15 +37,28 @@ class Pair:
 class Authority:
     """Signs certificates. `file` has its own."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: Path, name: str = "ca", *, days: float = 365) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named(name)
         now = datetime.now(UTC)
-        builder = _builder(self._name, self._name, self._key, now - _AN_HOUR, now + timedelta(days=365))
+        end = now + timedelta(days=days)
+        builder = _builder(self._name, self._name, self._key, min(end, now) - _TWO_DAYS, end)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+    @classmethod
+    def of(cls, pair: Pair, folder: Path) -> Authority:
+        """Makes certificates with a certificate of another, whether that may or not."""
+        folder.mkdir()
+        made = cls(folder)
+        key = serialization.load_pem_private_key(pair.key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        made._key = key
+        made._name = x509.load_pem_x509_certificate(pair.certificate.read_bytes()).subject
+        made.file = pair.certificate
+        return made
 
     def issue(
         self,
@@ -43,10 +67,14 @@ class Authority:
         hosts: tuple[str, ...] = (),
         uri: str | None = None,
         email: str | None = None,
+        for_code: bool = False,
         days: float = 90,
         file: str | None = None,
     ) -> Pair:
-        """A certificate that expires in `days`, less than none for one that has, in `file`.pem and .key."""
+        """A certificate that expires in `days`, less than none for one that has, in `file`.pem and .key.
+
+        All may be used for signatures of TLS; with `for_code`, for those of code too.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         end = datetime.now(UTC) + timedelta(days=days)
         builder = _builder(_named(name), self._name, key, min(end, datetime.now(UTC)) - _AN_HOUR, end)
@@ -55,6 +83,9 @@ class Authority:
         others += [x509.RFC822Name(email)] if email else []
         if others:
             builder = builder.add_extension(x509.SubjectAlternativeName(others), critical=False)
+        builder = builder.add_extension(_SIGNATURES, critical=True)
+        if for_code:
+            builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
         signed = builder.sign(self._key, hashes.SHA256())
         pair = Pair(self._folder / f"{file or name}.pem", self._folder / f"{file or name}.key")
         pair.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))

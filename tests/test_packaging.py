@@ -131,6 +131,7 @@ def test_client_command_needs_no_extra(client: Environment) -> None:
     assert "--autotune" in client.run("edgeqwen", "bench", "--help")
     assert "--dry-run" in client.run("edgeqwen", "service", "install", "--help")
     assert "eqt_" in client.run("edgeqwen", "token", "gateway")
+    assert "--trust" in client.run("edgeqwen", "verify", "--help")
     assert _present(client, "numpy", "onnxruntime", "pydantic") == []
 
 
@@ -140,6 +141,9 @@ def test_daemon_command_needs_the_runtime_extra_only(device: Environment) -> Non
     assert "--autotune" in device.run("edgeqwen", "bench", "--help")
     assert "--package" in device.run("edgeqwend", "--help")
     assert _present(device, *BUILD_HOST_ONLY) == []
+    assert _present(device, "model_signing") == ["model_signing"]  # and its daemon does without
+    imported = "import sys, runtime.daemon, runtime.lifecycle.running; print(*sys.modules)"
+    assert not {"model_signing", "cryptography"} & set(device.run("python", "-c", imported).split())
 
 
 def test_compiler_command_answers_on_a_build_host() -> None:

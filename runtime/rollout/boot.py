@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from ..errors import PackageError, StoreError
+from ..errors import PackageError, StateNewer, StoreError
 from ..health.checks import Check
 from ..memory import trim_after_unload
 from ..models.model import Model
@@ -49,10 +49,11 @@ class Boot:
         self._load = load
         self._try_out = try_out
         self._now = now
+        self._log = structlog.get_logger()
 
     def model(self) -> Model:
         """A model that works, whose engine runs. Raises what the last package raises that there is to load."""
-        state = self._store.open()
+        state = self._state()
         if state.trial is not None and state.trial.starts >= MOST_STARTS and state.previous_package is not None:
             state = self._back(state, f"{state.trial.starts} starts with it neither settled nor ended as they should")
         while True:
@@ -70,6 +71,16 @@ class Boot:
                 state = self._back(state, f"it did not start: {error}")
             trim_after_unload()
 
+    def _state(self) -> State:
+        """Put right where it is damaged; as it is where nothing can be written."""
+        try:
+            return self._store.open()
+        except StateNewer:
+            raise
+        except StoreError as error:
+            self._log.error("the store cannot be changed", detail=str(error))
+            return self._store.read()
+
     def _start(self, package: Installed, *, on_trial: bool) -> Model:
         model = self._load(self._store.path(package))
         model.engine.start()
@@ -82,7 +93,7 @@ class Boot:
         return model
 
     def _back(self, state: State, why: str) -> State:
-        structlog.get_logger().error("rolled back", package=str(state.active_package), reason=why)
+        self._log.error("rolled back", package=str(state.active_package), reason=why)
         return self._change(state, partial(roll_back, cause=Cause(self._now(), BY, why)))
 
     def _change(self, state: State, step: Step) -> State:
@@ -91,5 +102,5 @@ class Boot:
         try:
             return self._store.change(step)
         except StoreError as error:
-            structlog.get_logger().error("the store cannot be changed", detail=str(error))
+            self._log.error("the store cannot be changed", detail=str(error))
             return step(state)

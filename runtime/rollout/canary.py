@@ -20,7 +20,7 @@ from .golden import MOST_TIES, Replay, replay
 COOL_S = 120.0
 """How long a board may take to cool down."""
 _LOOK_S = 5.0
-_ROUNDS = 3  # of measuring: other programs may be in the way of one
+_AGAIN_S = (1.0, 3.0, 6.0)  # what is too slow is measured again after so long: other programs may be in the way
 _CASE = Case(prompt=32, tokens=16, streams=1)
 _ENOUGH = 0.5  # of the speed before, for weights of the same size
 _SOON_S, _LATE_S = 1.0, 10.0  # for a first token of so short a prompt: always, and never
@@ -134,18 +134,22 @@ class Canary:
             return [Check("speed", Status.OK, f"Not measured: the engine is lowered, as {lowered}.")]
         if model.engine.context_tokens < _CASE.prompt + _CASE.tokens:
             return [Check("speed", Status.OK, "Not measured: the context is too short.")]
-        found: list[Check] = []
-        for _ in range(_ROUNDS):
-            if beside is not None:
-                before = self.before(beside) or before
-            try:
-                speed = self._measure(model)
-            except SessionError as error:
-                return [Check("speed", Status.FAILED, f"It did not answer: {error}.", _MEND)]
-            found = [_first_token(speed, model, before), _tokens_per_second(speed, model, before)]
-            if not failed(found):
-                break
+        try:
+            found = self._round(model, before, beside)
+            for seconds in _AGAIN_S:
+                if not failed(found):
+                    break
+                self.pause(seconds)
+                found = self._round(model, before, beside)
+        except SessionError as error:
+            return [Check("speed", Status.FAILED, f"It did not answer: {error}.", _MEND)]
         return found
+
+    def _round(self, model: Model, before: Before | None, beside: Model | None) -> list[Check]:
+        if beside is not None:
+            before = self.before(beside) or before
+        speed = self._measure(model)
+        return [_first_token(speed, model, before), _tokens_per_second(speed, model, before)]
 
     def _measure(self, model: Model) -> Heard:
         prompt = _CASE.prompt_ids(0, model.engine.vocab_size)

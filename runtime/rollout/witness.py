@@ -50,14 +50,14 @@ class Witness:
         if self._model.package is None:
             return
         golden = self._model.package.build.golden
+        self._asked += 1  # before it ends: no look shall take it for a client's
         try:
             self._wrong = replay(self._model.engine, golden, patience_s=self._patience_s, tokens=1).fault
         except SessionError as error:
+            self._asked -= 1
             self._wrong = str(error)
-        except Unavailable:
-            return  # it has more to do than to answer this
-        else:
-            self._asked += 1
+        except Unavailable:  # it has more to do than to answer this
+            self._asked -= 1
 
     def look(self, now_s: float) -> Look:
         """How it is at `now_s`. Never blocks."""
@@ -69,7 +69,7 @@ class Witness:
             now_s,
             fault=" ".join(bad).rstrip("."),
             stalled=self._stalled(engine),
-            calls=figures.durations["finished"].count - self._finished - self._asked,
+            calls=max(0, figures.durations["finished"].count - self._finished - self._asked),
             broken=figures.broken - self._broken,
         )
 

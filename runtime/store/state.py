@@ -7,7 +7,7 @@ back to. The first package of a device has nothing behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ SlotName = Literal["a", "b"]
 Event = Literal["installed", "activated", "refused", "committed", "rolled_back", "collected", "recovered"]
 
 MAX_HISTORY = 500
+MAX_WHY = 1000
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Installed:
     digest: str
     signer: str
     installed_s: float
+
+    def __post_init__(self) -> None:
+        if "/" in self.folder or self.folder.startswith("."):
+            raise ValueError(f"{self.folder!r} is no folder of the store")
+        if len(version_key(self.version)) != 3:
+            raise ValueError(f"{self.version!r} is no version")
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -126,7 +133,7 @@ class State:
     @property
     def previous_package(self) -> Installed | None:
         """What a rollback goes back to."""
-        return self._in_slot(_other(self.active))
+        return self._in_slot(_other(self.active)) if self.active is not None else None
 
     def _in_slot(self, name: SlotName | None) -> Installed | None:
         folder = self.slots[name] if name is not None else None
@@ -135,7 +142,8 @@ class State:
 
 def install(state: State, package: Installed, cause: Cause) -> State:
     """`package` is in the store, whole and verified."""
-    if package.folder in state.packages:
+    have = state.packages.get(package.folder)
+    if have is not None and have == replace(package, installed_s=have.installed_s):
         return state
     added = replace(state, packages={**state.packages, package.folder: package})
     return _noted(added, "installed", package, None, cause)
@@ -216,12 +224,43 @@ def roll_back(state: State, cause: Cause) -> State:
 
 
 def forget(state: State, folder: str, cause: Cause) -> State:
-    """`folder` is about to leave the disk. It must be in no slot."""
+    """`folder` is about to leave the disk, unless a slot names it."""
     package = installed(state, folder)
     if folder in (state.slots.a, state.slots.b):
-        raise ValueError(f"{folder} is in a slot")
+        return state
     packages = {name: its for name, its in state.packages.items() if name != folder}
     return _noted(replace(state, packages=packages), "collected", package, None, cause)
+
+
+def without(state: State, missing: Collection[str], cause: Cause) -> State:
+    """The packages `missing` are on the disk no more. Where the active one is among them, the other slot's serves."""
+    slots = Slots(*(None if folder in missing else folder for folder in (state.slots.a, state.slots.b)))
+    packages = {folder: its for folder, its in state.packages.items() if folder not in missing}
+    active, trial = state.active, state.trial
+    if active is not None and slots[active] is None:
+        other = _other(active)
+        active, trial = (other if slots[other] is not None else None), None
+    left = replace(state, packages=packages, slots=slots, active=active, trial=trial)
+    return _noted(left, "recovered", left.active_package, active, cause)
+
+
+def rebuilt(found: Sequence[Installed], cause: Cause) -> State:
+    """A state for packages of which nothing is known but that they are here, the newest first.
+
+    The newest is on trial, and the one before it is what a rollback goes back to.
+    """
+    a, b = (*(package.folder for package in found[:2]), None, None)[:2]
+    committed: dict[str, str] = {}
+    for package in found:
+        committed[package.name] = max(package.version, committed.get(package.name, package.version), key=version_key)
+    state = State(
+        packages={package.folder: package for package in found},
+        slots=Slots(a, b),
+        active="a" if a else None,
+        trial=Trial(cause.time_s) if a else None,
+        committed=committed,
+    )
+    return _noted(state, "recovered", state.active_package, state.active, cause)
 
 
 def installed(state: State, folder: str) -> Installed:
@@ -238,16 +277,14 @@ def version_key(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _other(slot: SlotName | None) -> SlotName | None:
-    return None if slot is None else "b" if slot == "a" else "a"
+def _other(slot: SlotName) -> SlotName:
+    return "b" if slot == "a" else "a"
 
 
 def _slot_for_next(state: State) -> SlotName:
     if state.active is None:
         return "a"
-    if state.trial is not None:
-        return state.active
-    return "b" if state.active == "a" else "a"
+    return state.active if state.trial is not None else _other(state.active)
 
 
 def _tried(state: State, step: Callable[[Trial], Trial]) -> State:
@@ -256,6 +293,7 @@ def _tried(state: State, step: Callable[[Trial], Trial]) -> State:
     return replace(state, trial=trial)
 
 
-def _noted(state: State, event: Event, package: Installed, slot: SlotName | None, cause: Cause) -> State:
-    entry = Entry(cause.time_s, event, package.name, package.version, package.digest[:12], slot, cause.why, cause.by)
+def _noted(state: State, event: Event, package: Installed | None, slot: SlotName | None, cause: Cause) -> State:
+    which = (package.name, package.version, package.digest[:12]) if package is not None else ("", "", "")
+    entry = Entry(cause.time_s, event, *which, slot, cause.why[:MAX_WHY], cause.by)
     return replace(state, history=(*state.history, entry)[-MAX_HISTORY:])

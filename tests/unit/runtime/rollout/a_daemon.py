@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc.aio
 from unit.runtime.fake_engine import TIMEOUT_S, serving
 from unit.runtime.models.test_registry import ask, tokens_of
-from unit.runtime.rollout.a_device import Device
+from unit.runtime.rollout.a_device import Device, NoMeasure
 
 from edgeqwen.v1 import generation_pb2_grpc, rollout_pb2_grpc
 from edgeqwen.v1 import rollout_pb2 as pb
@@ -88,7 +88,7 @@ async def daemon(
     rollouts = Rollouts(
         device.store,
         models,
-        device.canary(),
+        device.canary(NoMeasure),
         terms,
         stalled=stalls,
         now=lambda: 9.0,

@@ -133,8 +133,7 @@ class Device:
         loader = Loader(self.open, self.load, lambda package: Footprint(100 * MB, 0, 1, 1, 1, 0), self._available)
         return Models(Repository(None), loader, **more)
 
-    def canary(self, *, patience_s: float = TIMEOUT_S, cool_s: float = 120.0) -> Canary:
-        kind = Canary if self.gate is None else Busy
+    def canary(self, kind: type[Canary] = Canary, *, patience_s: float = TIMEOUT_S, cool_s: float = 120.0) -> Canary:
         return kind(lambda model: self.celsius[0], lambda model: 85.0, patience_s, self.pause, cool_s)
 
     def history(self) -> list[str]:
@@ -149,8 +148,8 @@ class Device:
         return None if self.free_bytes is None else self.free_bytes - 100 * MB * self.resident
 
 
-class Busy(Canary):
-    """What serves has too much to do to be measured: its tokens wait for permission."""
+class NoMeasure(Canary):
+    """What serves is too busy to be measured. The speed of a scripted model says nothing."""
 
     def before(self, model: Model | None) -> None:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from unit.runtime.rollout.a_device import Device, damage
 
-from runtime.errors import PackageCorrupt, PackageError, SessionError, StateUnusable
+from runtime.errors import PackageCorrupt, PackageError, SessionError, StateNewer
 from runtime.models.model import Model
 from runtime.rollout.boot import MOST_STARTS, Boot
 from runtime.store.disk import LocalDisk
@@ -153,6 +153,8 @@ def test_where_nothing_works_the_last_error_is_said(device: Device) -> None:
 
 
 class FullDisk(LocalDisk):
+    """Takes no more."""
+
     def write(self, path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -168,8 +170,20 @@ def test_a_full_disk_is_no_reason_to_serve_nothing(device: Device, works: bool) 
         assert version(model) == ("2.0.0" if works else "1.0.0")
 
 
-def test_a_state_that_cannot_be_read_is_said(device: Device) -> None:
-    device.install("1.0.0")
-    (device.store.folder / "state.json").write_text("{")
-    with pytest.raises(StateUnusable), booted(device):
+def test_a_damaged_state_is_put_right(device: Device) -> None:
+    """Something whole serves, on trial."""
+    two(device)
+    device.store.change(lambda state: state)
+    for name in ("state.json", "state.json.previous"):
+        (device.store.folder / name).write_text("{")
+    with booted(device) as model:
+        assert version(model) == "2.0.0"
+    assert device.history()[0].startswith("recovered")
+
+
+def test_the_state_of_a_newer_edgeqwen_is_left_alone(device: Device) -> None:
+    two(device)
+    path = device.store.folder / "state.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(StateNewer), booted(device):
         pass

@@ -262,7 +262,7 @@ async def test_a_full_disk_changes_nothing(device: Device) -> None:
     device.store = Store(device.store.folder, disk)
     async with daemon(device) as running:
         disk.full = True
-        with refused(grpc.StatusCode.INTERNAL, "No space left on device"):
+        with refused(grpc.StatusCode.INTERNAL, "is full: free some"):
             await running.activate()
         assert await running.says() == "1.0.0"
         disk.full = False

@@ -1,0 +1,1 @@
+"""Whose packages this machine takes: trust roots, and signatures verified against them."""

@@ -1,0 +1,99 @@
+"""`edgeqwen verify`, an entry point `edgeqwen.commands` of pyproject.toml.
+
+Loaded also where only the client is installed: what the runtime needs is imported when the command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..errors import EdgeQwenError
+
+if TYPE_CHECKING:
+    from ..package import Package
+    from .roots import Signer
+    from .trust import Trust
+
+_TRUST_FOLDER = "/etc/edgeqwen/trust.d"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  edgeqwen verify qwen3-0.6b-int4.ortpackage
+  edgeqwen verify /media/usb/qwen3-0.6b-int4.ortpackage --variant raspberry-pi-5
+  edgeqwen verify qwen3-0.6b-int4.ortpackage --trust ./trust.d --json | jq -r '.variants[].signed_by.name'
+
+\b
+In the folder of trust roots, *.pem are public keys, *.crt certificates of authorities, and *.yaml identities of
+Sigstore. One that vouches for a variant is enough; nobody but root and you may be able to write them.
+Exit status: 0 signed by somebody trusted, 1 error, 2 usage, 3 trust roots cannot be used, 4 package damaged,
+5 not trusted."""
+)
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--variant", help="Only this one. Default: all that the package has.")
+@click.option(
+    "--trust",
+    "folder",
+    type=click.Path(path_type=Path),
+    envvar="EDGEQWEN_TRUST",
+    default=_TRUST_FOLDER,
+    show_default=True,
+    help="Folder of trust roots, also EDGEQWEN_TRUST.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def verify(package: Path, variant: str | None, folder: Path, as_json: bool) -> None:
+    """Say whether PACKAGE is whole, and signed by somebody whom this machine trusts."""
+    try:
+        from ..package import Package, open_variants
+        from .trust import Trust
+    except ImportError as error:
+        message = f"verify reads packages, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
+        raise click.ClickException(message) from error
+    try:
+        trust = Trust.read(folder)
+        opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
+        signers = {each.build.variant: _verified(trust, each) for each in opened}
+    except EdgeQwenError as error:
+        click.echo(f"edgeqwen: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}") from error
+    (_print_json if as_json else _print)(opened[0], signers)
+
+
+def _verified(trust: Trust, package: Package) -> Signer:
+    """With a bar on a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(package.build.variant, total=package.files_bytes)
+        return trust.verify(package, lambda count: progress.advance(task, count))
+
+
+def _print_json(package: Package, signers: dict[str, Signer]) -> None:
+    build = package.build
+    variants = [{"variant": variant, "signed_by": asdict(signer)} for variant, signer in signers.items()]
+    said = {"package": str(package.root), "name": build.name, "version": build.version, "variants": variants}
+    click.echo(json.dumps(said))
+
+
+def _print(package: Package, signers: dict[str, Signer]) -> None:
+    click.echo(f"{package.build.name} {package.build.version}")
+    for variant, signer in signers.items():
+        click.echo(f"{variant}: whole, signed by {signer}")
