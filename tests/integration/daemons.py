@@ -42,7 +42,7 @@ def start(
 
     Ends it, with its second SIGTERM if it still drains.
 
-    What it says goes to a file, or to the descriptor `stderr`.
+    Without a package, `flags` say what it serves. What it says goes to a file, or to the descriptor `stderr`.
     """
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:  # a socket's path must be short
         target, log = listen or f"unix:{folder}/d.sock", Path(folder) / "log"

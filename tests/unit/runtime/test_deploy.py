@@ -23,6 +23,12 @@ from runtime.deploy.status import read_status
 from runtime.deploy.target import Target
 from runtime.errors import DeployError
 from runtime.package import Package
+from runtime.store import state as steps
+from runtime.store.recovery import describe
+from runtime.store.state import Cause
+from runtime.store.store import Store
+
+CAUSE = Cause(1.0, "root")
 
 as_root = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("systemctl", "systemd-sysusers", "systemd-tmpfiles"))),
@@ -169,6 +175,32 @@ def test_limits_follow_package_and_settings(image: Path) -> None:
     nothing = expect(Target(image), {})
     assert nothing.drop_ins.memory_bytes is None
     assert "package: is required" in nothing.unknown
+
+
+def test_a_store_has_its_share_of_memory_whatever_is_active(image: Path) -> None:
+    """As packages of any size come; with none yet it says what is missing, and the rest is as it should be."""
+    store = Store(image / "var/lib/edgeqwen/store")
+    settings = {"store": "/var/lib/edgeqwen/store"}
+    empty = expect(Target(image), settings)
+    assert empty.unknown.startswith("no device is set: no package is active in /var/lib/edgeqwen/store: ")
+    package = Package.open(make_package(store.packages / "tiny.ortpackage"))
+    its = describe(package, "tiny.ortpackage", "", 1.0)
+    store.change(lambda state: steps.activate(steps.install(state, its, CAUSE), its.folder, CAUSE))
+    expected = expect(Target(image), settings)
+    assert expected.unknown == ""
+    for drop_ins in (empty.drop_ins, expected.drop_ins):
+        assert (drop_ins.memory_bytes, drop_ins.shared_memory, drop_ins.writes) == (None, True, None)
+    assert expect(Target(image), {"store": "/srv/store"}).drop_ins.writes == "/srv/store"
+
+
+@as_root
+def test_a_service_may_serve_a_store(image: Path) -> None:
+    """At its usual place, unless another is named; a package beside it is a mistake."""
+    status, output = install(image, "--store")
+    assert status == 0, output
+    assert 'store: "/var/lib/edgeqwen/store"' in (image / "etc/edgeqwen/edgeqwend.yaml").read_text()
+    assert "MemoryMax=85%" in (image / DROP_INS[1:] / "20-memory.conf").read_text()
+    assert install(image, "--store", "/srv/store", *PACKAGE)[0] == 2
 
 
 def test_only_the_provider_in_use_gets_its_devices(image: Path) -> None:
