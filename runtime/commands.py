@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from .errors import EdgeQwenError
+from .reach import somebody_listens
 
 if TYPE_CHECKING:
     from .bench.measuring import Benchmark, Board, Tuned
@@ -96,7 +96,7 @@ def bench(
     except ImportError as error:
         message = f"bench runs the model itself, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
-    if _somebody_listens(daemon.address):
+    if somebody_listens(daemon.address):
         click.echo(
             f"edgeqwen: a daemon runs at {daemon.address} and may use the cores: stop it for true figures", err=True
         )
@@ -123,20 +123,6 @@ def _config_file(named: Path | None) -> Path | None:
     if named is None and (value := os.environ.get("EDGEQWEN_CONFIG")):
         return Path(value)
     return named or (_CONFIG_FILE if _CONFIG_FILE.is_file() else None)
-
-
-def _somebody_listens(address: str) -> bool:
-    """Whether a connection to `unix:PATH` or `HOST:PORT` is taken."""
-    try:
-        if address.startswith("unix:"):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                probe.connect(address.removeprefix("unix:").removeprefix("//"))
-        else:
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _warn_if_busy(share: float) -> None:

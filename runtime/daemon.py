@@ -23,6 +23,7 @@ from .lifecycle.running import serve
 Examples:
   edgeqwend --package qwen.ortpackage
   edgeqwend --package qwen.ortpackage --listen unix:/tmp/edgeqwend.sock --log-format console
+  edgeqwend --store /var/lib/edgeqwen/store                # what `edgeqwen activate` made active
   EDGEQWEN_QUEUE_LIMIT=16 edgeqwend --config /etc/edgeqwen/edgeqwend.yaml
 
 \b
@@ -36,6 +37,7 @@ Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 mod
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
 @click.option("--package", type=click.Path(path_type=Path), help="The package to serve.")
 @click.option("--variant", help="Its variant; needed if it has several.")
+@click.option("--store", type=click.Path(path_type=Path), help="Serve the active package of this store instead.")
 @click.option(
     "--more-packages",
     type=click.Path(path_type=Path),

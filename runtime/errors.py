@@ -75,10 +75,114 @@ class AdapterError(PackageError):
     """An adapter is damaged, or not for the package that it was given to."""
 
 
+class PackageNotInstalled(PackageError):
+    """No package of that name is in the store."""
+
+
+class StoreError(EdgeQwenError):
+    """The packages of this device cannot be looked at or changed."""
+
+
+class StateUnusable(StoreError):
+    """What the store knows of itself is damaged."""
+
+
+class StateNewer(StateUnusable):
+    """What the store knows of itself was written by a newer edgeqwen, which nobody may guess at."""
+
+    def __init__(self, have: int, known: int) -> None:
+        super().__init__(f"the store's state has format {have} and this edgeqwen knows {known}: update edgeqwen")
+
+
+class NothingToRollBackTo(StoreError):
+    """The package that serves is the first."""
+
+
+class DowngradeRefused(StoreError):
+    """A version below the highest that was ever committed here."""
+
+    exit_code = 6
+
+    def __init__(self, name: str, version: str, highest: str) -> None:
+        self.highest = highest
+        super().__init__(
+            f"{name} {version} is older than {highest}, which was committed here:"
+            " say --allow-downgrade if that is as it should be"
+        )
+
+
+class NoStore(StoreError):
+    """The daemon serves packages of its configuration, which no call changes."""
+
+
+class StoreBusy(StoreError):
+    """Somebody else changes the store now."""
+
+    exit_code = 75
+
+
+class ReferenceInvalid(EdgeQwenError):
+    """What was given to say where a package is says nothing."""
+
+    exit_code = 2
+
+
+class PackageNotThere(PackageError):
+    """A registry or a layout has no package or file of that name."""
+
+
+class TransferError(EdgeQwenError):
+    """A package cannot be fetched from where it is, or be put where it should be."""
+
+
+class RemoteRefused(TransferError):
+    """A registry wants to know who asks, or does not let whoever asks."""
+
+    exit_code = 77
+
+
+class RemoteUnavailable(TransferError):
+    """A registry does not answer, or breaks off; another time it may answer.
+
+    Args:
+        retry_after_s: how long it asks to be left alone.
+    """
+
+    exit_code = 69
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class TransferInterrupted(TransferError):
+    """Part of a package is there. The same again goes on from it."""
+
+    exit_code = 75
+
+
 class SessionError(EdgeQwenError):
     """The model cannot be loaded or run by the execution provider that was asked for."""
 
     exit_code = 5
+
+
+class CanaryFailed(EdgeQwenError):
+    """A package was tried and found wanting before any request went to it, or the one that served had to come back."""
+
+    exit_code = 7
+
+
+class StillOnTrial(EdgeQwenError):
+    """A package serves and is neither kept nor rolled back yet: another time it will be."""
+
+    exit_code = 75
+
+
+class TooHot(EdgeQwenError):
+    """The board is too hot to tell whether a package is as fast as it should be: another time it may not be."""
+
+    exit_code = 75
 
 
 class AddressInUse(EdgeQwenError):

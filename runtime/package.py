@@ -173,7 +173,7 @@ class Build(StrictModel):
     format: Literal[1] = 1
     name: str
     version: Annotated[str, Field(pattern=_VERSION)] = Field(
-        default=FIRST_VERSION, description="MAJOR.MINOR.PATCH, compared as numbers: `version_order`."
+        default=FIRST_VERSION, description="MAJOR.MINOR.PATCH, compared as numbers."
     )
     variant: str
     precision: Literal["int4", "int8", "float16", "float32"]
@@ -364,12 +364,6 @@ def is_adapter_name(name: str) -> bool:
 def is_version(text: str) -> bool:
     """Whether a package may have this version: MAJOR.MINOR.PATCH, each of at most 6 digits and no leading zero."""
     return re.fullmatch(_VERSION, text) is not None
-
-
-def version_order(version: str) -> tuple[int, int, int]:
-    """What a package's version is compared by: 1.10.0 comes after 1.9.0."""
-    major, minor, patch = map(int, version.split("."))
-    return major, minor, patch
 
 
 def build_json(build: Build) -> str:

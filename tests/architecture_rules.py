@@ -9,10 +9,11 @@ from __future__ import annotations
 # another stands there in a row, and has rows of its own.
 LAYERS = {
     "runtime": (
-        "daemon commands detect_command token_command deploy",
+        "daemon commands detect_command token_command deploy updates",
         "lifecycle",
         "kserve http",
         "api",
+        "rollout",
         "telemetry health metrics otel",
         "bench",
         "models",
@@ -20,6 +21,8 @@ LAYERS = {
         "configuration",
         "engine",
         "sessions",
+        "store",
+        "oci",
         "board",
         "access",
         "footprint presets trust",
@@ -28,7 +31,7 @@ LAYERS = {
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint",
+        "memory pressure outlet notify fingerprint reach",
         "errors",
     ),
     "runtime.access": (
@@ -41,7 +44,7 @@ LAYERS = {
         "limits",
     ),
     "runtime.api": (
-        "models_service health_report control reflection",
+        "models_service rollout_service health_report control reflection",
         "service telemetry wellformed",
         "generator",
         "replies open_calls",
@@ -57,11 +60,11 @@ LAYERS = {
         "machine cpu",
     ),
     "runtime.configuration": (
-        "settings",
+        "settings served",
         "config",
         "limit_config",
         "access_settings",
-        "otel_settings",
+        "otel_settings store_settings",
     ),
     "runtime.deploy": (
         "command",
@@ -122,6 +125,19 @@ LAYERS = {
         "loading pressure_watch",
         "expectation",
     ),
+    "runtime.oci": (
+        "command",
+        "options opening",
+        "settings",
+        "pulling",
+        "fetching",
+        "download",
+        "source choosing folder",
+        "layout registry",
+        "remote contents transport",
+        "documents",
+        "patience rate reference progress",
+    ),
     "runtime.otel": (
         "pipeline",
         "recorder interceptor",
@@ -132,6 +148,13 @@ LAYERS = {
         "conversations",
         "chat",
         "strict_json fields",
+    ),
+    "runtime.rollout": (
+        "rollouts",
+        "boot standing witness",
+        "canary",
+        "golden gate",
+        "asking",
     ),
     "runtime.sensing": (
         "rates",
@@ -148,6 +171,12 @@ LAYERS = {
         "session",
         "adapters inference",
     ),
+    "runtime.store": (
+        "collect",
+        "store",
+        "recovery state_file tree",
+        "state disk",
+    ),
     "runtime.trust": (
         "command",
         "trust",
@@ -158,6 +187,11 @@ LAYERS = {
     "runtime.telemetry": (
         "messages",
         "snapshots",
+    ),
+    "runtime.updates": (
+        "command lookups",
+        "options",
+        "installing switching place",
     ),
     "toolchain": (
         "cli",
@@ -186,7 +220,7 @@ LAYERS = {
         "weights",
     ),
     "toolchain.commands": (
-        "advise evaluate sign sweep",
+        "advise evaluate publish sign sweep",
         "budget_options",
     ),
     "toolchain.evaluation": (
@@ -201,7 +235,10 @@ LAYERS = {
         "kvscales surgery",
     ),
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
-    "toolchain.publishing": ("keys sign",),
+    "toolchain.publishing": (
+        "push export",
+        "publication uploads keys sign",
+    ),
     "toolchain.recipes": (
         "openvino optimum qnn",
         "recipe context",
@@ -258,6 +295,8 @@ ACROSS = {
         "runtime.sessions.session",
         "runtime.sessions.static_session",
     ),
+    "toolchain.commands.publish": ("runtime.oci",),
+    "toolchain.publishing.*": ("runtime.oci",),
     "toolchain.evaluation.answers": (
         "runtime.requests.chat",
         "runtime.engine.engine",
@@ -280,10 +319,7 @@ ACROSS = {
     "toolchain.evaluation.scoring": ("runtime.sessions.session",),
     "toolchain.variants.stages": ("runtime.sessions.session",),
     "toolchain.sweeping.sweep": ("runtime.sessions.session",),
-    "toolchain.evaluation.structured": (
-        "runtime.engine.grammar",
-        "runtime.engine.tokenizer",
-    ),
+    "toolchain.evaluation.structured": ("runtime.engine.grammar", "runtime.engine.tokenizer"),
     "toolchain.evaluation.packaged": (
         "runtime.sessions.adapters",
         "runtime.sessions.cuda_session",
@@ -311,27 +347,27 @@ ACROSS = {
     "runtime.api.telemetry": ("edgeqwen.v1",),
     "runtime.requests.chat_json": ("edgeqwen.v1",),
     "runtime.api.control": ("edgeqwen.v1",),
+    "runtime.api.rollout_service": ("edgeqwen.v1",),
     "runtime.api.health_report": ("edgeqwen.v1",),
     "runtime.http.*": ("edgeqwen.v1",),
-    "runtime.kserve.*": (
-        "edgeqwen.v1",
-        "edgeqwen.kserve",
-    ),
+    "runtime.kserve.*": ("edgeqwen.v1", "edgeqwen.kserve"),
     "runtime.api.reflection": ("edgeqwen.kserve",),
-    "runtime.lifecycle.services": (
-        "edgeqwen.v1",
-        "edgeqwen.kserve",
-    ),
+    "runtime.lifecycle.services": ("edgeqwen.v1", "edgeqwen.kserve"),
+    "runtime.updates.command": ("edgeqwen.client",),
+    "runtime.updates.switching": ("edgeqwen.client", "edgeqwen.v1"),
     "edgeqwen.*": ("edgeqwen.v1",),
+    "runtime.oci.download": ("runtime.store.disk",),
+    "runtime.oci.fetching": ("runtime.store.disk",),
+    "runtime.oci.pulling": ("runtime.store.disk",),
 }
 
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
-    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.token_command"
-    " runtime.trust.command"
-    " toolchain.cli toolchain.commands.advise toolchain.commands.budget_options toolchain.commands.evaluate"
-    " toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags"
-    " edgeqwen.health_command edgeqwen.printing"
+    "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
+    " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
+    " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
+    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
     " edgeqwen.status edgeqwen.watch",
     "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
     " toolchain.publishing.sign",
@@ -341,7 +377,8 @@ DOORS = {
     "google.rpc": "runtime.api.replies runtime.http.failures edgeqwen.errors",
     "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.api.control"
     " runtime.api.health_report runtime.api.models_service runtime.api.open_calls runtime.api.reflection"
-    " runtime.api.replies runtime.api.service runtime.api.telemetry runtime.api.wellformed runtime.health.health"
+    " runtime.api.replies runtime.api.rollout_service runtime.api.service runtime.api.telemetry runtime.api.wellformed"
+    " runtime.health.health"
     " runtime.kserve.service runtime.lifecycle.observability runtime.lifecycle.services runtime.otel.interceptor"
     " edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
     "grpc_health": "runtime.health.health edgeqwen.client",
@@ -373,6 +410,7 @@ DOORS = {
     "OpenSSL": "runtime.trust.certificates",
     "opentelemetry": "runtime.otel.delivery runtime.otel.instruments runtime.otel.pipeline runtime.otel.recorder",
     "openvino": "runtime.sessions.openvino_device runtime.sessions.openvino_paged runtime.sessions.openvino_stateful",
+    "oras": "runtime.oci.transport",
     "packaging": "toolchain.doctor",
     "peft": "toolchain.checkpoints.adapters toolchain.evaluation.float_reference",
     "prometheus_client": "runtime.lifecycle.observability runtime.metrics.building runtime.metrics.exposition"
@@ -380,10 +418,12 @@ DOORS = {
     "psutil": "runtime.telemetry.snapshots",
     "pynvml": "runtime.sensing.nvml",
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
-    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.http.schemas runtime.package"
-    " runtime.presets runtime.profile runtime.requests.chat_json runtime.trust.roots runtime.validation"
-    " toolchain.cli",
-    "rich": "runtime.commands runtime.trust.command toolchain.cli toolchain.commands.advise"
+    " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.configuration.store_settings"
+    " runtime.http.schemas runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
+    " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
+    "requests": "runtime.oci.transport",
+    "rich": "runtime.commands runtime.oci.progress runtime.trust.command runtime.updates.lookups toolchain.cli"
+    " toolchain.commands.advise"
     " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
@@ -392,7 +432,8 @@ DOORS = {
     " runtime.access.relay runtime.api.generator runtime.api.models_service runtime.api.service"
     " runtime.health.caretaker runtime.http.callers runtime.http.listener runtime.lifecycle.observability"
     " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server runtime.models.model"
-    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline",
+    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline"
+    " runtime.rollout.boot runtime.rollout.rollouts",
     "tokenizers": "runtime.engine.tokenizer toolchain.checkpoints.sources toolchain.evaluation.packaged"
     " toolchain.graphs.kvscales",
     "torch": "toolchain.checkpoints.adapters toolchain.checkpoints.sources toolchain.evaluation.divergence"
@@ -401,8 +442,10 @@ DOORS = {
     "tqdm": "toolchain.passes.fisher_mixed_precision toolchain.passes.smooth_activations",
     "transformers": "toolchain.calibrate toolchain.checkpoints.adapters toolchain.checkpoints.sources"
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
+    "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.profile runtime.trust.roots toolchain.calibrate toolchain.cli"
+    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile runtime.trust.roots toolchain.calibrate"
+    " toolchain.cli"
     " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
 }
 
@@ -430,6 +473,8 @@ PURE = frozenset(
         "runtime.health.checks",
         "runtime.health.governor",
         "runtime.pressure",
+        "runtime.rollout.gate",
+        "runtime.store.state",
     }
 )
 PURE_MAY_IMPORT = frozenset(

@@ -25,6 +25,7 @@ EXAMPLES: dict[str, errors.EdgeQwenError] = {
     "DeadlineTooShort": errors.DeadlineTooShort(9.0, 1.0),
     "Unauthenticated": errors.Unauthenticated(),
     "PermissionDenied": errors.PermissionDenied("uid:1000", "admin"),
+    "DowngradeRefused": errors.DowngradeRefused("qwen", "1.0.0", "1.1.0"),
 }
 
 

@@ -21,6 +21,7 @@ from .cache import default_cache
 from .commands.advise import advise_command
 from .commands.budget_options import budget_of, budget_options
 from .commands.evaluate import evaluate
+from .commands.publish import export, push
 from .commands.sign import keygen, sign
 from .commands.sweep import sweep
 from .presets import OURS, read_presets_file
@@ -51,11 +52,12 @@ Examples:
   edgeqwen-compile build reference --profile generic-x86_64 --precision int8 -o dist
   edgeqwen-compile evaluate dist/smollm2-135m-instruct-int8.ortpackage -o report
   edgeqwen-compile advise --profile raspberry-pi-5 --task code
+  edgeqwen-compile push dist/smollm2-135m-instruct-int8.ortpackage oci://registry.example/edge/smollm2
   edgeqwen-compile profiles
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, text or questions, 4 package, 5 model cannot run,
-7 checkpoint, 8 build step failed, 9 nothing fits the budget.""",
+7 checkpoint, 8 build step failed, 9 nothing fits the budget, 69 registry does not answer, 77 registry refuses.""",
 )
 @click.version_option(package_name="edgeqwen")
 def main() -> None:
@@ -375,6 +377,8 @@ def doctor(cache: Path | None, as_json: bool) -> None:
 
 
 main.add_command(sweep)
+main.add_command(push)
+main.add_command(export)
 main.add_command(keygen)
 main.add_command(sign)
 

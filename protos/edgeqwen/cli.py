@@ -98,6 +98,7 @@ Examples:
   edgeqwen watch                           # live, with what was before
   edgeqwen health                          # what is not well, and what to do
   edgeqwen models load qwen3-0.6b-int4 --default
+  edgeqwen install oci://registry.example/edge/qwen:1.2.0 --activate
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 4 no such model, 69 no daemon answers,

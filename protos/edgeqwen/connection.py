@@ -96,6 +96,11 @@ class Connection:
         """As gRPC has it."""
         return self.target.removeprefix(_TLS).removeprefix(_PLAIN)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it leads to this machine, and nowhere else."""
+        return self.address.startswith("unix:") or _is_here(self.address)
+
     def require_files(self) -> None:
         """Raises ValueError for a file that cannot be read."""
         for path in (self.ca, self.certificate, self.key):

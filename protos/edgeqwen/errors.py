@@ -65,6 +65,15 @@ class NotFound(ClientError):
     """No model or package of that name is there."""
 
 
+class Refused(ClientError):
+    """It cannot be done as things are, and nothing has changed. `reason` is a word for programs, such as
+    "CANARY_FAILED", "DOWNGRADE_REFUSED" or "PACKAGE_UNUSABLE"; empty if the daemon gives none."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
 class DeadlineExceeded(ClientError):
     """The timeout passed before the answer was complete, or would have."""
 
@@ -86,8 +95,8 @@ def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         by_daemon = _details(error).code != 0
         raise DeadlineExceeded(message if by_daemon else "the timeout passed before the answer was complete") from error
-    if code is grpc.StatusCode.FAILED_PRECONDITION:  # the message says of what
-        raise ClientError(message) from error
+    if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):  # the message says of what
+        raise Refused(message, _info(error).reason) from error
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise Unauthenticated(f"{target}: {message} (--token-file, --certificate and --key)") from error
     if code is grpc.StatusCode.PERMISSION_DENIED:
@@ -143,10 +152,16 @@ def _exhausted(error: grpc.RpcError, message: str) -> TryAgain:
     return RateLimited(message, _retry_after_s(error), limit)
 
 
-def _role(error: grpc.RpcError) -> str:
+def _info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
+    """What the status says for programs; empty if it says nothing."""
     info = error_details_pb2.ErrorInfo()
-    found = [detail for detail in _details(error).details if detail.Unpack(info)]
-    return str(info.metadata.get("role", "")) if found else ""
+    for detail in _details(error).details:
+        detail.Unpack(info)
+    return info
+
+
+def _role(error: grpc.RpcError) -> str:
+    return str(_info(error).metadata.get("role", ""))
 
 
 def _retry_after_s(error: grpc.RpcError) -> float:

@@ -41,10 +41,13 @@ def status(target: Connection, as_json: bool) -> None:
     for warning in snapshot.warnings:
         table.add_row("warning", warning)
     table.add_row("up", f"{snapshot.uptime_s:.0f} s")
+    if snapshot.HasField("served"):
+        its, trial = snapshot.served, ", on trial" if snapshot.served.trial else ""
+        table.add_row("package", f"{its.model} {its.version}, slot {its.slot}{trial}")
     for each in snapshot.models:
         _add_model(table, each.model, each.engine)
-    for its in snapshot.clients:
-        table.add_row("client", _client_row(its))
+    for client_info in snapshot.clients:
+        table.add_row("client", _client_row(client_info))
     weights = sum(each.model.weights_bytes for each in snapshot.models)
     table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {weights / 1e6:.0f} MB")
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")

@@ -20,6 +20,10 @@ NEEDS: Mapping[str, Need] = {
     "/edgeqwen.v1.Models/ListModels": "observe",
     "/edgeqwen.v1.Models/LoadModel": "admin",
     "/edgeqwen.v1.Models/UnloadModel": "admin",
+    "/edgeqwen.v1.Rollout/Activate": "admin",
+    "/edgeqwen.v1.Rollout/Commit": "admin",
+    "/edgeqwen.v1.Rollout/GetRollout": "observe",
+    "/edgeqwen.v1.Rollout/RollBack": "admin",
     "/edgeqwen.v1.Telemetry/GetSnapshot": "observe",
     "/edgeqwen.v1.Telemetry/Watch": "observe",
     # Load balancers and orchestrators ask these before they have a name, and learn one bit.

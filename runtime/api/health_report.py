@@ -22,6 +22,7 @@ from ..health.checks import Check
 from ..memory_limits import read_group_use
 from ..models.expectation import Expectation
 from ..models.model import Model
+from ..rollout.rollouts import Rollouts
 from ..sensing.board import Reading
 
 _SENSORS_S = 2.0
@@ -33,6 +34,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
 
     Args:
         memory_use: bytes in use of this process's control group, and its limit.
+        rollouts: of a store; None on a daemon without one.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class HealthService(health_pb2_grpc.HealthServicer):
         caretaker: Caretaker,
         *,
         memory_use: Callable[[], tuple[int | None, int | None]] = read_group_use,
+        rollouts: Rollouts | None = None,
     ) -> None:
         self._caretaker = caretaker
         self._memory_use = memory_use
+        self._rollouts = rollouts
         self._ready_bytes = _resident_bytes()
 
     async def GetHealthReport(  # noqa: N802 - the name is the contract's
@@ -65,6 +69,8 @@ class HealthService(health_pb2_grpc.HealthServicer):
                 yield dataclasses.replace(check, model=model.name)
         yield from self._of_board(reading or Reading(0.0))
         yield from self._footprint()
+        if self._rollouts is not None:
+            yield self._rollouts.standing.check(time.time())
         yield from checks.check_warnings(self._caretaker.warnings())
 
     def _of_model(self, model: Model, stats: EngineStats) -> Iterator[Check]:

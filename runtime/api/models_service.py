@@ -23,6 +23,7 @@ _STATES: dict[State, pb.ModelState] = {
     "verifying": pb.MODEL_STATE_VERIFYING,
     "waiting": pb.MODEL_STATE_WAITING,
     "loading": pb.MODEL_STATE_LOADING,
+    "checking": pb.MODEL_STATE_CHECKING,
     "ready": pb.MODEL_STATE_READY,
     "draining": pb.MODEL_STATE_DRAINING,
 }

@@ -15,20 +15,27 @@ from edgeqwen.v1 import generation_pb2 as pb
 
 from ..engine.sequence import Delta, Finished, FinishReason, TokenLogprobs
 from ..errors import (
+    CanaryFailed,
     ConfigError,
     DeadlineTooShort,
+    DowngradeRefused,
     EdgeQwenError,
     Exhausted,
     Fault,
     GrammarError,
     ModelNotFound,
     NoRoom,
+    NoStore,
+    NothingToRollBackTo,
     NotTrusted,
     PackageError,
+    PackageNotInstalled,
     PermissionDenied,
     QueueFull,
     RateLimited,
     RequestError,
+    StoreBusy,
+    TooHot,
     Unauthenticated,
     Unavailable,
 )
@@ -52,10 +59,17 @@ _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (RequestError, code_pb2.INVALID_ARGUMENT),
     (GrammarError, code_pb2.INVALID_ARGUMENT),
     (ModelNotFound, code_pb2.NOT_FOUND),
+    (PackageNotInstalled, code_pb2.NOT_FOUND),
     (PackageError, code_pb2.FAILED_PRECONDITION),
     (NotTrusted, code_pb2.FAILED_PRECONDITION),
     (ConfigError, code_pb2.FAILED_PRECONDITION),
     (NoRoom, code_pb2.FAILED_PRECONDITION),
+    (NoStore, code_pb2.FAILED_PRECONDITION),
+    (DowngradeRefused, code_pb2.FAILED_PRECONDITION),
+    (NothingToRollBackTo, code_pb2.FAILED_PRECONDITION),
+    (TooHot, code_pb2.FAILED_PRECONDITION),
+    (CanaryFailed, code_pb2.ABORTED),
+    (StoreBusy, code_pb2.ABORTED),
     (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
     (RateLimited, code_pb2.RESOURCE_EXHAUSTED),
     (DeadlineTooShort, code_pb2.DEADLINE_EXCEEDED),
@@ -63,6 +77,23 @@ _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (Unauthenticated, code_pb2.UNAUTHENTICATED),
     (PermissionDenied, code_pb2.PERMISSION_DENIED),
     (EdgeQwenError, code_pb2.INTERNAL),
+)
+
+# What tells apart for programs what has the same code: the reason of google.rpc.ErrorInfo.
+_INFO_REASONS: tuple[tuple[type[EdgeQwenError], str], ...] = (
+    (PackageNotInstalled, "PACKAGE_NOT_INSTALLED"),
+    (NotTrusted, "NOT_TRUSTED"),
+    (PackageError, "PACKAGE_UNUSABLE"),
+    (ConfigError, "SETTING_UNUSABLE"),
+    (NoRoom, "NO_ROOM"),
+    (NoStore, "NO_STORE"),
+    (DowngradeRefused, "DOWNGRADE_REFUSED"),
+    (NothingToRollBackTo, "NOTHING_TO_ROLL_BACK_TO"),
+    (TooHot, "TOO_HOT"),
+    (CanaryFailed, "CANARY_FAILED"),
+    (StoreBusy, "STORE_BUSY"),
+    (Unauthenticated, "CALLER_UNKNOWN"),
+    (PermissionDenied, "ROLE_MISSING"),
 )
 
 
@@ -113,13 +144,9 @@ def status_of(error: EdgeQwenError) -> status_pb2.Status:
         status.details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     if isinstance(error, Exhausted):
         status.details.extend(map(_packed, _quota_details(error)))
-    if isinstance(error, Unauthenticated):
-        status.details.append(_packed(error_details_pb2.ErrorInfo(reason="CALLER_UNKNOWN", domain=ERROR_DOMAIN)))
-    if isinstance(error, PermissionDenied):
-        role = {"role": error.role} if error.role else {}
-        status.details.append(
-            _packed(error_details_pb2.ErrorInfo(reason="ROLE_MISSING", domain=ERROR_DOMAIN, metadata=role))
-        )
+    if reason := next((reason for kind, reason in _INFO_REASONS if isinstance(error, kind)), None):
+        role = {"role": error.role} if isinstance(error, PermissionDenied) and error.role else {}
+        status.details.append(_packed(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=role)))
     return status
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +16,7 @@ from edgeqwen.v1 import telemetry_pb2_grpc
 from ..access.clients import Clients
 from ..errors import Fault, RequestError, Unavailable
 from ..models.registry import Models
+from ..rollout.rollouts import Rollouts
 from ..sensing.board import Board
 from ..telemetry.messages import snapshot_message
 from ..telemetry.snapshots import Sample, Sensed, Snapshots
@@ -39,6 +41,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         clients: who asks; None: nobody does.
         board: what to read; None reads this machine's.
         warnings: what whoever runs the daemon should know of it, and what to do about it.
+        rollouts: of a store; None on a daemon without one.
         clock: that of the board.
         keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
     """
@@ -50,11 +53,13 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         board: Sensed | None = None,
         *,
         warnings: Callable[[], Sequence[tuple[str, str]]] = tuple,
+        rollouts: Rollouts | None = None,
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
     ) -> None:
         self._keep_s = keep_s
         self._warnings = warnings
+        self._rollouts = rollouts
         self._clock = clock
         self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
         self._closed = models.closed
@@ -97,6 +102,8 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
     def _message(self, now: Sample, before: Sample) -> pb.Snapshot:
         message = snapshot_message(now, before, self._snapshots.token_energy(now))
         message.warnings.extend(f"{what}: {advice}" for what, advice in self._warnings())
+        if self._rollouts is not None and (served := self._rollouts.standing.served):
+            message.served.MergeFrom(pb.ServedPackage(**dataclasses.asdict(served)))
         return message
 
 

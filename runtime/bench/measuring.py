@@ -11,6 +11,7 @@ from pathlib import Path
 from ..board.cpu import Cpu, OtherPrograms, read_cpu
 from ..board.localsettings import LocalSettings, LocalSettingsFile
 from ..configuration.config import Config, load_config
+from ..configuration.served import served_package
 from ..configuration.settings import RunSettings, decide
 from ..engine.tokenizer import Tokenizer
 from ..errors import Fault, LocalSettingsError, RequestError
@@ -60,7 +61,7 @@ class Board:
     def open(cls, config_file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Board:
         """Reads the configuration as the daemon does. Raises ConfigError or PackageError."""
         config = load_config(config_file, environ, flags)
-        package = Package.open(config.package, config.variant, verify=False)
+        package = Package.open(served_package(config), config.variant, verify=False)
         package.require_this_machine(simulate=config.simulate)
         cpu = read_cpu()
         file = LocalSettingsFile(config.state_dir, package.build_digest, cpu)

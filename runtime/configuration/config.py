@@ -18,6 +18,7 @@ from ..validation import StrictModel, parse
 from .access_settings import Identity, Tls, TokenDigest, TokenName, require_consistent
 from .limit_config import LimitConfig
 from .otel_settings import OtelSettings
+from .store_settings import StoreSetting, StoreSettings
 
 ENVIRONMENT_PREFIX = "EDGEQWEN_"
 SharePrefix = Literal["client", "all", "off"]
@@ -50,13 +51,19 @@ Listens = Annotated[
 class Config(StrictModel):
     """Everything that an operator can set. The profile in the package decides what is left unset."""
 
-    package: Annotated[Path, Field(strict=False, description="The package to serve.")]
+    package: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None, description="The package to serve; one of this and `store` is required."
+    )
     variant: str | None = Field(default=None, description="Its variant; needed if it has several.")
+    store: StoreSetting | None = Field(
+        default=None, description="The store whose active package to serve: a folder, or `path` and more."
+    )
     more_packages: list[Annotated[Path, Field(strict=False)]] = Field(
         default=[], description="Packages to serve beside it, for requests that name their models."
     )
     packages_dir: Annotated[Path, Field(strict=False)] | None = Field(
-        default=None, description="Folder of packages that may be loaded at run time; unset: the one of `package`."
+        default=None,
+        description="Folder of packages that may be loaded at run time; unset: that of `package`, or none.",
     )
     adapters_dir: Annotated[Path, Field(strict=False)] | None = Field(
         default=None, description="Folder of adapters (*.onnx_adapter) to offer beside those of the package."
@@ -161,15 +168,48 @@ def load_config(file: Path | None, environ: Mapping[str, str], flags: Mapping[st
         ("environment", _from_environment(environ)),
         ("flag", {key: value for key, value in flags.items() if value is not None}),
     ):
-        merged |= layer
+        merged = _without_other_source(merged, layer) | layer
         origin |= dict.fromkeys(layer, source)
     try:
-        config = parse(Config, merged, subject="configuration", error=ConfigError)
+        config = _parse(merged)
         named: dict[str, Iterable[str]] = {"clients": config.clients, "limits.clients": config.limits.clients}
         require_consistent(config.tls, config.tokens, named, insecure=config.insecure)
     except ConfigError as error:
         faults = [_with_origin(fault, origin) for fault in error.faults]
         raise ConfigError(faults, error.subject) from error
+    return config
+
+
+class _StoreAlone(StrictModel):
+    store: StoreSetting | None = None
+
+
+def configured_store(file: Path | None, environ: Mapping[str, str]) -> StoreSettings | None:
+    """What file and environment say of a store, whatever else they say. Raises ConfigError."""
+    said = (_read(file) | _from_environment(environ)).get("store")
+    return parse(_StoreAlone, {"store": said}, subject="configuration", error=ConfigError).store
+
+
+def _without_other_source(settings: dict[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Where what is above says by `package` or `store` what to serve, the other one of below does not hold."""
+    dropped = {"package", "variant"} if above.get("store") else {"store"} if above.get("package") else set()
+    return {key: value for key, value in settings.items() if key not in dropped}
+
+
+def _parse(settings: Mapping[str, object]) -> Config:
+    """Raises ConfigError with every fault."""
+    faults: list[Fault] = []
+    given = {name for name in ("package", "variant", "store") if settings.get(name) is not None}
+    if not given & {"package", "store"}:
+        faults.append(Fault("package", "is required, unless there is a `store`"))
+    if "store" in given:
+        faults += [Fault(name, "cannot be set beside `store`") for name in given - {"store"}]
+    try:
+        config = parse(Config, settings, subject="configuration", error=ConfigError)
+    except ConfigError as error:
+        raise ConfigError([*error.faults, *faults], error.subject) from error
+    if faults:
+        raise ConfigError(faults, "configuration")
     return config
 
 
@@ -211,6 +251,8 @@ def _typed(value: str, annotation: Any) -> object:
             return value
     wanted = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
     wanted |= {get_args(each)[0] for each in wanted if get_origin(each) is Annotated}
+    if StoreSettings in wanted:
+        return _typed(value, StoreSettings)
     if any(get_origin(each) is list for each in wanted):
         return value.split(",")
     if bool in wanted:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from .plan import (
     CONFIG_FOLDER,
     NO_PACKAGE,
     STATE_FOLDER,
+    STORE_FOLDER,
     UNIT,
     Entry,
     placed_paths,
@@ -47,6 +48,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="As one JSON object
     epilog="""\b
 Examples:
   sudo edgeqwen service install --package /var/lib/edgeqwen/qwen.ortpackage --now
+  sudo edgeqwen service install --store --now          # whatever `edgeqwen activate` makes active
   edgeqwen service install --dry-run
   sudo edgeqwen service install --root /mnt/image --bin-dir /opt/edgeqwen/bin
   edgeqwen service status
@@ -72,6 +74,12 @@ def _one_line_errors() -> Iterator[None]:
 @service.command()
 @click.option("--package", help="For a configuration that is not there yet: where the board has its package.")
 @click.option("--variant", help="Of that package; needed if it has several.")
+@click.option(
+    "--store",
+    is_flag=False,
+    flag_value=STORE_FOLDER,
+    help=f"Instead of a package: where the board has its store. Without a folder {STORE_FOLDER}",
+)
 @click.option("--bin-dir", type=click.Path(path_type=Path), help="Where edgeqwend is. Default: beside this program.")
 @click.option("--enable/--no-enable", default=True, help="Start it with the machine. Default: enable")
 @click.option("--now", is_flag=True, help="Start it now, or again.")
@@ -81,6 +89,7 @@ def _one_line_errors() -> Iterator[None]:
 def install(
     package: str | None,
     variant: str | None,
+    store: str | None,
     bin_dir: Path | None,
     enable: bool,
     now: bool,
@@ -89,6 +98,8 @@ def install(
     as_json: bool,
 ) -> None:
     """Place the units, the user, the folders and the commands; again after a change of package or settings."""
+    if store is not None and (package is not None or variant is not None):
+        raise click.UsageError("--store serves what is active in the store: leave --package and --variant out")
     try:
         from .expectation import expect
     except ImportError as error:
@@ -103,8 +114,10 @@ def install(
         if now and not target.is_this_machine:
             raise DeployError("an image cannot be started: leave --now out")
         bin_folder = _bin_folder(target, bin_dir)
-        expectation = expect(target, package, variant)
-        entries = plan(expectation.drop_ins, bin_folder, _config(package, variant))
+        named = {"package": package, "variant": variant, "store": store}
+        settings = {name: value for name, value in named.items() if value is not None}
+        expectation = expect(target, settings)
+        entries = plan(expectation.drop_ins, bin_folder, _config(settings))
         changes = apply(entries, target, dry_run=dry_run)
         if not dry_run:
             manager.prepare()
@@ -129,10 +142,9 @@ def _bin_folder(target: Target, named: Path | None) -> str:
     return name
 
 
-def _config(package: str | None, variant: str | None) -> str:
-    if package is None:
+def _config(settings: Mapping[str, str]) -> str:
+    if not settings:
         return NO_PACKAGE
-    settings = {"package": package} | ({"variant": variant} if variant else {})
     lines = NO_PACKAGE.splitlines(keepends=True)[:-1]
     return "".join([*lines, *(f"{key}: {json.dumps(value)}\n" for key, value in settings.items())])
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..board.cpu import read_cpu
 from ..board.localsettings import LocalSettingsFile
 from ..configuration.config import Config, load_config
+from ..configuration.served import served_package
 from ..configuration.settings import RunSettings, decide
 from ..errors import EdgeQwenError, LocalSettingsError
 from ..lifecycle.check import memory_of, total_bytes
 from ..package import Package, variants_of
-from .plan import CONFIG_PATH, DropIns
+from .plan import CONFIG_PATH, STATE_FOLDER, DropIns
 from .target import Target
 
 _BACKOFF_SINCE = 254
@@ -31,19 +32,27 @@ class Expectation:
     unknown: str
 
 
-def expect(target: Target, package: str | None, variant: str | None) -> Expectation:
-    """What the target's configuration asks for, or where it has none yet, `package` alone, as the target calls it."""
+def expect(target: Target, settings: Mapping[str, object]) -> Expectation:
+    """What the target's configuration asks for, or where it has none yet, `settings` alone, as the target calls it."""
     backoff = (target.systemd_version or 0) >= _BACKOFF_SINCE
     file = target.path(CONFIG_PATH)
-    flags: dict[str, object] = {} if file.is_file() else {"package": package, "variant": variant}
     try:
-        config = load_config(file if file.is_file() else None, {}, flags)
-        paths = [target.path(path) for path in (config.package, *config.more_packages)]
-        packages = [_open(path, config, is_default=path == paths[0]) for path in paths]
-        drop_ins = _drop_ins(config, packages, target, backoff=backoff)
+        config = load_config(file if file.is_file() else None, {}, {} if file.is_file() else settings)
     except EdgeQwenError as error:
         return Expectation(DropIns(backoff=backoff), f"no limit of memory and no device is set: {error}")
-    return Expectation(drop_ins, "")
+    known = DropIns(
+        network=network_of(config), shared_memory=config.store is not None, writes=_writes(config), backoff=backoff
+    )
+    try:
+        return Expectation(_with_packages(known, config, target), "")
+    except EdgeQwenError as error:
+        unknown = "no device is set" if config.store is not None else "no limit of memory and no device is set"
+        return Expectation(known, f"{unknown}: {error}")
+
+
+def _packages(config: Config, target: Target) -> list[Package]:
+    paths = [served_package(config, target.path), *map(target.path, config.more_packages)]
+    return [_open(path, config, is_default=path == paths[0]) for path in paths]
 
 
 def _open(path: Path, config: Config, *, is_default: bool) -> Package:
@@ -51,18 +60,27 @@ def _open(path: Path, config: Config, *, is_default: bool) -> Package:
     return Package.open(path, variant, verify=False)
 
 
-def _drop_ins(config: Config, packages: Sequence[Package], target: Target, *, backoff: bool) -> DropIns:
+def _writes(config: Config) -> str | None:
+    """A store that the service could not write to otherwise."""
+    if config.store is None or config.store.path.is_relative_to(STATE_FOLDER):
+        return None
+    return str(config.store.path)
+
+
+def _with_packages(known: DropIns, config: Config, target: Target) -> DropIns:
+    """What the packages need beside."""
+    packages = _packages(config, target)
     settings = [(package, _settings(package, config, target)) for package in packages]
     found = {provider_of(package, its.device, simulate=config.simulate) for package, its in settings}
     providers = tuple(sorted(filter(None, found)))
     needs_device = any(provider != "openvino-cpu" for provider in providers)
-    footprints = [memory_of(package, its) for package, its in settings]
-    return DropIns(
+    memory_bytes = total_bytes([memory_of(package, its) for package, its in settings])
+    memory_bytes += sum(_adapters_bytes(package, config, target) for package in packages)
+    return replace(
+        known,
         providers=providers,
         groups=tuple(sorted(_DEVICE_GROUPS & target.groups())) if needs_device else (),
-        network=network_of(config),
-        memory_bytes=total_bytes(footprints) + sum(_adapters_bytes(package, config, target) for package in packages),
-        backoff=backoff,
+        memory_bytes=None if known.shared_memory else memory_bytes,
     )
 
 

@@ -14,13 +14,21 @@ SYSUSERS_PATH = "/etc/sysusers.d/edgeqwen.conf"
 TMPFILES_PATH = "/etc/tmpfiles.d/edgeqwen.conf"
 CONFIG_PATH = "/etc/edgeqwen/edgeqwend.yaml"
 CONFIG_FOLDER, STATE_FOLDER = "/etc/edgeqwen", "/var/lib/edgeqwen"
+STORE_FOLDER = f"{STATE_FOLDER}/store"
 BIN_FOLDER = "/usr/local/bin"
 PROGRAMS = ("edgeqwend", "edgeqwen")
 
 NO_PACKAGE = """\
 # Settings of edgeqwend: `edgeqwend --help` lists them. After a change: edgeqwen service install, which adapts the
 # service's limits to it, and systemctl restart edgeqwend.
-# package: /var/lib/edgeqwen/NAME.ortpackage
+# package: /var/lib/edgeqwen/NAME.ortpackage   # or store: /var/lib/edgeqwen/store
+"""
+
+_SHARE = """\
+# Packages of a store come and go, and two are in memory while one takes the other's place.
+[Service]
+MemoryHigh=75%
+MemoryMax=85%
 """
 
 
@@ -52,6 +60,9 @@ class DropIns:
         groups: that may use the providers' devices.
         network: `loopback` or `private`; None: unix sockets only.
         memory_bytes: what the daemon takes; None: not known, so no limit.
+        shared_memory: whether it takes what its packages need, which change by themselves: then it may have a share of
+            the machine's.
+        writes: a folder outside of `STATE_FOLDER` that it writes to; None: none.
         backoff: whether systemd knows how to wait longer each time.
     """
 
@@ -59,6 +70,8 @@ class DropIns:
     groups: tuple[str, ...] = ()
     network: str | None = None
     memory_bytes: int | None = None
+    shared_memory: bool = False
+    writes: str | None = None
     backoff: bool = False
 
 
@@ -100,14 +113,21 @@ def _drop_ins(wanted: DropIns) -> Iterable[Entry]:
     if provider and wanted.groups:
         provider += f"SupplementaryGroups={' '.join(wanted.groups)}\n"
     network = _text(f"drop-ins/network-{wanted.network}.conf") if wanted.network else None
-    memory = _memory(wanted.memory_bytes) if wanted.memory_bytes else None
+    memory = _memory(wanted.memory_bytes) if wanted.memory_bytes else _SHARE if wanted.shared_memory else None
+    store = f"[Service]\nReadWritePaths={_quoted(f'-{wanted.writes}')}\n" if wanted.writes else None
     backoff = _text("drop-ins/backoff.conf") if wanted.backoff else None
     return [
         Entry(f"{DROP_INS}/10-provider.conf", provider),
         Entry(f"{DROP_INS}/20-memory.conf", memory),
         Entry(f"{DROP_INS}/30-network.conf", network),
         Entry(f"{DROP_INS}/40-backoff.conf", backoff),
+        Entry(f"{DROP_INS}/50-store.conf", store),
     ]
+
+
+def _quoted(text: str) -> str:
+    """As systemd.syntax(7) has it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 
 def _memory(expected_bytes: int) -> str:

@@ -445,6 +445,7 @@ class Engine:
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
                 self._progress.failed(self._clock())
+                self._requests.broken += len(self._live)
                 self._fail_all(f"the engine failed: {str(error) or type(error).__name__}")
             self._rest()
 

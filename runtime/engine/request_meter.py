@@ -41,6 +41,7 @@ class RequestFigures:
         durations: from arrival to the end, by how it ended.
         prompt_tokens, completion_tokens: of each request that finished.
         refused: how many the engine did not take, by reason.
+        broken: how many ended because a step failed, which is no fault of theirs.
     """
 
     queue: Distribution
@@ -51,6 +52,7 @@ class RequestFigures:
     prompt_tokens: Distribution
     completion_tokens: Distribution
     refused: Mapping[str, int]
+    broken: int
 
 
 class RequestMeter:
@@ -58,6 +60,7 @@ class RequestMeter:
 
     def __init__(self) -> None:
         self.observer = Observer()
+        self.broken = 0
         self._queue, self._first_token = Histogram(WAIT_S), Histogram(WAIT_S)
         self._per_token, self._gap = Histogram(TOKEN_S), Histogram(TOKEN_S)
         self._durations: dict[Outcome, Histogram] = {
@@ -108,4 +111,5 @@ class RequestMeter:
             prompt_tokens=self._prompt_tokens.read(),
             completion_tokens=self._completion_tokens.read(),
             refused=dict(self._refused),
+            broken=self.broken,
         )

@@ -34,7 +34,9 @@ class Check:
 
 _MB = 1e6
 _FAILING_STEPS = 3
-_SLOW, _VERY_SLOW = 0.5, 0.2  # of what is expected: deep contexts, other programs and hot boards take their part
+VERY_SLOW = 0.2
+"""Of what is expected: below it the speed has failed."""
+_SLOW = 0.5  # deep contexts, other programs and hot boards take their part
 _LEAST_AVAILABLE, _LEAST_AVAILABLE_BYTES = 0.10, 128 << 20
 _CGROUP_FULL, _CGROUP_BURSTS = 0.90, 0.97
 _STALLED_PERCENT, _STUCK_PERCENT = 10.0, 40.0
@@ -115,7 +117,7 @@ def check_speed(tokens_per_second: float | None, expected: float | None, source:
         summary = f"{tokens_per_second:.1f} tokens/s for one stream; what to expect here is not known."
         return Check(name, Status.OK, summary, value=tokens_per_second, unit=unit)
     summary = f"{tokens_per_second:.1f} tokens/s for one stream; {expected:.1f} {source}."
-    status = _below(tokens_per_second, _SLOW * expected, _VERY_SLOW * expected)
+    status = _below(tokens_per_second, _SLOW * expected, VERY_SLOW * expected)
     advice = "See what else runs here (`top`); measure the board again with `edgeqwen bench --autotune`."
     if lowered:
         advice = f"The engine is lowered: {lowered}."
@@ -148,7 +150,7 @@ def check_token_time(token_p95_ms: float | None, expected_ms: float | None, rows
     if expected_ms is None:
         return Check(name, Status.OK, f"{summary}; what to expect here is not known.", value=token_p95_ms, unit="ms")
     bound_ms = expected_ms / _SLOW * (1 + token_cost * (rows - 1))
-    status = _above(token_p95_ms, bound_ms, bound_ms / _VERY_SLOW * _SLOW)
+    status = _above(token_p95_ms, bound_ms, bound_ms / VERY_SLOW * _SLOW)
     advice = "Long prompts of others come between; lower `slots`, or see `speed`."
     return _found(name, status, f"{summary}.", advice, token_p95_ms, bound_ms, "ms")
 

@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
 
 GENERATION = "edgeqwen.v1.Generation"
-SERVICES = ("", GENERATION, "edgeqwen.v1.Control", "edgeqwen.v1.Health", "edgeqwen.v1.Models", "edgeqwen.v1.Telemetry")
+_OTHERS = ("Control", "Health", "Models", "Rollout", "Telemetry")
+SERVICES = ("", GENERATION, *(f"edgeqwen.v1.{name}" for name in _OTHERS))
 
 
 def model_service(name: str) -> str:

@@ -34,6 +34,7 @@ _STATES: dict[State, str] = {
     "verifying": "LOADING",
     "waiting": "LOADING",
     "loading": "LOADING",
+    "checking": "LOADING",
     "ready": "READY",
     "draining": "UNLOADING",
 }

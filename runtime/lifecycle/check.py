@@ -13,6 +13,7 @@ from ..board.cpu import read_cpu
 from ..board.localsettings import LocalSettings, LocalSettingsFile
 from ..board.machine import read_machine
 from ..configuration.config import Config
+from ..configuration.served import served_package
 from ..configuration.settings import RunSettings, decide
 from ..errors import AddressInUse, ConfigError, EdgeQwenError, Fault, InvalidInput, LocalSettingsError
 from ..footprint import Footprint, megabytes
@@ -78,9 +79,11 @@ def check(config: Config, *, extras: tuple[Extra, ...] = (), root: Path = Path("
         with found.noted():
             extra(config)
     footprints = []
-    for path in (config.package, *config.more_packages):
+    with found.noted():
+        footprints += _check_package(served_package(config), config, found, is_default=True)
+    for path in config.more_packages:
         with found.noted():
-            footprints += _check_package(path, config, found)
+            footprints += _check_package(path, config, found, is_default=False)
     if footprints:
         with found.noted():
             _check_memory(total_bytes(footprints), root, found)
@@ -128,9 +131,8 @@ def _check_address(listen: str, config: Config, found: _Findings) -> None:
         found.warnings.append(f"a process listens at {listen} now: a second daemon could not start there")
 
 
-def _check_package(path: Path, config: Config, found: _Findings) -> list[Footprint]:
+def _check_package(path: Path, config: Config, found: _Findings, *, is_default: bool) -> list[Footprint]:
     """What its model would take, or nothing if that cannot be told. Raises PackageError where there is no package."""
-    is_default = path == config.package
     variant = config.variant if is_default or config.variant in variants_of(path) else None
     package = Package.open(path, variant, verify=False)
     build = package.build

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..access.address import Address
 from ..configuration.config import Config
+from ..errors import SessionError
 from ..memory import use_one_heap
 from .reload import Reloader
 
@@ -83,7 +84,7 @@ async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, 
         daemon.follow(reloader.config)
         reloader.add(daemon.follow)
         async with supervised(daemon.alive, reloader, f"STATUS=serving {daemon.summary['model']} at {listen}"):
-            await signals.first.wait()
+            lost = await _first_of(daemon.lost, signals.first)
             timeout_s = reloader.config.drain_timeout_s
             stopping(timeout_s)
             log.info("draining", timeout_s=timeout_s)
@@ -94,6 +95,17 @@ async def run(daemon: Daemon, addresses: Sequence[Address], reloader: Reloader, 
             address.release()
         signals.forget()
     log.info("stopped", drained=drained)
+    if lost:
+        raise SessionError("what is to serve could not be loaded in this process: another start serves it")
+
+
+async def _first_of(lost: asyncio.Event, told: asyncio.Event) -> bool:
+    """Waits for either; whether it was `lost`."""
+    waiting = [asyncio.create_task(event.wait()) for event in (lost, told)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    return not told.is_set()
 
 
 class _Signals:

@@ -13,6 +13,7 @@ from edgeqwen.v1 import (
     generation_pb2_grpc,
     health_pb2_grpc,
     models_pb2_grpc,
+    rollout_pb2_grpc,
     telemetry_pb2_grpc,
 )
 
@@ -24,6 +25,7 @@ from ..api.health_report import HealthService
 from ..api.models_service import ModelsService
 from ..api.open_calls import OpenCalls
 from ..api.reflection import add_reflection
+from ..api.rollout_service import RolloutService
 from ..api.service import GenerationService
 from ..api.telemetry import TelemetryService
 from ..api.wellformed import RefuseMalformed
@@ -31,6 +33,7 @@ from ..health.caretaker import Caretaker
 from ..health.health import SERVICES, Health
 from ..kserve.service import SERVICE, InferenceService
 from ..models.registry import Models
+from ..rollout.rollouts import Rollouts
 from ..sensing.board import Board
 
 
@@ -51,13 +54,14 @@ def make_services(
     clients: Clients | None = None,
     board: Board | None = None,
     caretaker: Caretaker | None = None,
+    rollouts: Rollouts | None = None,
     *,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> Services:
     """All services in front of `models`, to be reached by `entrance`, which listens nowhere yet.
 
     `clients` are those of the models; telemetry reads `board`; `caretaker` looks after the models, None makes one that
-    reads no board.
+    reads no board. `rollouts` are those of a daemon with a store.
     """
     server = grpc.aio.server(
         interceptors=[entrance.gate, *interceptors, RefuseMalformed()],
@@ -70,11 +74,12 @@ def make_services(
     entrance.attach(server)
     calls, generator, caretaker = OpenCalls(), Generator(models), caretaker or Caretaker(models, Health())
     caretaker.warn_by(entrance.warnings)
-    telemetry = TelemetryService(models, clients, board, warnings=caretaker.warnings)
+    telemetry = TelemetryService(models, clients, board, warnings=caretaker.warnings, rollouts=rollouts)
     generation_pb2_grpc.add_GenerationServicer_to_server(GenerationService(models, generator, calls), server)
     models_pb2_grpc.add_ModelsServicer_to_server(ModelsService(models), server)
     telemetry_pb2_grpc.add_TelemetryServicer_to_server(telemetry, server)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(caretaker, rollouts=rollouts), server)
+    rollout_pb2_grpc.add_RolloutServicer_to_server(RolloutService(rollouts), server)
     control_pb2_grpc.add_ControlServicer_to_server(ControlService(caretaker), server)
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(models, generator, calls), server)
     caretaker.health.add_to(server)

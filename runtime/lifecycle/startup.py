@@ -10,6 +10,7 @@ from ..notify import extend_timeout
 PATIENCE_S = 60.0
 """How long a start may be silent; TimeoutStartSec of the unit is the same."""
 
+_CANARY_S = 300.0  # the slowest board that a package is for
 _SLOWEST_READ = 5e6  # bytes a second: an old SD card in a slow reader
 _BETWEEN_S = 5.0
 
@@ -42,3 +43,7 @@ class Startup:
         """The model is loaded now, which does not say how far it is: it gets what the slowest storage takes."""
         seconds = PATIENCE_S + weights_bytes / _SLOWEST_READ
         self._tell(f"STATUS=loading {weights_bytes // 1_000_000} MB of weights", extend_timeout(seconds))
+
+    def trying(self) -> None:
+        """The model answers its golden transcript, and is measured."""
+        self._tell("STATUS=trying a package", extend_timeout(_CANARY_S))

@@ -77,6 +77,7 @@ _HISTOGRAMS: dict[str, tuple[Callable[[RequestFigures], Distribution], str]] = {
 def families(snapshot: pb.Snapshot, figures: Mapping[str, RequestFigures]) -> Iterator[Metric]:
     """Everything; `figures` by model."""
     ready_s = snapshot.time_unix_ms / 1e3 - snapshot.uptime_s
+    yield InfoMetricFamily("edgeqwen_daemon", "Which daemon runs.", {"version": snapshot.daemon_version})
     yield gauge("edgeqwen_ready_timestamp_seconds", "When the daemon was ready.", (), [((), ready_s)])
     yield from _of_models(snapshot.models)
     yield from _of_engines(snapshot)
@@ -98,7 +99,8 @@ def of_export(sent: Mapping[str, int]) -> Iterator[Metric]:
 
 
 def _of_models(loaded: Sequence[pb.LoadedModel]) -> Iterator[Metric]:
-    names = ("variant", "precision", "provider", "provider_requested", "build_digest", "threads_from", "slots_from")
+    names = ("package_version", "variant", "precision", "provider", "provider_requested", "build_digest")
+    names += ("threads_from", "slots_from")
     info = InfoMetricFamily("edgeqwen_model", "A loaded model, and what runs it.", labels=["model"])
     for each in loaded:
         info.add_metric([each.model.name], {name: getattr(each.model, name) for name in names})

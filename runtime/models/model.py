@@ -57,6 +57,7 @@ class ModelFacts:
     slots_from: str = ""
     presets: tuple[PresetFacts, ...] = ()
     adapters: tuple[str, ...] = ()
+    package_version: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,7 @@ def load_model(
         slots_from=settings.slots_from,
         presets=_preset_facts(presets),
         adapters=names,
+        package_version=build.version,
     )
     return Model(
         engine,

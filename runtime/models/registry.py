@@ -4,13 +4,15 @@ Everything here belongs to the event loop; loading and waiting happen in threads
 
 A model that takes the place of another is loaded beside it where memory allows. Then requests move over at once, and
 those of the old one go on to their end. Where both do not fit, the old one ends its requests and leaves first; if the
-new one then cannot be loaded, the old one comes back.
+new one then cannot be loaded, the old one comes back. A check runs on the new model before any request goes to it, and
+one that it does not pass was never there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -25,11 +27,13 @@ from .model import Model
 from .repository import Repository, package_name
 
 T = TypeVar("T")
-Phase = Literal["verifying", "waiting", "loading", "draining"]
-"""How far a model is on its way: its files are checked, those that it replaces leave, it is loaded; and it answers
-while those that it replaced end their last requests."""
-State = Literal["available", "verifying", "waiting", "loading", "ready", "draining"]
+Phase = Literal["verifying", "waiting", "loading", "checking", "draining"]
+"""How far a model is on its way: its files are checked, those that it replaces leave, it is loaded, it is tried; and it
+answers while those that it replaced end their last requests."""
+State = Literal["available", "verifying", "waiting", "loading", "checking", "ready", "draining"]
 Report = Callable[[Phase], None]
+Check = Callable[[Model], Awaitable[None]]
+"""Tries a model whose engine runs and to which no request goes yet. Raises EdgeQwenError to keep it out."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Models:
         self._drain_timeout_s = drain_timeout_s
         self._ready: list[Model] = []
         self._leaving: list[Model] = []
+        self._trying: list[Model] = []
         self._coming: dict[str, Phase] = {}  # by package
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -91,8 +96,8 @@ class Models:
 
     @property
     def loaded(self) -> tuple[Model, ...]:
-        """Those and the ones that end their last requests."""
-        return (*self._ready, *self._leaving)
+        """Those, the ones that end their last requests, and one that is being tried."""
+        return (*self._ready, *self._leaving, *self._trying)
 
     def get(self, name: str = "") -> Model:
         """The model of that name; without one, the default. Raises ModelNotFound, or Unavailable if it may come."""
@@ -115,8 +120,10 @@ class Models:
         names = (name for name in self._repository.names() if name not in taken | self._coming.keys())
         return [*found, *(Listed(name, "available") for name in names)]
 
-    def add(self, model: Model) -> None:
-        """Takes a loaded model in, and starts its engine."""
+    def add(self, model: Model, *, started: bool = False) -> None:
+        """Takes a loaded model in, and starts its engine unless it is."""
+        if not started:
+            model.engine.start()
         self._put(model, len(self._ready))
 
     def require_room_for(self, package: Package) -> None:
@@ -126,22 +133,24 @@ class Models:
 
     async def load(
         self,
-        package: str,
+        package: str | Path,
         variant: str | None = None,
         *,
         replace: str = "",
         default: bool = False,
         report: Report = lambda phase: None,
+        check: Check | None = None,
     ) -> Model:
-        """Loads a package of the repository; a model of the same name, and `replace`, give way to it.
+        """Loads a package of the repository, or one at a path; a model of the same name, and `replace`, give way to it.
 
         With `default`, or where it takes the default's place, it is the default from then on. A package that is loaded
-        already is not loaded again. Once begun it goes on, even if the caller is cancelled. Raises ModelNotFound,
-        PackageError, SessionError, ConfigError, NoRoom or Unavailable.
+        already is not loaded again, but tried too. Once begun it goes on, even if the caller is cancelled. Raises
+        ModelNotFound, PackageError, SessionError, ConfigError, NoRoom or Unavailable, and what `check` raises.
         """
         if replace:
             self.get(replace)
-        return await self._go_on(self._load(self._repository.find(package), variant, replace, default, report))
+        path = package if isinstance(package, Path) else self._repository.find(package)
+        return await self._go_on(self._load(path, variant, replace, default, report, check))
 
     async def unload(self, name: str) -> None:
         """Takes a model out; its requests go on for `drain_timeout_s` at most. Raises as `get` does."""
@@ -186,7 +195,9 @@ class Models:
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, EdgeQwenError):
             structlog.get_logger().error("a change of models failed", exc_info=error)
 
-    async def _load(self, path: Path, variant: str | None, replace: str, default: bool, report: Report) -> Model:
+    async def _load(
+        self, path: Path, variant: str | None, replace: str, default: bool, report: Report, check: Check | None
+    ) -> Model:
         package = package_name(path)
 
         def tell(phase: Phase) -> None:
@@ -201,9 +212,13 @@ class Models:
             opened = await asyncio.to_thread(self._loader.open, path, variant)
             model = self._same(opened)
             if model is None:
-                model = await self._bring(opened, replace, tell)
-            elif replace and replace != model.name:
-                await self._take_place(model, replace, tell)
+                model = await self._bring(opened, replace, tell, check)
+            else:
+                if check is not None:
+                    tell("checking")
+                    await check(model)
+                if replace and replace != model.name:
+                    await self._take_place(model, replace, tell)
         finally:
             self._coming.pop(package, None)
         if default:
@@ -223,7 +238,7 @@ class Models:
         self._ready.insert(self._ready.index(old[0]), model)
         await self._let_go(old)
 
-    async def _bring(self, package: Package, replace: str, tell: Report) -> Model:
+    async def _bring(self, package: Package, replace: str, tell: Report, check: Check | None) -> Model:
         """Loads what was opened, and lets what it replaces go: before that, if there is no room for both."""
         names = {package.build.name, replace}
         old = [model for model in self._ready if model.name in names]
@@ -235,8 +250,10 @@ class Models:
             await self._let_go(old)
         tell("loading")
         try:
-            model = await asyncio.to_thread(self._loader.load, package)
-        except EdgeQwenError as error:
+            model = await self._load_checked(package, tell, check)
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # the model is in them, and its memory is wanted now
+            await asyncio.to_thread(trim_after_unload)
             if in_turn:
                 await self._bring_back(back, at, error)
             raise
@@ -244,6 +261,25 @@ class Models:
         if old:
             tell("draining")
             await self._let_go(old)
+        return model
+
+    async def _load_checked(self, package: Package, tell: Report, check: Check | None) -> Model:
+        """A model whose engine runs."""
+        model = await asyncio.to_thread(self._loader.load, package)
+        model.engine.start()
+        if check is None:
+            return model
+        self._trying.append(model)
+        self._changed()
+        tell("checking")
+        try:
+            await check(model)
+        except BaseException:
+            await asyncio.to_thread(model.engine.stop)  # should it hang, the watchdog still sees it
+            raise
+        finally:
+            self._trying.remove(model)
+            self._changed()
         return model
 
     def _fits_beside(self, need: Footprint, old: list[Model]) -> bool:
@@ -261,10 +297,12 @@ class Models:
             " one to replace"
         )
 
-    async def _bring_back(self, packages: list[Package], at: int, error: EdgeQwenError) -> NoReturn:
+    async def _bring_back(self, packages: list[Package], at: int, error: Exception) -> NoReturn:
         """Those that had to leave for one that did not come."""
         for place, package in enumerate(packages, at):
-            self._put(await asyncio.to_thread(self._loader.load, package), place)
+            model = await asyncio.to_thread(self._loader.load, package)
+            model.engine.start()
+            self._put(model, place)
         names = ", ".join(package.build.name for package in packages)
         raise SessionError(f"{error}; {names} answers again") from error
 
@@ -272,8 +310,7 @@ class Models:
         await self._let_go([self.get(name)])
 
     def _put(self, model: Model, at: int) -> None:
-        """From now on requests go to `model`, and to none of its name that was there."""
-        model.engine.start()
+        """From now on requests go to `model`, whose engine runs, and to none of its name that was there."""
         self._ready.insert(at, model)
         self._changed()
 

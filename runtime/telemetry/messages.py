@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from edgeqwen.v1 import telemetry_pb2 as pb
 
@@ -14,6 +15,8 @@ from ..sensing.memory import Pressure
 from ..sensing.rates import Rates, rates_between
 from ..sensing.temperature import chosen
 from .snapshots import ModelReading, Sample, TokenEnergy
+
+_VERSION = version("edgeqwen")
 
 
 def snapshot_message(now: Sample, before: Sample, tokens: TokenEnergy | None) -> pb.Snapshot:
@@ -28,6 +31,7 @@ def snapshot_message(now: Sample, before: Sample, tokens: TokenEnergy | None) ->
         energy=_energy(now, tokens),
         rates_s=rates.seconds,
         clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in now.clients],
+        daemon_version=_VERSION,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,9 @@ MOUNT = Path("/sys/fs/cgroup")
 
 
 @contextmanager
-def memory_cgroup(pid: int, limit_bytes: int) -> Iterator[None]:
-    """Has the process in a cgroup of this limit; what it held before stays with the old one. Skips where it cannot."""
+def memory_cgroup(pid: int, limit_bytes: int) -> Iterator[Callable[[int], object]]:
+    """Has the process in a cgroup of this limit, and yields what sets another; what it held before stays with the old
+    one. Skips where it cannot."""
     v1 = (MOUNT / "memory" / "memory.limit_in_bytes").is_file()
     folder = (MOUNT / "memory" if v1 else MOUNT) / f"edgeqwen-test-{os.getpid()}-{pid}"
     try:
@@ -27,7 +28,7 @@ def memory_cgroup(pid: int, limit_bytes: int) -> Iterator[None]:
             pytest.skip(f"{folder.parent} has no memory controller for its children")
         limit.write_text(str(limit_bytes))
         (folder / "cgroup.procs").write_text(str(pid))
-        yield
+        yield lambda size: limit.write_text(str(size))
     finally:
         for left in (folder / "cgroup.procs").read_text().split():
             (folder.parent / "cgroup.procs").write_text(left)

@@ -29,7 +29,7 @@ class Daemon:
 
 @contextmanager
 def start(
-    package: Path,
+    package: Path | None,
     *flags: str,
     wait: bool = True,
     listen: str | None = None,
@@ -40,11 +40,12 @@ def start(
 ) -> Iterator[Daemon]:
     """Runs the daemon, on a socket of its own or at `listen`; ends it, with its second SIGTERM if it still drains.
 
-    What it says goes to a file, or to the descriptor `stderr`.
+    Without a package, `flags` say what it serves. What it says goes to a file, or to the descriptor `stderr`.
     """
     with tempfile.TemporaryDirectory(prefix="eq-", dir="/tmp") as folder:  # a socket's path must be short
         target, log = listen or f"unix:{folder}/d.sock", Path(folder) / "log"
-        command = [*program, "--package", str(package), "--listen", target, *flags]
+        served = [] if package is None else ["--package", str(package)]
+        command = [*program, *served, "--listen", target, *flags]
         with log.open("w") as file:
             out = file if stderr is None else stderr
             process = subprocess.Popen(command, stderr=out, stdout=subprocess.PIPE, text=True, env=environment)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from edgeqwen.v1 import telemetry_pb2 as edgeqwen_dot_v1_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64geqwen/v1/models.proto\x12\x0b\x65\x64geqwen.v1\x1a\x1b\x65\x64geqwen/v1/telemetry.proto\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.edgeqwen.v1.ListedModel\"j\n\x0bListedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.edgeqwen.v1.ModelState\x12%\n\x05model\x18\x03 \x01(\x0b\x32\x16.edgeqwen.v1.ModelInfo\"V\n\x10LoadModelRequest\x12\x0f\n\x07package\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07replace\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\x08\"b\n\x11LoadModelResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.edgeqwen.v1.ModelState\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.edgeqwen.v1.ModelInfo\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*\xc2\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x19\n\x15MODEL_STATE_VERIFYING\x10\x02\x12\x17\n\x13MODEL_STATE_WAITING\x10\x03\x12\x17\n\x13MODEL_STATE_LOADING\x10\x04\x12\x15\n\x11MODEL_STATE_READY\x10\x05\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x06\x32\xf7\x01\n\x06Models\x12M\n\nListModels\x12\x1e.edgeqwen.v1.ListModelsRequest\x1a\x1f.edgeqwen.v1.ListModelsResponse\x12L\n\tLoadModel\x12\x1d.edgeqwen.v1.LoadModelRequest\x1a\x1e.edgeqwen.v1.LoadModelResponse0\x01\x12P\n\x0bUnloadModel\x12\x1f.edgeqwen.v1.UnloadModelRequest\x1a .edgeqwen.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65\x64geqwen/v1/models.proto\x12\x0b\x65\x64geqwen.v1\x1a\x1b\x65\x64geqwen/v1/telemetry.proto\"\x13\n\x11ListModelsRequest\">\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.edgeqwen.v1.ListedModel\"j\n\x0bListedModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.edgeqwen.v1.ModelState\x12%\n\x05model\x18\x03 \x01(\x0b\x32\x16.edgeqwen.v1.ModelInfo\"V\n\x10LoadModelRequest\x12\x0f\n\x07package\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07replace\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x04 \x01(\x08\"b\n\x11LoadModelResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.edgeqwen.v1.ModelState\x12%\n\x05model\x18\x02 \x01(\x0b\x32\x16.edgeqwen.v1.ModelInfo\"\"\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*\xdc\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x19\n\x15MODEL_STATE_VERIFYING\x10\x02\x12\x17\n\x13MODEL_STATE_WAITING\x10\x03\x12\x17\n\x13MODEL_STATE_LOADING\x10\x04\x12\x15\n\x11MODEL_STATE_READY\x10\x05\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x06\x12\x18\n\x14MODEL_STATE_CHECKING\x10\x07\x32\xf7\x01\n\x06Models\x12M\n\nListModels\x12\x1e.edgeqwen.v1.ListModelsRequest\x1a\x1f.edgeqwen.v1.ListModelsResponse\x12L\n\tLoadModel\x12\x1d.edgeqwen.v1.LoadModelRequest\x1a\x1e.edgeqwen.v1.LoadModelResponse0\x01\x12P\n\x0bUnloadModel\x12\x1f.edgeqwen.v1.UnloadModelRequest\x1a .edgeqwen.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgeqwen.v1.models_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELSTATE']._serialized_start=511
-  _globals['_MODELSTATE']._serialized_end=705
+  _globals['_MODELSTATE']._serialized_end=731
   _globals['_LISTMODELSREQUEST']._serialized_start=70
   _globals['_LISTMODELSREQUEST']._serialized_end=89
   _globals['_LISTMODELSRESPONSE']._serialized_start=91
@@ -48,6 +48,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNLOADMODELREQUEST']._serialized_end=485
   _globals['_UNLOADMODELRESPONSE']._serialized_start=487
   _globals['_UNLOADMODELRESPONSE']._serialized_end=508
-  _globals['_MODELS']._serialized_start=708
-  _globals['_MODELS']._serialized_end=955
+  _globals['_MODELS']._serialized_start=734
+  _globals['_MODELS']._serialized_end=981
 # @@protoc_insertion_point(module_scope)

@@ -17,6 +17,7 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_LOADING: _ClassVar[ModelState]
     MODEL_STATE_READY: _ClassVar[ModelState]
     MODEL_STATE_DRAINING: _ClassVar[ModelState]
+    MODEL_STATE_CHECKING: _ClassVar[ModelState]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_AVAILABLE: ModelState
 MODEL_STATE_VERIFYING: ModelState
@@ -24,6 +25,7 @@ MODEL_STATE_WAITING: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
 MODEL_STATE_DRAINING: ModelState
+MODEL_STATE_CHECKING: ModelState
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

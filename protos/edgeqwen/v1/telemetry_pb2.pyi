@@ -17,7 +17,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings")
+    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings", "daemon_version", "served")
     TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,8 @@ class Snapshot(_message.Message):
     RATES_S_FIELD_NUMBER: _ClassVar[int]
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
     time_unix_ms: int
     uptime_s: float
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -36,7 +38,23 @@ class Snapshot(_message.Message):
     rates_s: float
     clients: _containers.RepeatedCompositeFieldContainer[ClientInfo]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    daemon_version: str
+    served: ServedPackage
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., daemon_version: _Optional[str] = ..., served: _Optional[_Union[ServedPackage, _Mapping]] = ...) -> None: ...
+
+class ServedPackage(_message.Message):
+    __slots__ = ("model", "version", "slot", "trial", "rollbacks_total")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    slot: str
+    trial: bool
+    rollbacks_total: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., slot: _Optional[str] = ..., trial: _Optional[bool] = ..., rollbacks_total: _Optional[int] = ...) -> None: ...
 
 class ClientInfo(_message.Message):
     __slots__ = ("name", "waiting", "running", "requests_total", "refused_total", "prompt_tokens_total", "completion_tokens_total", "limits")
@@ -97,7 +115,7 @@ class LoadedModel(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ..., engine: _Optional[_Union[EngineInfo, _Mapping]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest", "presets", "prefill_threads", "decode_threads", "threads_from", "slots_from", "adapters")
+    __slots__ = ("name", "variant", "precision", "provider_requested", "provider", "context_tokens", "weights_bytes", "build_digest", "presets", "prefill_threads", "decode_threads", "threads_from", "slots_from", "adapters", "package_version")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +130,7 @@ class ModelInfo(_message.Message):
     THREADS_FROM_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FROM_FIELD_NUMBER: _ClassVar[int]
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     variant: str
     precision: str
@@ -126,7 +145,8 @@ class ModelInfo(_message.Message):
     threads_from: str
     slots_from: str
     adapters: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., prefill_threads: _Optional[int] = ..., decode_threads: _Optional[int] = ..., threads_from: _Optional[str] = ..., slots_from: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ...) -> None: ...
+    package_version: str
+    def __init__(self, name: _Optional[str] = ..., variant: _Optional[str] = ..., precision: _Optional[str] = ..., provider_requested: _Optional[str] = ..., provider: _Optional[str] = ..., context_tokens: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., build_digest: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[PresetInfo, _Mapping]]] = ..., prefill_threads: _Optional[int] = ..., decode_threads: _Optional[int] = ..., threads_from: _Optional[str] = ..., slots_from: _Optional[str] = ..., adapters: _Optional[_Iterable[str]] = ..., package_version: _Optional[str] = ...) -> None: ...
 
 class PresetInfo(_message.Message):
     __slots__ = ("name", "description", "values")

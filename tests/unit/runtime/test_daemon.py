@@ -58,7 +58,7 @@ BAD_FLAGS = {
     "log_format": "xml",
     "log_level": "loud",
 }
-UNBOUNDED = {"package", "variant", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
+UNBOUNDED = {"package", "variant", "store", "more_packages", "packages_dir", "adapters_dir", "state_dir"} | {
     *("verify", "speculate", "shrink_kv", "simulate", "deterministic", "socket_group", "insecure")
 }
 MAPPINGS = {"clients", "limits", "otel", "tls", "tokens"}

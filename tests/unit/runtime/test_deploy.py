@@ -23,6 +23,12 @@ from runtime.deploy.status import read_status
 from runtime.deploy.target import Target
 from runtime.errors import DeployError
 from runtime.package import Package
+from runtime.store import state as steps
+from runtime.store.recovery import describe
+from runtime.store.state import Cause
+from runtime.store.store import Store
+
+CAUSE = Cause(1.0, "root")
 
 as_root = pytest.mark.skipif(
     os.geteuid() != 0 or not all(map(shutil.which, ("systemctl", "systemd-sysusers", "systemd-tmpfiles"))),
@@ -158,7 +164,7 @@ def test_what_is_in_the_way_is_left(image: Path) -> None:
 
 def test_limits_follow_package_and_settings(image: Path) -> None:
     """A quarter above what is expected MemoryHigh, a half MemoryMax; without a package there are none, and why."""
-    expected = expect(Target(image), PACKAGE[1], None)
+    expected = expect(Target(image), {"package": PACKAGE[1]})
     assert expected.unknown == ""
     assert expected.drop_ins.memory_bytes is not None
     [memory] = [entry for entry in plan(expected.drop_ins, "", "") if entry.path.endswith("20-memory.conf")]
@@ -166,9 +172,35 @@ def test_limits_follow_package_and_settings(image: Path) -> None:
     high, most = (int(line.split("=")[1][:-1]) for line in memory.content.splitlines() if line.startswith("Memory"))
     assert 1.25 <= high * (1 << 20) / expected.drop_ins.memory_bytes < 1.26
     assert 1.5 <= most * (1 << 20) / expected.drop_ins.memory_bytes < 1.51
-    nothing = expect(Target(image), None, None)
+    nothing = expect(Target(image), {})
     assert nothing.drop_ins.memory_bytes is None
     assert "package: is required" in nothing.unknown
+
+
+def test_a_store_has_its_share_of_memory_whatever_is_active(image: Path) -> None:
+    """As packages of any size come; with none yet it says what is missing, and the rest is as it should be."""
+    store = Store(image / "var/lib/edgeqwen/store")
+    settings = {"store": "/var/lib/edgeqwen/store"}
+    empty = expect(Target(image), settings)
+    assert empty.unknown.startswith("no device is set: no package is active in /var/lib/edgeqwen/store: ")
+    package = Package.open(make_package(store.packages / "tiny.ortpackage"))
+    its = describe(package, "tiny.ortpackage", "", 1.0)
+    store.change(lambda state: steps.activate(steps.install(state, its, CAUSE), its.folder, CAUSE))
+    expected = expect(Target(image), settings)
+    assert expected.unknown == ""
+    for drop_ins in (empty.drop_ins, expected.drop_ins):
+        assert (drop_ins.memory_bytes, drop_ins.shared_memory, drop_ins.writes) == (None, True, None)
+    assert expect(Target(image), {"store": "/srv/store"}).drop_ins.writes == "/srv/store"
+
+
+@as_root
+def test_a_service_may_serve_a_store(image: Path) -> None:
+    """At its usual place, unless another is named; a package beside it is a mistake."""
+    status, output = install(image, "--store")
+    assert status == 0, output
+    assert 'store: "/var/lib/edgeqwen/store"' in (image / "etc/edgeqwen/edgeqwend.yaml").read_text()
+    assert "MemoryMax=85%" in (image / DROP_INS[1:] / "20-memory.conf").read_text()
+    assert install(image, "--store", "/srv/store", *PACKAGE)[0] == 2
 
 
 def test_only_the_provider_in_use_gets_its_devices(image: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.errors import PackageCorrupt, PackageError
-from runtime.package import Package, build_json, is_version, version_order
+from runtime.package import Package, build_json, is_version
 from runtime.profile import find_profile
 
 
@@ -223,14 +223,6 @@ def test_what_is_no_version_is_refused(tmp_path: Path, version: str) -> None:
     assert not is_version(version)
     with pytest.raises(PackageCorrupt, match="version: must match"):
         Package.open(root)
-
-
-@given(st.lists(st.tuples(*[st.integers(0, 999_999)] * 3)))
-def test_versions_are_ordered_as_numbers(numbers: list[tuple[int, int, int]]) -> None:
-    """1.10.0 is after 1.9.0."""
-    versions = [f"{major}.{minor}.{patch}" for major, minor, patch in numbers]
-    assert all(map(is_version, versions))
-    assert list(map(version_order, sorted(versions, key=version_order))) == sorted(numbers)
 
 
 def test_an_adapters_name_is_no_path(tmp_path: Path) -> None:

@@ -64,6 +64,17 @@ def test_every_combination_is_valid_and_little_exposed(host: Path, provider: str
 
 
 @needs_systemd
+def test_a_store_elsewhere_can_be_written_to(host: Path) -> None:
+    """Whatever its folder is called; and limits are shares of the machine's memory, as packages come and go."""
+    drop_ins = DropIns(shared_memory=True, writes='/srv/100% "boards"')
+    apply(plan(drop_ins, "/opt/edgeqwen/bin", "store: x\n"), Target(host), dry_run=False)
+    assert analyze("verify", host) == ""
+    said = (host / DROP_INS[1:] / "50-store.conf").read_text()
+    assert said == '[Service]\nReadWritePaths="-/srv/100%% \\"boards\\""\n'
+    assert "MemoryMax=85%" in (host / DROP_INS[1:] / "20-memory.conf").read_text()
+
+
+@needs_systemd
 def test_the_back_off_is_for_systemds_that_know_it(host: Path) -> None:
     """Debian 12's 252 would warn of unknown keys; from 254 on there is nothing to warn of."""
     apply(plan(DropIns(backoff=True), "/opt/edgeqwen/bin", "package: x\n"), Target(host), dry_run=False)
@@ -97,5 +108,5 @@ def test_every_unit_is_placed_by_the_plan() -> None:
     everything = plan(DropIns(("cuda", "qnn"), (), "private", 1, backoff=True), "/opt/edgeqwen/bin", "")
     placed = [entry.path for entry in everything if not entry.keep]
     assert sorted(placed) == sorted(placed_paths())
-    assert sum(path.startswith(DROP_INS) for path in placed) == 4
+    assert sum(path.startswith(DROP_INS) for path in placed) == 5
     assert {path.name for path in units_folder().glob("*.service")} == {"edgeqwend.service"}

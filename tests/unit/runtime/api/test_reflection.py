@@ -52,6 +52,7 @@ def test_services_are_listed(socket: str) -> None:
         "edgeqwen.v1.Generation",
         "edgeqwen.v1.Health",
         "edgeqwen.v1.Models",
+        "edgeqwen.v1.Rollout",
         "edgeqwen.v1.Telemetry",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",

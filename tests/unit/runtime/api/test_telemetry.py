@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc.aio
@@ -31,7 +32,7 @@ from runtime.sensing.board import Board, Reading
 from runtime.telemetry.messages import snapshot_message
 from runtime.telemetry.snapshots import Snapshots
 
-FACTS = ModelFacts("tiny", "board", "int4", provider="CPUExecutionProvider")
+FACTS = ModelFacts("tiny", "board", "int4", provider="CPUExecutionProvider", package_version="1.2.0")
 
 
 @asynccontextmanager
@@ -58,8 +59,9 @@ async def test_a_snapshot_has_every_part() -> None:
     async with stub_of(TelemetryService(models)) as stub:
         snapshot = await stub.GetSnapshot(pb.GetSnapshotRequest())
     [loaded] = snapshot.models
-    assert loaded.model == pb.ModelInfo(name="tiny", variant="board", precision="int4", provider="CPUExecutionProvider")
+    assert loaded.model == pb.ModelInfo(**dataclasses.asdict(FACTS))
     assert (loaded.engine.queue_depth, loaded.engine.kv_bytes_per_token) == (1, 8)
+    assert snapshot.daemon_version == version("edgeqwen")
     assert snapshot.process.pid == os.getpid()
     assert 1 << 20 < snapshot.process.rss_bytes < snapshot.machine.memory_total_bytes
     assert snapshot.process.threads >= 1

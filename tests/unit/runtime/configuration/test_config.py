@@ -29,7 +29,7 @@ def test_every_fault_says_which_layer_it_came_from(tmp_path: Path) -> None:
     assert [str(fault) for fault in refusal.value.faults] == [
         f"colour (from {file}): is not a known key",
         r"listen[0] (from flag): must match ^(unix:.+|[^:]+:\d{1,5}|\[.+\]:\d{1,5})$ (got 'somewhere')",
-        "package: is required",
+        "package: is required, unless there is a `store`",
         f"queue_limit (from {file}): must be a valid integer (got 'lots')",
         "threads (from environment): must be a valid integer (got 'none')",
     ]
@@ -52,6 +52,10 @@ LIMITS = [field.name for field in dataclasses.fields(Limits)]
 SPELLED = {
     "package": ("/p", Path("/p")),
     "variant": ("board", "board"),
+    "store": (
+        "{path: /s, commit_after_calls: 9}",
+        {"path": Path("/s"), "commit_after_s": 600.0, "commit_after_calls": 9, "budget_bytes": None},
+    ),
     "more_packages": ("/q,/r", [Path("/q"), Path("/r")]),
     "packages_dir": ("/d", Path("/d")),
     "adapters_dir": ("/a", Path("/a")),
@@ -100,9 +104,29 @@ IN_THE_FILE_ONLY = {"tls": None, "tokens": {}, "clients": {}}
 def test_every_setting_can_come_from_the_environment() -> None:
     """Each gets its own type from text; a setting added later must be added here."""
     assert set(SPELLED) | set(IN_THE_FILE_ONLY) == set(Config.model_fields)
-    environment = {f"EDGEQWEN_{key.upper()}": text for key, (text, _) in SPELLED.items()}
-    expected = {key: value for key, (_, value) in SPELLED.items()} | IN_THE_FILE_ONLY
-    assert load_config(None, environment, {}).model_dump() == expected
+    for unset in ({"package": None, "variant": None}, {"store": None}):
+        environment = {f"EDGEQWEN_{key.upper()}": text for key, (text, _) in SPELLED.items() if key not in unset}
+        expected = {key: value for key, (_, value) in SPELLED.items()} | IN_THE_FILE_ONLY | unset
+        assert load_config(None, environment, {}).model_dump() == expected
+
+
+def test_what_is_above_says_whether_a_package_or_a_store_is_served(tmp_path: Path) -> None:
+    """So `edgeqwen bench PACKAGE` works on a board that serves a store; in one place both are a fault."""
+    file = tmp_path / "d.yaml"
+    file.write_text("store: {path: /s, commit_after_s: 30}\n")
+    below = load_config(file, {}, {})
+    assert (below.package, below.store and (below.store.path, below.store.commit_after_s)) == (None, (Path("/s"), 30.0))
+    above = load_config(file, {}, {"package": Path("/p")})
+    assert (above.package, above.store) == (Path("/p"), None)
+    file.write_text("package: /p\nvariant: board\n")
+    config = load_config(file, {"EDGEQWEN_STORE": "/s"}, {})
+    assert (config.package, config.variant, config.store and config.store.path) == (None, None, Path("/s"))
+    file.write_text("package: /p\nvariant: board\nstore: /s\n")
+    with pytest.raises(ConfigError) as refusal:
+        load_config(file, {}, {})
+    assert [str(fault) for fault in refusal.value.faults] == [
+        f"{name} (from {file}): cannot be set beside `store`" for name in ("package", "variant")
+    ]
 
 
 @pytest.mark.parametrize(

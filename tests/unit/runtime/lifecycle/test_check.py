@@ -15,6 +15,11 @@ from runtime.configuration.config import Config
 from runtime.daemon import main
 from runtime.errors import ConfigError, Fault
 from runtime.lifecycle.check import check
+from runtime.package import Package
+from runtime.store import state as steps
+from runtime.store.recovery import describe
+from runtime.store.state import Cause
+from runtime.store.store import Store
 
 
 def config(tmp_path: Path, **settings: object) -> Config:
@@ -30,6 +35,23 @@ def test_what_can_start_is_described(tmp_path: Path) -> None:
     assert checked.runs["model"] == "tiny"
     assert checked.runs["slots"] == 3
     assert checked.runs["memory_bytes"] > 150_000_000
+
+
+def test_of_a_store_the_active_package_is_looked_at(tmp_path: Path) -> None:
+    """Without one it says what to do."""
+    store = Store(tmp_path / "store")
+    settings = config(tmp_path, package=None, store=tmp_path / "store")
+    checked = check(settings)
+    assert (checked.exit_code, checked.lines) == (
+        4,
+        [f"no package is active in {tmp_path}/store: edgeqwen install REF --activate"],
+    )
+    package = Package.open(make_package(store.packages / "tiny.ortpackage"))
+    its = describe(package, "tiny.ortpackage", "", 1.0)
+    cause = Cause(1.0, "root")
+    store.change(lambda state: steps.activate(steps.install(state, its, cause), its.folder, cause))
+    checked = check(settings)
+    assert (checked.faults, checked.runs["package"]) == ((), str(store.packages / "tiny.ortpackage"))
 
 
 def test_every_fault_is_found_at_once(tmp_path: Path) -> None:

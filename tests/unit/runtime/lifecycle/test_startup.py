@@ -44,6 +44,12 @@ def test_loading_may_take_what_slow_storage_takes() -> None:
     assert heard.lines == [("STATUS=loading 100 MB of weights", "EXTEND_TIMEOUT_USEC=80000000")]
 
 
+def test_a_canary_may_take_what_the_slowest_board_takes() -> None:
+    heard = Heard()
+    heard.startup.trying()
+    assert heard.lines == [("STATUS=trying a package", "EXTEND_TIMEOUT_USEC=300000000")]
+
+
 def test_a_package_reports_what_it_has_checked(tmp_path: Path) -> None:
     """Every byte of its files, and none where digests are not compared."""
     root, read = make_package(tmp_path / "p.ortpackage"), []

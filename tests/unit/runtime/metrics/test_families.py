@@ -77,6 +77,7 @@ def a_snapshot(*engines: pb.EngineInfo) -> pb.Snapshot:
             for at, its in enumerate(engines)
         ],
         machine=A_JETSON,
+        daemon_version="0.1.0",
         energy=pb.Energy(watts=7.5, covers=["VDD_IN"], joules=1234.5, counted_s=60, joules_per_token=0.4),
         clients=[
             pb.ClientInfo(name=name, requests_total=at, refused_total=1) for at, name in enumerate(("uid:7", "x"))
@@ -178,6 +179,7 @@ def test_a_board_without_sensors_has_no_families_with_zeros() -> None:
     """Of what its kernel does not tell there is no sample at all."""
     text = page(families(pb.Snapshot(machine=pb.MachineInfo(cores=4)), {}), "").body.decode()
     assert re.findall(r"^edgeqwen\S+", text, re.MULTILINE) == [
+        'edgeqwen_daemon_info{version=""}',
         "edgeqwen_ready_timestamp_seconds",
         "edgeqwen_machine_cores",
     ]
@@ -186,6 +188,7 @@ def test_a_board_without_sensors_has_no_families_with_zeros() -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
+        ('edgeqwen_daemon_info{version="0.1.0"}', 1),
         ("edgeqwen_machine_busy_ratio", 0.5),
         ('edgeqwen_machine_memory_bytes{kind="swap_free"}', 0),
         ('edgeqwen_cpu_frequency_hertz{core="1"}', 1.5e9),

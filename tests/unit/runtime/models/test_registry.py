@@ -246,6 +246,40 @@ async def test_the_old_one_comes_back_if_the_new_one_does_not_run(shelf: Shelf) 
             assert set(await tokens_of(ask(channel))) == {shelf.says["a@1"]}
 
 
+async def test_a_check_decides_before_any_request_goes_to_a_model(shelf: Shelf) -> None:
+    """It sees a model that runs and that only the caretaker knows; one that it keeps out was never there."""
+    models = shelf.models("a@1")
+    seen = []
+
+    async def check(model: Model) -> None:
+        seen.append((model.facts.build_digest, model in models.loaded, model in models.ready))
+        if model.facts.build_digest == "b@1":
+            raise SessionError("not this one")
+
+    with pytest.raises(SessionError, match=r"^not this one$"):
+        await models.load("b@1", replace="a", check=check)
+    assert [model.name for model in models.loaded] == ["a"]
+    assert (await models.load("a@2", check=check)).facts.build_digest == "a@2"
+    await models.load("a@2", check=check)
+    assert seen == [("b@1", True, False), ("a@2", True, False), ("a@2", True, True)]
+    await models.close()
+    assert shelf.log == ["load a@1", "load b@1", "stop b@1", "load a@2", "stop a@1", "stop a@2"]
+
+
+async def test_whatever_a_load_fails_by_the_old_one_comes_back(shelf: Shelf) -> None:
+    """Also by what nobody has thought of."""
+    shelf.free_bytes = 150 * MB
+    models = shelf.models("a@1")
+
+    async def check(model: Model) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(SessionError, match="a answers again"):
+        await models.load("a@2", check=check)
+    assert models.get().facts.build_digest == "a@1"
+    await models.close()
+
+
 async def test_what_fits_in_no_way_changes_nothing(shelf: Shelf) -> None:
     """Neither does a package that is damaged, nor one that is not there, nor a way out of the folder."""
     shelf.free_bytes = 150 * MB

@@ -1,0 +1,1 @@
+"""Packages to and from OCI registries, OCI image layouts and folders."""

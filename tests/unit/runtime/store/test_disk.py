@@ -1,0 +1,146 @@
+"""Files of the store belong to the daemon's user, whoever works on it; root goes nowhere that this user could not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from unit.runtime.store.stocked import BY, add, built, serves, switch
+
+from runtime.errors import StoreError
+from runtime.store.disk import LocalDisk
+from runtime.store.state import roll_back
+from runtime.store.store import Store
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+def run_as(user: int, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`code` in a process that becomes `user` once it has its modules, which may be root's alone."""
+    modules = (
+        "import os, sys; from functools import partial; from pathlib import Path; from runtime.store.disk import *;"
+        "from runtime.store.state import *; from runtime.store.store import Store;"
+    )
+    become = f"os.setgroups([]); os.setgid({user}); os.setuid({user});"
+    command = [sys.executable, "-c", modules + become + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def narrow_umask() -> Iterator[None]:
+    """As the daemon has it."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def var(tmp_path: Path) -> Path:
+    """The folder of another user, where that one can get to."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.owner() == "root" and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o011)
+    folder = tmp_path / "var"
+    folder.mkdir(mode=0o750)
+    os.chown(folder, NOBODY, NOBODY)
+    return folder
+
+
+def test_others_may_read_whatever_the_umask_is(narrow_umask: None, tmp_path: Path) -> None:
+    """Members of the daemon's group look at the history."""
+    disk = LocalDisk()
+    disk.mkdir(tmp_path / "a")
+    disk.write(tmp_path / "a" / "b", b"1")
+    disk.append(tmp_path / "a" / "b", b"2")
+    disk.append(tmp_path / "a" / "c", b"3")
+    modes = [(tmp_path / "a" / name).stat().st_mode & 0o777 for name in (".", "b", "c")]
+    assert [oct(mode) for mode in modes] == ["0o755", "0o644", "0o644"]
+    assert (tmp_path / "a" / "b").read_bytes() == b"12"
+    disk.write(tmp_path / "a" / "b", b"")
+    assert (tmp_path / "a" / "b").read_bytes() == b""
+
+
+@as_root
+def test_what_root_installs_is_the_daemons(narrow_umask: None, var: Path, tmp_path: Path) -> None:
+    """Every file and folder, that of the store too; and root is root again."""
+    store = Store(var / "store")
+    switch(store, add(store, built(tmp_path, "1.0.0")))
+    owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in [store.folder, *store.folder.rglob("*")]}
+    assert owners == {(NOBODY, NOBODY)}
+    (tmp_path / "mine").write_bytes(b"")
+    assert (tmp_path / "mine").stat().st_uid == 0
+
+
+@as_root
+def test_root_and_the_daemons_user_change_it_in_turn(var: Path, tmp_path: Path) -> None:
+    """Each takes up what the other left."""
+    store = Store(var / "store")
+    switch(store, add(store, built(tmp_path, "1.0.0")))
+    switch(store, add(store, built(tmp_path, "1.1.0")), keep=False)
+    code = (
+        "store = Store(Path(sys.argv[1])); store.change(booted); store.change(partial(commit, cause=Cause(1.0, 'it')))"
+    )
+    done = run_as(NOBODY, code, store.folder)
+    assert done.returncode == 0, done.stderr
+    assert store.read().committed == {"tiny": "1.1.0"}
+    store.change(partial(roll_back, cause=BY))
+    assert serves(store) == "1.0.0"
+
+
+@as_root
+def test_a_third_user_is_told_who_may(var: Path, tmp_path: Path) -> None:
+    """In one line, and nothing changes."""
+    store = Store(var / "store")
+    switch(store, add(store, built(tmp_path, "1.0.0")))
+    var.chmod(0o755)
+    done = run_as(1, "Store(Path(sys.argv[1])).change(booted)", store.folder)
+    assert done.stderr.splitlines()[-1].startswith("runtime.errors.StoreError: cannot write to")
+    assert "run as root or as the daemon's user" in done.stderr
+
+
+@as_root
+def test_root_follows_no_link_of_the_daemons_user(var: Path, tmp_path: Path) -> None:
+    """Neither in a file's place nor on the way there."""
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "file").write_bytes(b"root's")
+    disk = LocalDisk.for_store(var)
+    (var / "link").symlink_to(secret / "file")
+    (var / "folder").symlink_to(secret)
+    for attempt in (
+        lambda: disk.write(var / "link", b"x"),
+        lambda: disk.append(var / "link", b"x"),
+        lambda: disk.write(var / "folder" / "file", b"x"),
+        lambda: disk.unlink(var / "folder" / "file"),
+        lambda: disk.mkdir(var / "folder" / "new"),
+        lambda: disk.rename(var / "link", var / "folder" / "file"),
+        lambda: disk.link(secret / "file", var / "mine"),
+        lambda: disk.fsync(var / "link"),
+    ):
+        with pytest.raises(OSError, match=r"Permission denied|Too many levels|not permitted"):
+            attempt()
+    assert (secret / "file").read_bytes() == b"root's"
+    assert [path.name for path in secret.iterdir()] == ["file"]
+
+
+@as_root
+def test_who_is_not_root_stays_who_it_is(var: Path) -> None:
+    """Another owner means nothing to it."""
+    done = run_as(
+        NOBODY, "disk = LocalDisk((1, 1)); disk.mkdir(Path(sys.argv[1])); print(os.stat(sys.argv[1]).st_uid)", var / "a"
+    )
+    assert done.stdout == f"{NOBODY}\n"
+
+
+def test_no_folder_to_be_in_is_said(tmp_path: Path) -> None:
+    """Not made: whoever owns it decides who may write there."""
+    store = Store(tmp_path / "nowhere" / "store")
+    with pytest.raises(StoreError, match="No such file"):
+        store.open()
+    assert not (tmp_path / "nowhere").exists()
