@@ -1,55 +1,18 @@
-"""Writes docs/grafana/edgeqwen.json, a dashboard for Grafana, with the types that Grafana publishes for it.
+"""Writes docs/grafana/edgeqwen.json, a dashboard of boards one by one.
 
-Run it after a change here; a test compares the file with what this makes.
+Run it after a change here or in grafana_panels.py; a test compares the file with what this makes.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from grafana_foundation_sdk.builders import common as common_builders
-from grafana_foundation_sdk.builders import dashboard as dashboards
-from grafana_foundation_sdk.builders import heatmap, stat, table, timeseries
-from grafana_foundation_sdk.builders.prometheus import Dataquery
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models import common, dashboard
-from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
-from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_panels import RATE, Panel, Query, Variable, document
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "grafana" / "edgeqwen.json"
-SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WHERE = 'instance=~"$instance"'
 MODEL = f'{WHERE}, model=~"$model"'
-RATE = "[$__rate_interval]"
-_UNKNOWN_LATER = ("id", "auto", "auto_min", "auto_count")  # of variables: the types of Grafana 13 have them not
-
-Kind = Literal["lines", "stacked", "number", "heatmap", "table"]
-
-
-@dataclass(frozen=True)
-class Query:
-    """`legend` names labels as {{label}}."""
-
-    expression: str
-    legend: str = "{{instance}}"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Widths are in 24ths of the page."""
-
-    title: str
-    said: str
-    queries: Sequence[Query]
-    unit: str = "short"
-    kind: Kind = "lines"
-    width: int = 8
 
 
 def gauge(name: str, labels: str = MODEL) -> str:
@@ -297,94 +260,13 @@ ROWS: dict[str, list[Panel]] = {
 }
 
 
-def build() -> dashboard.Dashboard:
-    """The dashboard."""
-    page = (
-        dashboards.Dashboard("edgeqwen")
-        .uid("edgeqwen")
-        .description("Daemons that run small Qwen models on edge boards.")
-        .tags(["edgeqwen", "llm"])
-        .refresh("30s")
-        .time("now-1h", "now")
-        .timezone("browser")
-        .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
-        .with_variable(dashboards.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_variable("instance", "Board", "edgeqwen_ready_timestamp_seconds"))
-        .with_variable(_variable("model", "Model", f"edgeqwen_model_info{{{WHERE}}}"))
-    )
-    ids = itertools.count(1)
-    for title, panels in ROWS.items():
-        page.with_row(dashboards.Row(title).id(next(ids)))
-        for panel in panels:
-            page.with_panel(_panel(panel).id(next(ids)))
-    return page.build()
-
-
-def _variable(label: str, title: str, metric: str) -> dashboards.QueryVariable:
-    return (
-        dashboards.QueryVariable(label)
-        .label(title)
-        .datasource(SOURCE)
-        .query({"query": f"label_values({metric}, {label})", "refId": label})
-        .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
-        .multi(True)
-        .include_all(True)
-        .all_value(".*")
-    )
-
-
-def _panel(panel: Panel) -> heatmap.Panel | stat.Panel | table.Panel | timeseries.Panel:
-    made = _visualization(panel)
-    height = {"number": 4, "table": 5}.get(panel.kind, 8)
-    made.title(panel.title).description(panel.said).unit(panel.unit).datasource(SOURCE)
-    made.span(panel.width).height(height)
-    for at, query in enumerate(panel.queries):
-        made.with_target(_target(query, panel.kind, chr(ord("A") + at)))
-    return made
-
-
-def _visualization(panel: Panel) -> heatmap.Panel | stat.Panel | table.Panel | timeseries.Panel:
-    if panel.kind == "heatmap":
-        colors = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Spectral").steps(64)
-        return heatmap.Panel().calculate(False).color(colors).y_axis(heatmap.YAxisConfig().unit(panel.unit))
-    if panel.kind == "number":
-        last = common_builders.ReduceDataOptions().calcs(["lastNotNull"])
-        return stat.Panel().reduce_options(last).graph_mode(common.BigValueGraphMode.AREA)
-    if panel.kind == "table":
-        hidden = dict.fromkeys(("Time", "Value", "__name__", "job", "build_digest"), True)
-        organize = dashboard.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden})
-        return table.Panel().show_header(True).with_transformation(organize)
-    legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST).show_legend(True)
-    tooltip = common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
-    lines = (
-        timeseries.Panel()
-        .legend(legend)
-        .tooltip(tooltip)
-        .min(0)
-        .fill_opacity(10)
-        .show_points(common.VisibilityMode.NEVER)
-    )
-    if panel.kind == "stacked":
-        lines.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
-    return lines
-
-
-def _target(query: Query, kind: Kind, ref_id: str) -> Dataquery:
-    made = Dataquery().expr(query.expression).legend_format(query.legend).ref_id(ref_id).datasource(SOURCE)
-    if kind == "table":
-        return made.instant().format(PromQueryFormat.TABLE)
-    return made.range().format(PromQueryFormat.HEATMAP if kind == "heatmap" else PromQueryFormat.TIME_SERIES)
-
-
 def render() -> str:
     """The file."""
-    document = json.loads(JSONEncoder().encode(build()))
-    del document["style"]  # the types of Grafana 13 do not know this either
-    for variable in document["templating"]["list"]:
-        for key in _UNKNOWN_LATER:
-            variable.pop(key, None)
-    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+    variables = [
+        Variable("instance", "Board", "edgeqwen_ready_timestamp_seconds"),
+        Variable("model", "Model", f"edgeqwen_model_info{{{WHERE}}}"),
+    ]
+    return document("edgeqwen", "edgeqwen", "Daemons that run small Qwen models on edge boards.", variables, ROWS)
 
 
 def main() -> None:

@@ -259,12 +259,19 @@ LAYERS = {
     ),
     "edgeqwen": (
         "cli",
+        "fleet",
         "flags batch status watch health_command",
         "client printing watch_view",
         "observing operations",
         "requests retrying newest history",
         "messages connection",
         "errors",
+    ),
+    "edgeqwen.fleet": (
+        "command",
+        "inventory survey targets view",
+        "hosts finding",
+        "board",
     ),
 }
 
@@ -367,8 +374,8 @@ DOORS = {
     " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
     " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
     " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
-    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.health_command edgeqwen.printing"
-    " edgeqwen.status edgeqwen.watch",
+    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.fleet.command"
+    " edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
     " toolchain.publishing.sign",
     "gguf": "toolchain.checkpoints.sources",
@@ -423,8 +430,8 @@ DOORS = {
     " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
     "requests": "runtime.oci.transport",
     "rich": "runtime.commands runtime.oci.progress runtime.trust.command runtime.updates.lookups toolchain.cli"
-    " toolchain.commands.advise"
-    " toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report toolchain.tables edgeqwen.status"
+    " toolchain.commands.advise toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report"
+    " toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",

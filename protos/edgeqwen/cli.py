@@ -31,6 +31,7 @@ from .client import (
     Unauthenticated,
 )
 from .flags import chat_options, connection_options, generation_options, retry_option, split
+from .fleet.command import fleet
 from .health_command import health, power
 from .printing import Printing
 from .status import models, status
@@ -97,6 +98,7 @@ Examples:
   edgeqwen status --json
   edgeqwen watch                           # live, with what was before
   edgeqwen health                          # what is not well, and what to do
+  edgeqwen fleet status -i hosts.yml       # many boards side by side
   edgeqwen models load qwen3-0.6b-int4 --default
   edgeqwen install oci://registry.example/edge/qwen:1.2.0 --activate
 
@@ -271,6 +273,7 @@ def tokenize(target: Connection, text: str | None, chat: bool, count: bool, as_j
         click.echo(total if ids is None else " ".join(map(str, ids)))
 
 
+main.add_command(fleet)
 main.add_command(health)
 main.add_command(power)
 main.add_command(status)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .connection import Connection, checked_target, default_target
 from .messages import Options, Tool
@@ -24,17 +25,32 @@ def connection_options(command: Command) -> Command:
 
     @wraps(command)
     def connected(
-        target: str, ca: Path | None, certificate: Path | None, key: Path | None, token_file: Path | None, **rest: Any
+        target: str, ca: Path | None, certificate: Path | None, key: Path | None, token: str | None, **rest: Any
     ) -> None:
+        if target.startswith("unix:"):  # what the environment has is for boards elsewhere
+            source = click.get_current_context().get_parameter_source
+            named = {"ca": ca, "certificate": certificate, "key": key}
+            ca, certificate, key = (
+                None if source(name) is ParameterSource.ENVIRONMENT else file for name, file in named.items()
+            )
         try:
-            token = _token(token_file)
             connection = Connection(target, ca, certificate, key, token)
             connection.require_files()
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         command(connection=connection, **rest)
 
-    return _with(_CONNECTION, connected)
+    return _TARGET(identity_options(connected))
+
+
+def identity_options(command: Command) -> Command:
+    """Adds the flags of who calls, which it gets as `ca`, `certificate`, `key` and `token`."""
+
+    @wraps(command)
+    def known(token_file: Path | None, **rest: Any) -> None:
+        command(token=_token(token_file), **rest)
+
+    return _with(_IDENTITY, known)
 
 
 def _token(file: Path | None) -> str | None:
@@ -128,13 +144,13 @@ def _values(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
     return {name: value for name, _, value in pairs}
 
 
-_CONNECTION: list[Callable[[Command], Command]] = [
-    click.option(
-        "--target",
-        default=default_target,
-        callback=_target,
-        help="unix:PATH, HOST:PORT or https://HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket.",
-    ),
+_TARGET: Callable[[Command], Command] = click.option(
+    "--target",
+    default=default_target,
+    callback=_target,
+    help="unix:PATH, HOST:PORT or https://HOST:PORT. Default: EDGEQWEN_TARGET or the system's socket.",
+)
+_IDENTITY: list[Callable[[Command], Command]] = [
     click.option(
         "--ca", type=click.Path(path_type=Path), envvar="EDGEQWEN_CA", help="Who signed the daemon's certificate (PEM)."
     ),

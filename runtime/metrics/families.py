@@ -54,6 +54,16 @@ _CLIENT_COUNTERS: dict[str, tuple[str, str]] = {
     "edgeqwen_client_completion_tokens_total": ("completion_tokens_total", "Tokens of answers to a client."),
 }
 _KV_STATES = ("used", "reserved", "warm")
+_MODEL_LABELS = (
+    "package_version",
+    "variant",
+    "precision",
+    "provider",
+    "provider_requested",
+    "build_digest",
+    "threads_from",
+    "slots_from",
+)
 
 _HISTOGRAMS: dict[str, tuple[Callable[[RequestFigures], Distribution], str]] = {
     "edgeqwen_queue_time_seconds": (lambda its: its.queue, "From a request's arrival to the start of its prefill."),
@@ -80,6 +90,7 @@ def families(snapshot: pb.Snapshot, figures: Mapping[str, RequestFigures]) -> It
     yield InfoMetricFamily("edgeqwen_daemon", "Which daemon runs.", {"version": snapshot.daemon_version})
     yield gauge("edgeqwen_ready_timestamp_seconds", "When the daemon was ready.", (), [((), ready_s)])
     yield from _of_models(snapshot.models)
+    yield from _of_store(snapshot)
     yield from _of_engines(snapshot)
     yield from _of_requests(figures)
     yield from _of_throttles(snapshot.models)
@@ -99,11 +110,9 @@ def of_export(sent: Mapping[str, int]) -> Iterator[Metric]:
 
 
 def _of_models(loaded: Sequence[pb.LoadedModel]) -> Iterator[Metric]:
-    names = ("package_version", "variant", "precision", "provider", "provider_requested", "build_digest")
-    names += ("threads_from", "slots_from")
     info = InfoMetricFamily("edgeqwen_model", "A loaded model, and what runs it.", labels=["model"])
     for each in loaded:
-        info.add_metric([each.model.name], {name: getattr(each.model, name) for name in names})
+        info.add_metric([each.model.name], {name: getattr(each.model, name) for name in _MODEL_LABELS})
     yield info
     for name, field, said in (
         ("edgeqwen_model_weights_bytes", "weights_bytes", "Size of a model's weights."),
@@ -116,6 +125,21 @@ def _of_models(loaded: Sequence[pb.LoadedModel]) -> Iterator[Metric]:
         for phase in ("prefill", "decode")
     ]
     yield gauge("edgeqwen_model_threads", "Threads of a run, by what it computes.", ("model", "phase"), threads)
+
+
+def _of_store(snapshot: pb.Snapshot) -> Iterator[Metric]:
+    """The package that serves from a store; without one there is no sample."""
+    info = InfoMetricFamily("edgeqwen_package", "The package that serves from the store.", labels=["name"])
+    rollbacks = []
+    if snapshot.HasField("served"):
+        its = snapshot.served
+        variant = next((each.model.variant for each in snapshot.models if each.model.name == its.model), "")
+        facts = {"version": its.version, "variant": variant, "slot": its.slot, "trial": str(its.trial).lower()}
+        info.add_metric([its.model], facts)
+        rollbacks.append(((), its.rollbacks_total))
+    yield info
+    said = "Packages that were given up for what served before them, as far as the store's history goes back."
+    yield counter("edgeqwen_rollbacks_total", said, (), rollbacks)
 
 
 def _of_engines(snapshot: pb.Snapshot) -> Iterator[Metric]:

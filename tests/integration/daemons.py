@@ -38,7 +38,9 @@ def start(
     environment: Mapping[str, str] | None = None,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Daemon]:
-    """Runs the daemon, on a socket of its own or at `listen`; ends it, with its second SIGTERM if it still drains.
+    """Runs the daemon with `package`, or with what the flags name, on a socket of its own or at `listen`.
+
+    Ends it, with its second SIGTERM if it still drains.
 
     Without a package, `flags` say what it serves. What it says goes to a file, or to the descriptor `stderr`.
     """

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ scrape_configs:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """One that scrapes a target every second."""
+    """One that runs."""
 
     url: str
 
@@ -42,12 +42,19 @@ class Prometheus:
         series: list[dict[str, Any]] = said["data"]["result"]
         return series
 
-    def wait_for(self, expression: str) -> list[dict[str, Any]]:
-        """The series that it gives as soon as it has begun and gives any."""
+    def rules(self) -> list[dict[str, Any]]:
+        """Those of its configuration, and how they are."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/rules", timeout=TIMEOUT_S) as answer:
+            groups = json.load(answer)["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def wait_for(self, expression: str, enough: Callable[[list[dict[str, Any]]], bool] = bool) -> list[dict[str, Any]]:
+        """The series that it gives as soon as it has begun and gives any that are `enough`."""
         deadline_s = time.monotonic() + TIMEOUT_S
         while True:
             with suppress(urllib.error.URLError, ConnectionError):
-                if found := self.query(expression):
+                found = self.query(expression)
+                if found and enough(found):
                     return found
             assert time.monotonic() < deadline_s, f"no data for {expression}"
             time.sleep(0.2)
@@ -55,13 +62,20 @@ class Prometheus:
 
 @contextmanager
 def scraping(target: str, folder: Path) -> Iterator[Prometheus]:
-    """Scrapes `target`, HOST:PORT. The test is skipped where there is no Prometheus."""
+    """Scrapes `target`, HOST:PORT, every second. The test is skipped where there is no Prometheus."""
+    with running(_CONFIG.format(target=target), folder) as prometheus:
+        yield prometheus
+
+
+@contextmanager
+def running(config: str, folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus with this configuration, in `folder`. The test is skipped where there is none."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("needs Prometheus: apt install prometheus")
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    (folder / "prometheus.yml").write_text(_CONFIG.format(target=target))
+    (folder / "prometheus.yml").write_text(config)
     command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)

@@ -203,13 +203,17 @@ def test_a_board_without_sensors_has_no_families_with_zeros() -> None:
         ('edgeqwen_network_sent_bytes_total{interface="eth0"}', 6),
         ('edgeqwen_client_requests_total{client="x"}', 1),
         ('edgeqwen_governor_level{model="hot"}', 2),
+        ('edgeqwen_package_info{name="hot",slot="b",trial="true",variant="pi",version="1.3.0"}', 1),
+        ("edgeqwen_rollbacks_total", 2),
     ],
 )
 def test_what_the_board_tells_is_told_in_base_units(line: str, expected: float) -> None:
     """Shares instead of percents, hertz, watts, joules, bytes."""
     snapshot = a_snapshot()
     hot = pb.EngineInfo(throttle=pb.Throttle(level=2, rows=1, share=0.5))
-    snapshot.models.append(pb.LoadedModel(model=pb.ModelInfo(name="hot"), engine=hot))
+    snapshot.models.append(pb.LoadedModel(model=pb.ModelInfo(name="hot", variant="pi"), engine=hot))
+    served = pb.ServedPackage(model="hot", version="1.3.0", slot="b", trial=True, rollbacks_total=2)
+    snapshot.served.CopyFrom(served)
     assert value(page(families(snapshot, {}), "").body.decode(), line) == expected
 
 
