@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from unit.runtime.store.stocked import BY, add, built, serves, switch
@@ -41,12 +42,17 @@ def narrow_umask() -> Iterator[None]:
 
 
 @pytest.fixture
-def var(tmp_path: Path) -> Path:
-    """The folder of another user, where that one can get to."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path.owner() == "root" and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o011)
-    folder = tmp_path / "var"
+def shared() -> Iterator[Path]:
+    """A folder that everybody gets to, which is not so of pytest's."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def var(shared: Path) -> Path:
+    """The folder of another user."""
+    folder = shared / "var"
     folder.mkdir(mode=0o750)
     os.chown(folder, NOBODY, NOBODY)
     return folder
@@ -105,9 +111,9 @@ def test_a_third_user_is_told_who_may(var: Path, tmp_path: Path) -> None:
 
 
 @as_root
-def test_root_follows_no_link_of_the_daemons_user(var: Path, tmp_path: Path) -> None:
+def test_root_follows_no_link_of_the_daemons_user(var: Path, shared: Path) -> None:
     """Neither in a file's place nor on the way there."""
-    secret = tmp_path / "secret"
+    secret = shared / "secret"
     secret.mkdir(mode=0o700)
     (secret / "file").write_bytes(b"root's")
     disk = LocalDisk.for_store(var)
