@@ -38,11 +38,12 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-arm64 test-qnn test-openvino test-systemd lint format stubs bench clean distclean
+.PHONY: help demo test test-tools test-arm64 test-qnn test-openvino test-systemd lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
+	@echo 'make test-tools     the Debian packages that some tests need and else are skipped without; needs root'
 	@echo 'make test-arm64     the daemon as an ARM board runs it, emulated; needs apt-get and a network once'
 	@echo 'make test-qnn       packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
 	@echo 'make test-openvino  the tests that need OpenVINO, in an environment of their own'
@@ -66,6 +67,9 @@ demo: $(DEMO_ENV)
 
 test: lint
 	$(BIN)/pytest
+
+test-tools:
+	scripts/debian-tools.sh
 
 test-qnn: $(QNN_ENV)
 	$(BIN)/pytest -m qnn

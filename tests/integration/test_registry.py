@@ -132,7 +132,7 @@ def test_a_package_goes_through_a_registry_with_tls_and_passwords(tmp_path: Path
 
 
 def test_memory_stays_small_whatever_a_file_is(tmp_path: Path) -> None:
-    """300 MB are pushed and pulled in what next to nothing takes, and a few MB."""
+    """300 MB are pushed and pulled in what next to nothing takes, and a few MB; pushed in pieces, too."""
     small, large = package_with(tmp_path / "small", {}), two_variants(tmp_path / "large", b"")
     for name in "ab":
         _grow(large, name, weights(30), times=10)
@@ -140,11 +140,12 @@ def test_memory_stays_small_whatever_a_file_is(tmp_path: Path) -> None:
         peaks = {}
         for name, package in (("small", small), ("large", large)):
             reference = f"oci://{found.host}/{name}:1"
-            push = run("edgeqwen-compile", "push", package, reference)
+            push = run("edgeqwen-compile", "push", package, reference, "--chunk-size", "64M")
             variant = "board" if name == "small" else "a"
             pull = run("edgeqwen", "pull", reference, "--variant", variant, "-o", tmp_path / f"out-{name}")
             assert (push.returncode, pull.returncode) == (0, 0), push.stderr + pull.stderr
             peaks[name] = [int(done.stderr.split()[-1]) >> 10 for done in (push, pull)]
+        assert sum(method == "PATCH" for method, _, _ in found.requests()) == 300 // 64
     assert all(large <= small + 24 for small, large in zip(peaks["small"], peaks["large"], strict=True)), peaks
 
 

@@ -139,10 +139,17 @@ def test_a_lowered_engine_runs_fewer_rows_on_fewer_threads(lowered: tuple[Engine
     """Threads change between steps, once; all requests are answered; and stats say how it is lowered."""
     engine, session = lowered
     rows: list[int] = []
-    session.during_run = lambda: rows.append(engine.stats().running)
+    all_wait = threading.Event()
+
+    def count() -> None:
+        assert all_wait.wait(TIMEOUT_S)
+        rows.append(engine.stats().running)
+
+    session.during_run = count
     inboxes = [Inbox() for _ in range(4)]
     for inbox in inboxes:
         engine.submit(Request((1, 2, 3), 5), inbox)
+    all_wait.set()
     assert all(isinstance(inbox.all()[-1], Finished) for inbox in inboxes)
     assert max(rows) == 2
     assert session.told == [2]
