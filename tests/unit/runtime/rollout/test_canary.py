@@ -118,10 +118,10 @@ def test_a_package_of_twice_the_weights_may_take_twice_as_long(device: Device, m
     """Each token reads all of them."""
     canary = device.canary()
     same, half = (canary.try_out(model, before(1e9, weights_bytes=size)) for size in (100 * MB, 50 * MB))
-    assert {each.name: each.bound for each in same}["speed"] == pytest.approx(1e9 / 3)
-    assert {each.name: each.bound for each in half}["speed"] == pytest.approx(1e9 / 6)
+    assert {each.name: each.bound for each in same}["speed"] == pytest.approx(1e9 / 5)
+    assert {each.name: each.bound for each in half}["speed"] == pytest.approx(1e9 / 10)
     light = canary.try_out(model, before(1e9, weights_bytes=200 * MB))
-    assert {each.name: each.bound for each in light}["speed"] == pytest.approx(1e9 / 3), "fewer weights ask for no more"
+    assert {each.name: each.bound for each in light}["speed"] == pytest.approx(1e9 / 5), "fewer weights ask for no more"
 
 
 def test_a_first_token_may_take_a_moment_whatever_it_took_before(device: Device, model: Model) -> None:
@@ -129,9 +129,9 @@ def test_a_first_token_may_take_a_moment_whatever_it_took_before(device: Device,
     canary = device.canary()
     bounds = [
         {each.name: each.bound for each in canary.try_out(model, its)}["first token"]
-        for its in (before(1.0, 0.01), before(1.0, 3.0), before(1.0, 60.0))
+        for its in (before(1.0, 0.01), before(1.0, 1.5), before(1.0, 60.0))
     ]
-    assert bounds == pytest.approx([1000.0, 9000.0, 10_000.0])
+    assert bounds == pytest.approx([1000.0, 7500.0, 10_000.0])
 
 
 def test_what_serves_meanwhile_is_measured_at_the_same_time(device: Device, model: Model) -> None:
@@ -139,9 +139,10 @@ def test_what_serves_meanwhile_is_measured_at_the_same_time(device: Device, mode
     beside = running(device, "0.9.0")
     found = device.canary().try_out(model, before(1e9), beside)
     beside.engine.stop()
-    bound = {each.name: each.bound for each in found}["speed"]
-    assert bound is not None
-    assert 0 < bound < 0.3e9
+    speed = {each.name: each for each in found}["speed"]
+    assert speed.bound is not None
+    assert 0 < speed.bound < 0.2e9
+    assert ", 33% of the " in speed.summary
     assert beside.engine.stats().requests_total >= 1
 
 
