@@ -118,10 +118,10 @@ def test_a_package_of_twice_the_weights_may_take_twice_as_long(device: Device, m
     """Each token reads all of them."""
     canary = device.canary()
     same, half = (canary.try_out(model, before(1e9, weights_bytes=size)) for size in (100 * MB, 50 * MB))
-    assert {each.name: each.bound for each in same}["speed"] == 0.5e9
-    assert {each.name: each.bound for each in half}["speed"] == 0.25e9
+    assert {each.name: each.bound for each in same}["speed"] == pytest.approx(1e9 / 3)
+    assert {each.name: each.bound for each in half}["speed"] == pytest.approx(1e9 / 6)
     light = canary.try_out(model, before(1e9, weights_bytes=200 * MB))
-    assert {each.name: each.bound for each in light}["speed"] == 0.5e9, "fewer weights ask for no more"
+    assert {each.name: each.bound for each in light}["speed"] == pytest.approx(1e9 / 3), "fewer weights ask for no more"
 
 
 def test_a_first_token_may_take_a_moment_whatever_it_took_before(device: Device, model: Model) -> None:
@@ -131,17 +131,17 @@ def test_a_first_token_may_take_a_moment_whatever_it_took_before(device: Device,
         {each.name: each.bound for each in canary.try_out(model, its)}["first token"]
         for its in (before(1.0, 0.01), before(1.0, 3.0), before(1.0, 60.0))
     ]
-    assert bounds == [1000.0, 6000.0, 10_000.0]
+    assert bounds == pytest.approx([1000.0, 9000.0, 10_000.0])
 
 
-def test_what_serves_meanwhile_is_measured_in_turn(device: Device, model: Model) -> None:
+def test_what_serves_meanwhile_is_measured_at_the_same_time(device: Device, model: Model) -> None:
     """So that what disturbs one disturbs the other; the figure of before does not count any more."""
     beside = running(device, "0.9.0")
     found = device.canary().try_out(model, before(1e9), beside)
     beside.engine.stop()
     bound = {each.name: each.bound for each in found}["speed"]
     assert bound is not None
-    assert 0 < bound < 0.5e9
+    assert 0 < bound < 0.3e9
     assert beside.engine.stats().requests_total >= 1
 
 
