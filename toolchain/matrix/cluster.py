@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
 from runtime.errors import BuildError
 
@@ -20,7 +23,8 @@ from ..requirements import MEMORY_BYTES
 from .versions import all_versions, differences
 from .worker import describe_worker
 
-_CONNECT_S = 20
+_ADDRESS = re.compile(r"(tcp|tls)://[^/\s]+:\d{1,5}")
+_TALKS = ("asyncio", "distributed", "tornado")
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 0,  # who waits counts tries, and only of jobs that had begun
     "distributed.scheduler.http.routes": [],
@@ -78,39 +82,59 @@ def local_workers(count: int) -> Iterator[Workers]:
 
 
 @contextmanager
-def cluster_workers(address: str) -> Iterator[Workers]:
+def cluster_workers(address: str, *, patience_s: float = 15) -> Iterator[Workers]:
     """Those of the scheduler at `address`, such as tcp://build.example:8786.
 
-    Raises BuildError if nobody answers, and if a worker builds with other versions than are here, or several at once.
+    Raises BuildError if nobody answers for so long, if there are no workers, and if one of them builds with other
+    versions than are here, or several packages at once.
     """
+    _require_usable(address)
     with _quiet():
         try:
-            client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
+            client = Client(address, timeout=patience_s, set_as_default=False)
+        except OSError as error:
             raise BuildError(f"no Dask scheduler answers at {address}: {_line(error)}") from error
         with client:
-            _require_same(client, address)
+            try:
+                client.wait_for_workers(1, timeout=patience_s)
+            except TimeoutError as error:
+                start = f"dask worker {address} --nthreads 1"
+                raise BuildError(f"the scheduler at {address} has no workers: start some with `{start}`") from error
+            if faults := list(_faults(client)):
+                raise BuildError("; ".join(faults))
             yield Workers(client)
 
 
-def _require_same(client: Client, address: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=_CONNECT_S)
-    except TimeoutError as error:
-        raise BuildError(
-            f"the scheduler at {address} has no workers: start some with `dask worker {address} --nthreads 1`"
-        ) from error
+def _require_usable(address: str) -> None:
+    """Raises BuildError for what Dask would only complain of in the middle of its work."""
+    found = _ADDRESS.fullmatch(address)
+    if not found:
+        raise BuildError(f"a scheduler's address looks like tcp://HOST:PORT or tls://HOST:PORT (got {address!r})")
+    if found[1] == "tls":
+        try:
+            security = Security().get_connection_args("client")
+        except OSError as error:
+            raise BuildError(f"the certificates of Dask's configuration cannot be read: {_line(error)}") from error
+        if security["ssl_context"] is None:
+            raise BuildError("tls:// needs certificates: set distributed.comm.tls in Dask's configuration")
+
+
+def _faults(client: Client) -> Iterator[str]:
+    """What is wrong with the processes of a cluster. The scheduler unpacks jobs, too."""
     here = all_versions()
-    faults = []
-    for worker, said in sorted(client.run(describe_worker, on_error="return").items()):
+    found: dict[str, Any]
+    try:
+        found = {"the scheduler": {"threads": 1, "versions": client.run_on_scheduler(all_versions)}}
+    except Exception as error:  # whatever unpacking raises there
+        found = {"the scheduler": error}
+    found |= dict(sorted(client.run(describe_worker, on_error="return").items()))
+    for name, said in found.items():
         if isinstance(said, Exception):
-            faults.append(f"{worker} cannot: {_line(said)}; install edgeqwen[matrix] there")
+            yield f"{name} has not the same edgeqwen with its extra `matrix`: {_line(said)}"
         elif said["threads"] != 1:
-            faults.append(f"{worker} would build {said['threads']} packages at once: start it with --nthreads 1")
+            yield f"{name} would build {said['threads']} packages at once: start it with --nthreads 1"
         elif different := differences(here, said["versions"]):
-            faults.append(f"{worker} is not as this machine is: {different}")
-    if faults:
-        raise BuildError("; ".join(faults))
+            yield f"{name} is not as this machine is: {different}"
 
 
 def _line(error: BaseException) -> str:
@@ -120,7 +144,8 @@ def _line(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Dask logs what this reports in its own words."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado.application", "asyncio")]
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _TALKS]
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
@@ -134,6 +159,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
     """SIGINT comes after the block. Processes and threads that begin in it never get one."""
+    resource_tracker.ensure_running()  # or the first process would begin it, which unblocks the signal in that thread
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

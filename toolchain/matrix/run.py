@@ -6,7 +6,6 @@ What workers say of their builds and how these end comes into one queue, which o
 from __future__ import annotations
 
 import uuid
-from asyncio import CancelledError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from distributed import Future, KilledWorker
+from distributed.client import FutureCancelledError
 
 from runtime.errors import BuildError
 
@@ -168,7 +168,8 @@ class MatrixRun:
         if worker := said.get("began"):
             each.began += 1
             each.worker = worker
-            self._progress.note(f"{each.job.name}: on worker {worker}")
+            again = f", try {each.began}" if each.began > 1 else ""
+            self._progress.note(f"{each.job.name}: on worker {worker}{again}")
         elif note := said.get("note"):
             self._progress.note(f"{each.job.name}: {note}")
         else:
@@ -188,7 +189,7 @@ class MatrixRun:
             self._again(each, f"worker {each.worker} died", mark)
         except BuildDied as error:
             self._again(each, str(error), mark)
-        except CancelledError as error:
+        except FutureCancelledError as error:
             raise BuildError("the scheduler is gone, and what it had under way with it: run this again") from error
 
     def _accept(self, each: _Pending, outcome: Outcome, made: Made, mark: str) -> None:

@@ -67,7 +67,7 @@ def build_package(task: Task) -> Outcome:
     worker.log_event(task.topic, {"job": task.job.name, "began": str(worker.name)})
     cache = task.cache or default_cache()
     shared = (task.out / RECORDS / task.mark).is_dir()
-    out = task.out if shared else cache / "results" / task.topic / task.job.name
+    out = task.out if shared else cache / "results" / f"{task.topic}-{task.job.name}"
     if different := differences(task.versions, all_versions()):
         ended: Made | Failed = Failed(f"{worker.address} is not as this machine is: {different}")
     else:
