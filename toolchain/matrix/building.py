@@ -15,16 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from runtime.errors import EdgeQwenError, OutOfMemory
 from runtime.package import File, file_digest
 
 from ..progress import Reporter, Stage
 from .work import Doing, Failed, Made, Note, Order
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _UPDATE_EVERY_S = 0.5
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from runtime.errors import BuildError, Fault, InvalidInput, MatrixError, PresetError, ProfileError
 from runtime.presets import Presets
@@ -28,6 +28,7 @@ from .file import Include, MatrixFile
 MAX_COMBINATIONS = 10_000
 
 _ANY = (None,)
+_Text = TypeVar("_Text", bound=str)
 
 
 @dataclass(frozen=True)
@@ -126,28 +127,34 @@ class _Plan:
     def combinations(self) -> list[_Combination]:
         """What is left of the product, and what is added to it."""
         file = self._file
-        for name, values in (("models", file.models), ("profiles", file.profiles), ("precisions", file.precisions)):
-            for at, value in enumerate(values):
-                if value in values[:at]:
-                    self.fault(f"{name}[{at}]", f"is there already ({value})")
+        models, profiles = self._once("models", file.models), self._once("profiles", file.profiles)
+        precisions = self._once("precisions", file.precisions)
         originals = [
-            _Combination(model, profile, precision or self._own_precision(profile), f"models[{at}]")
-            for (at, model), profile, precision in product(
-                enumerate(file.models), file.profiles, file.precisions or _ANY
-            )
+            _Combination(model, profile, precision or self._own_precision(profile), place)
+            for (model, place), profile, precision in product(models.items(), profiles, precisions or _ANY)
         ]
         left = originals
         for at, row in enumerate(file.exclude):
             says = {"model": row.model, "profile": row.profile, "precision": row.precision}
             if not row.model_fields_set:
                 self.fault(f"exclude[{at}]", "must name a model, a profile or a precision")
-            elif not any(each.fits(says) for each in originals):
+                continue
+            if not any(each.fits(says) for each in originals):
                 self.fault(f"exclude[{at}]", "fits nothing: values are compared as they are written above")
             left = [each for each in left if not each.fits(says)]
         added: list[_Combination] = []
         for at, several in enumerate(file.include):
             self._include(f"include[{at}]", several, left, added)
         return left + added
+
+    def _once(self, name: str, values: Sequence[_Text]) -> dict[_Text, str]:
+        """Each with its place in the list of that name."""
+        places: dict[_Text, str] = {}
+        for at, value in enumerate(values):
+            if value in places:
+                self.fault(f"{name}[{at}]", f"is there already ({value})")
+            places.setdefault(value, f"{name}[{at}]")
+        return places
 
     def _own_precision(self, profile: str) -> Precision:
         known = self._profiles.get(profile)

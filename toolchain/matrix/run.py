@@ -177,7 +177,16 @@ class MatrixRun:
 
     def _ended(self, each: _Pending, future: _Future, mark: str) -> None:
         try:
-            outcome: Outcome = future.result()
+            outcome = future.result()
+        except KilledWorker:
+            self._again(each, "its worker died", mark)
+        except BuildDied as error:
+            self._again(each, str(error), mark)
+        except FutureCancelledError as error:
+            raise BuildError("the scheduler is gone, and what it had under way with it: run this again") from error
+        except Exception as error:  # of ours, or of the worker's machine; it would come again
+            self._fail(each, f"{type(error).__name__}: {error}")
+        else:
             ended = outcome.ended
             if isinstance(ended, Made):
                 self._accept(each, outcome, ended, mark)
@@ -185,29 +194,30 @@ class MatrixRun:
                 self._again(each, ended.reason, mark)
             else:
                 self._fail(each, ended.reason, outcome)
-        except KilledWorker:
-            self._again(each, f"worker {each.worker} died", mark)
-        except BuildDied as error:
-            self._again(each, str(error), mark)
-        except FutureCancelledError as error:
-            raise BuildError("the scheduler is gone, and what it had under way with it: run this again") from error
 
     def _accept(self, each: _Pending, outcome: Outcome, made: Made, mark: str) -> None:
-        status: Status = "unchanged"
-        record = each.known
+        """Keeps what was made. Where that is nothing, what is there already must still be as it was."""
         if made.package is not None:
-            if not outcome.shared:
-                fetch(self._workers.client, outcome.address, outcome.root, made.files, self._out)
-            status = "built"
-            record = Record(
-                inputs=made.inputs, package=made.package, files=dict(made.files), variants=list(made.variants)
-            )
-            write_record(self._out, each.job.name, record)
-        elif record is None or not record.is_true(self._out):
+            self._built(each, outcome, made, made.package, mark)
+        elif each.known and each.known.is_true(self._out):
+            self._finish(each, self._good("unchanged", each, outcome, each.known), "unchanged")
+        else:
             each.known = None
             self._submit(each, mark)
-            return
-        result = Result(
+
+    def _built(self, each: _Pending, outcome: Outcome, made: Made, package: str, mark: str) -> None:
+        if not outcome.shared:
+            try:
+                fetch(self._workers.client, outcome.address, outcome.root, made.files, self._out)
+            except BuildDied as error:
+                self._again(each, str(error), mark)
+                return
+        record = Record(inputs=made.inputs, package=package, files=dict(made.files), variants=list(made.variants))
+        write_record(self._out, each.job.name, record)
+        self._finish(each, self._good("built", each, outcome, record), f"built in {outcome.seconds:.1f} s")
+
+    def _good(self, status: Status, each: _Pending, outcome: Outcome, record: Record) -> Result:
+        return Result(
             each.job,
             status,
             package=self._out / record.package,
@@ -217,7 +227,6 @@ class MatrixRun:
             worker=outcome.worker,
             tries=each.began,
         )
-        self._finish(each, result, f"{status} in {outcome.seconds:.1f} s" if status == "built" else status)
 
     def _again(self, each: _Pending, reason: str, mark: str) -> None:
         if each.began > self._retries or each.submitted > self._retries + _UNBEGUN:

@@ -26,6 +26,8 @@ def fetch(client: Client, address: str, root: Path, files: Mapping[str, File], o
 
     Raises BuildDied if the worker is gone, or has something else than `files` says.
     """
+    if address not in client.scheduler_info(n_workers=-1)["workers"]:
+        raise BuildDied(f"{address} is gone, with the package that it had built")
     with scratch_folder(out, f".{root.name}-") as scratch:
         package = scratch / root.name
         for name, file in files.items():
