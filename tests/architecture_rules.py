@@ -239,7 +239,7 @@ LAYERS = {
         "run",
         "cluster transfer",
         "building worker",
-        "inputs record versions work",
+        "inputs record room versions work",
         "plan",
         "file",
     ),

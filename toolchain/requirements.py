@@ -32,6 +32,9 @@ REQUIREMENTS: Mapping[str, BuildRequirement] = {
 MEMORY_BYTES = 2 << 30
 """What a build of the reference checkpoint took at most, 1.9 GB, with torch and Olive loaded. Larger ones need more."""
 
+MEMORY_BYTES_PER_PARAMETER = 8
+"""What a larger one takes beside 1 GB, about: 0.95 GB with hardly a parameter, and the above with 135 million."""
+
 DISK_BYTES_PER_PARAMETER = 4
 """What cache and scratch folder hold at most during an INT8 build, which takes the least. Others need more."""
 

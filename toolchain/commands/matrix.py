@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,22 +113,36 @@ def build_matrix(
         raise click.UsageError(f"say where packages go, with `output` in {matrix} or with --output")
     folder = (out or matrix.parent / Path(str(file.output)).expanduser()).absolute()
 
-    from ..exhaustion import said
-    from ..matrix.cluster import cluster_workers, local_worker_count, local_workers
+    _require_dask()
+    from ..exhaustion import available_memory, said
+    from ..host import cores
+    from ..matrix.cluster import cluster_workers, local_workers
+    from ..matrix.room import worker_count
     from ..matrix.run import MatrixRun
 
+    report = Reporter()
     there: AbstractContextManager[Workers]
     if cluster:
         there = cluster_workers(cluster)
     else:
         cache = cache or default_cache()
-        there = local_workers(workers or local_worker_count(len(jobs)))
-    with said([folder]), there as found, Reporter().jobs(len(jobs)) as progress:
+        if workers is None:
+            workers, why = worker_count([job.source for job in jobs], cores(), available_memory())
+            report.note(why)
+        there = local_workers(workers)
+    with said([folder]), there as found, report.jobs(len(jobs)) as progress:
         run = MatrixRun(
             found, progress, out=folder, cache=cache and cache.absolute(), retries=retries, fail_fast=fail_fast
         )
         results = run.run(jobs)
     _say(results, as_json)
+
+
+def _require_dask() -> None:
+    try:
+        version("distributed")
+    except PackageNotFoundError as error:
+        raise BuildError("--matrix needs the extra `matrix`: pip install 'edgeqwen[matrix]'") from error
 
 
 def _say(results: Sequence[Result], as_json: bool) -> None:

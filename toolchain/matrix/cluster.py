@@ -18,8 +18,6 @@ from distributed import Client, LocalCluster, Security
 
 from runtime.errors import BuildError
 
-from ..exhaustion import available_memory
-from ..requirements import MEMORY_BYTES
 from .versions import all_versions, differences
 from .worker import describe_worker
 
@@ -45,11 +43,6 @@ class Workers:
 
     client: Client
     cores: Mapping[object, tuple[int, ...]] = field(default_factory=dict)
-
-
-def local_worker_count(jobs: int) -> int:
-    """As many as there are jobs, and cores and memory allow."""
-    return max(1, min(jobs, len(os.sched_getaffinity(0)), available_memory() // MEMORY_BYTES))
 
 
 def shares_of(cores: Sequence[int], workers: int) -> dict[object, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime.errors import BuildError
 from runtime.package import File
 from toolchain.matrix.building import files_of
-from toolchain.matrix.cluster import cluster_workers, local_worker_count, shares_of
+from toolchain.matrix.cluster import cluster_workers, shares_of
 from toolchain.matrix.transfer import PART_BYTES, fetch
 from toolchain.matrix.versions import all_versions, differences
 from toolchain.matrix.work import BuildDied
@@ -33,12 +33,6 @@ def test_cores_are_split_evenly(cores: set[int], workers: int) -> None:
         assert sorted(used) == sorted(cores)
     else:
         assert set(used) == cores
-
-
-def test_there_are_no_more_workers_than_jobs_or_cores() -> None:
-    """And always one."""
-    assert local_worker_count(1) == 1
-    assert 1 <= local_worker_count(1000) <= len(os.sched_getaffinity(0))
 
 
 def test_differences_name_both_versions() -> None:
