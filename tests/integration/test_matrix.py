@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         nannies = ("--nworkers", "2", "--nthreads", "1", "--no-dashboard")
         workers = start("dask_worker", *nannies, "--scheduler-file", str(file))
         while not (file.exists() and file.read_text()):
-            assert scheduler.poll() is None
+            with suppress(subprocess.TimeoutExpired):
+                scheduler.wait(timeout=0.1)
+            assert scheduler.returncode is None
         address = json.loads(file.read_text())["address"]
         assert address.startswith("tls://")
         yield Cluster(address, psutil.Process(workers.pid), certificates)

@@ -74,7 +74,7 @@ def matrix_options(command: Callable[..., None]) -> Callable[..., None]:
             command(**given)
         else:
             elsewhere = [name for name in given if name not in _SHARED]
-            _refuse(ctx, elsewhere, "has its place in the file that --matrix names")
+            _refuse(ctx, elsewhere, "is for one package: with --matrix, its FILE says what is built")
             build_matrix(**ours, **{name: given[name] for name in _SHARED})
 
     for option in reversed(_OPTIONS):
@@ -129,7 +129,7 @@ def build_matrix(
         if workers is None:
             workers, why = worker_count([job.source for job in jobs], cores(), available_memory())
             report.note(why)
-        there = local_workers(workers)
+        there = local_workers(min(workers, len(jobs)))
     with said([folder]), there as found, report.jobs(len(jobs)) as progress:
         run = MatrixRun(
             found, progress, out=folder, cache=cache and cache.absolute(), retries=retries, fail_fast=fail_fast
@@ -181,6 +181,7 @@ def _list(jobs: Sequence[Job], as_json: bool) -> None:
             "model": job.source,
             "precision": job.precision,
             "profiles": [profile.name for profile in job.profiles],
+            "version": job.version,
         }
         for job in jobs
     ]

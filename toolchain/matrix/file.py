@@ -47,15 +47,15 @@ class Settings(StrictModel):
         return adapters
 
 
-class Exclude(StrictModel):
-    """Leaves out the combinations that have one of each list's values."""
+class Row(StrictModel):
+    """Fits the combinations that have one of the values of each list that it has."""
 
     model: Texts | None = None
     profile: Texts | None = None
     precision: Precisions | None = None
 
 
-class Include(Exclude, Settings):
+class Include(Row, Settings):
     """Sets settings of the combinations that it fits, or adds those that it names."""
 
     @property
@@ -72,7 +72,7 @@ class MatrixFile(StrictModel):
     models: list[_TEXT] = Field(default_factory=list)
     profiles: list[_TEXT] = Field(default_factory=list)
     precisions: list[Precision] = Field(default_factory=list)
-    exclude: list[Exclude] = Field(default_factory=list)
+    exclude: list[Row] = Field(default_factory=list)
     include: list[Include] = Field(default_factory=list)
 
     @field_validator("package_version")

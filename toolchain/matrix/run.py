@@ -63,6 +63,7 @@ class Result:
             "model": self.job.source,
             "precision": self.job.precision,
             "profiles": [profile.name for profile in self.job.profiles],
+            "version": self.job.version,
             "status": self.status,
             "package": self.package and str(self.package),
             "size_bytes": self.size_bytes,
@@ -113,6 +114,7 @@ class MatrixRun:
         self._retries = retries
         self._fail_fast = fail_fast
         self._topic = f"matrix-{uuid.uuid4().hex}"
+        self._mark = ""
         self._versions = all_versions()
         self._inbox: SimpleQueue[_Future | dict[str, Any]] = SimpleQueue()
         self._pending: dict[str, _Pending] = {}
@@ -126,24 +128,25 @@ class MatrixRun:
         client, records = self._workers.client, self._out / RECORDS
         records.mkdir(parents=True, exist_ok=True)
         with scratch_folder(records, "run-") as mark:
+            self._mark = mark.name
             client.subscribe_topic(self._topic, lambda event: self._inbox.put(event[1]))
             try:
                 self._pending = {job.name: _Pending(job, read_record(self._out, job.name)) for job in jobs}
                 for each in self._pending.values():
-                    self._submit(each, mark.name)
+                    self._submit(each)
                 while self._pending:
-                    self._take(self._inbox.get(), mark.name)
+                    self._take(self._inbox.get())
             finally:
                 self._stop()
         return [self._results[job.name] for job in jobs]
 
-    def _submit(self, each: _Pending, mark: str) -> None:
+    def _submit(self, each: _Pending) -> None:
         each.submitted += 1
         task = Task(
             job=each.job,
             topic=self._topic,
             out=self._out,
-            mark=mark,
+            mark=self._mark,
             cache=self._cache,
             known=each.known.inputs if each.known else None,
             versions=self._versions,
@@ -157,12 +160,12 @@ class MatrixRun:
         """Nobody waits for what is still pending."""
         self._workers.client.cancel([each.future for each in self._pending.values()], force=True)
 
-    def _take(self, came: _Future | dict[str, Any], mark: str) -> None:
+    def _take(self, came: _Future | dict[str, Any]) -> None:
         if isinstance(came, dict):
             if each := self._pending.get(came["job"]):
                 self._hear(each, came)
         elif each := next((each for each in self._pending.values() if each.future is came), None):
-            self._ended(each, came, mark)
+            self._ended(each, came)
 
     def _hear(self, each: _Pending, said: dict[str, Any]) -> None:
         if worker := said.get("began"):
@@ -175,13 +178,13 @@ class MatrixRun:
         else:
             self._progress.doing(each.job.name, *said["doing"])
 
-    def _ended(self, each: _Pending, future: _Future, mark: str) -> None:
+    def _ended(self, each: _Pending, future: _Future) -> None:
         try:
             outcome = future.result()
         except KilledWorker:
-            self._again(each, "its worker died", mark)
+            self._again(each, "its worker died")
         except BuildDied as error:
-            self._again(each, str(error), mark)
+            self._again(each, str(error))
         except FutureCancelledError as error:
             raise BuildError("the scheduler is gone, and what it had under way with it: run this again") from error
         except Exception as error:  # of ours, or of the worker's machine; it would come again
@@ -189,28 +192,28 @@ class MatrixRun:
         else:
             ended = outcome.ended
             if isinstance(ended, Made):
-                self._accept(each, outcome, ended, mark)
+                self._accept(each, outcome, ended)
             elif ended.passing:
-                self._again(each, ended.reason, mark)
+                self._again(each, ended.reason)
             else:
                 self._fail(each, ended.reason, outcome)
 
-    def _accept(self, each: _Pending, outcome: Outcome, made: Made, mark: str) -> None:
+    def _accept(self, each: _Pending, outcome: Outcome, made: Made) -> None:
         """Keeps what was made. Where that is nothing, what is there already must still be as it was."""
         if made.package is not None:
-            self._built(each, outcome, made, made.package, mark)
+            self._built(each, outcome, made, made.package)
         elif each.known and each.known.is_true(self._out):
             self._finish(each, self._good("unchanged", each, outcome, each.known), "unchanged")
         else:
             each.known = None
-            self._submit(each, mark)
+            self._submit(each)
 
-    def _built(self, each: _Pending, outcome: Outcome, made: Made, package: str, mark: str) -> None:
+    def _built(self, each: _Pending, outcome: Outcome, made: Made, package: str) -> None:
         if not outcome.shared:
             try:
                 fetch(self._workers.client, outcome.address, outcome.root, made.files, self._out)
             except BuildDied as error:
-                self._again(each, str(error), mark)
+                self._again(each, str(error))
                 return
         record = Record(inputs=made.inputs, package=package, files=dict(made.files), variants=list(made.variants))
         write_record(self._out, each.job.name, record)
@@ -228,12 +231,12 @@ class MatrixRun:
             tries=each.began,
         )
 
-    def _again(self, each: _Pending, reason: str, mark: str) -> None:
+    def _again(self, each: _Pending, reason: str) -> None:
         if each.began > self._retries or each.submitted > self._retries + _UNBEGUN:
             self._fail(each, f"{reason}, the last of {each.began} tries")
         else:
             self._progress.note(f"{each.job.name}: {reason}; trying again")
-            self._submit(each, mark)
+            self._submit(each)
 
     def _fail(self, each: _Pending, reason: str, outcome: Outcome | None = None) -> None:
         result = Result(

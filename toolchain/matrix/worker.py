@@ -84,24 +84,22 @@ class _Link:
         self._worker, self._key, self._task = worker, key, task
 
     @property
-    def topic(self) -> str:
-        return self._task.topic
-
-    @property
     def is_wanted(self) -> bool:
         """Whether the scheduler still waits for the task, and the worker does not end."""
         state = self._worker.state.tasks.get(self._key)
         return state is not None and state.state != "cancelled" and self._worker.status is not Status.closing
 
     def tell(self, said: Doing | Note) -> None:
-        text = (
-            {"note": said.text} if isinstance(said, Note) else {"doing": [said.stage, said.part, said.done, said.total]}
-        )
+        text: dict[str, object]
+        if isinstance(said, Note):
+            text = {"note": said.text}
+        else:
+            text = {"doing": [said.stage, said.part, said.done, said.total]}
         self._worker.log_event(self._task.topic, {"job": self._task.job.name, **text})
 
 
 def _in_process(order: Order, link: _Link) -> Made | Failed:
-    log = order.cache / "logs" / f"{link.topic}-{order.job.name}.log"
+    log = order.cache / "logs" / f"matrix-{order.job.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     ours, theirs = Pipe()
     command = [sys.executable, "-m", f"{__package__}.building", str(theirs.fileno())]
@@ -123,7 +121,6 @@ def _in_process(order: Order, link: _Link) -> Made | Failed:
                     continue
                 said = ours.recv()
                 if isinstance(said, Made | Failed):
-                    log.unlink()
                     return said
                 link.tell(said)
             raise Stopped

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,23 +62,6 @@ def test_nobody_at_an_address_is_said() -> None:
         cluster_workers("tcp://127.0.0.1:1", patience_s=0.1),
     ):
         pass
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    """Of a scheduler and a worker in this process, which speak TCP."""
-    with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            protocol="tcp://",
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
 
 
 def test_a_worker_that_builds_several_at_once_is_refused(client: Client) -> None:

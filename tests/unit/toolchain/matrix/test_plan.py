@@ -164,12 +164,14 @@ def test_settings_go_to_all_that_a_row_fits(tmp_path: Path) -> None:
 
 def test_models_are_folders_where_there_are_such_and_hub_ids_elsewhere(tmp_path: Path) -> None:
     """With a cluster a folder need not be here: workers may see it."""
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    content = {"models": ["models/mine", "models/other", "reference"], "profiles": ["generic-x86_64"]}
-    assert [job.source for job in jobs(tmp_path, **content)] == [
-        str(tmp_path / "models" / "mine"),
-        "models/other",
-        "reference",
+    (tmp_path / "models" / "Mine").mkdir(parents=True)
+    (tmp_path / "other.Q8_0.gguf").touch()
+    models = ["models/Mine", "models/Other", "reference", "other.Q8_0.gguf"]
+    assert [(job.source, job.name) for job in jobs(tmp_path, models=models, profiles=["generic-x86_64"])] == [
+        (str(tmp_path / "models" / "Mine"), "mine-int4"),
+        ("models/Other", "other-int4"),
+        ("reference", "smollm2-135m-instruct-int4"),
+        (str(tmp_path / "other.Q8_0.gguf"), "other.q8-0-int4"),
     ]
     [missing] = faults(tmp_path, models=["./nowhere"], profiles=["generic-x86_64"])
     assert missing == f"models[0]: there is no folder or file {tmp_path / 'nowhere'}"
