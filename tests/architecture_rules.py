@@ -220,10 +220,7 @@ LAYERS = {
         "sources smoothing",
         "weights",
     ),
-    "toolchain.commands": (
-        "advise evaluate matrix publish sign sweep",
-        "budget_options",
-    ),
+    "toolchain.commands": ("advise evaluate matrix publish sign sweep", "budget_options"),
     "toolchain.evaluation": (
         "report_page",
         "evaluation report_plots",
@@ -231,10 +228,7 @@ LAYERS = {
         "packaged float_reference material",
         "answers choices divergence fidelity_gate heldout loops structured",
     ),
-    "toolchain.graphs": (
-        "activations",
-        "kvscales surgery",
-    ),
+    "toolchain.graphs": ("activations", "kvscales surgery"),
     "toolchain.matrix": (
         "run",
         "cluster transfer",
@@ -257,15 +251,8 @@ LAYERS = {
         "models",
         "sizes",
     ),
-    "toolchain.sweeping": (
-        "report",
-        "sweep",
-        "candidates",
-    ),
-    "toolchain.variants": (
-        "openvino optimum ort qnn",
-        "stages",
-    ),
+    "toolchain.sweeping": ("report", "sweep", "candidates"),
+    "toolchain.variants": ("openvino optimum ort qnn", "stages"),
     "edgeqwen": (
         "cli",
         "fleet",
@@ -384,9 +371,9 @@ DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
     " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
     " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
-    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.matrix toolchain.commands.publish"
-    " toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags"
-    " edgeqwen.fleet.command edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.matrix"
+    " toolchain.commands.publish toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli"
+    " edgeqwen.flags edgeqwen.fleet.command edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
     " toolchain.publishing.sign",
     "dask": "toolchain.matrix.cluster",

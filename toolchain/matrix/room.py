@@ -9,10 +9,9 @@ from runtime.errors import SourceError
 
 from ..checkpoints.weights import parameters
 from ..exhaustion import sized
-from ..requirements import MEMORY_BYTES, MEMORY_BYTES_PER_PARAMETER
+from ..requirements import MEMORY_BYTES, MEMORY_BYTES_AT_LEAST, MEMORY_BYTES_PER_PARAMETER
 from ..sizing.models import read_models
 
-_BASE_BYTES = 1 << 30
 _GGUF_PARAMETERS_PER_BYTE = 2  # at 4 bits, and there are none with less
 
 
@@ -32,7 +31,7 @@ def worker_count(sources: Sequence[str], cores: int, free_bytes: int) -> tuple[i
 
 def memory_bytes(parameter_count: int) -> int:
     """What the build of a model takes at most, about."""
-    return max(MEMORY_BYTES, _BASE_BYTES + MEMORY_BYTES_PER_PARAMETER * parameter_count)
+    return max(MEMORY_BYTES, MEMORY_BYTES_AT_LEAST + MEMORY_BYTES_PER_PARAMETER * parameter_count)
 
 
 def parameter_count(source: str) -> int | None:
