@@ -47,6 +47,10 @@ class PresetError(InvalidInput):
     """A file of prompt presets cannot be used."""
 
 
+class MatrixError(InvalidInput):
+    """A file of builds cannot be used."""
+
+
 class MaterialError(InvalidInput):
     """The text or the questions that a package is to be evaluated on cannot be used."""
 

@@ -196,6 +196,7 @@ LAYERS = {
     "toolchain": (
         "cli",
         "commands",
+        "matrix",
         "build doctor",
         "publishing",
         "sweeping",
@@ -219,10 +220,7 @@ LAYERS = {
         "sources smoothing",
         "weights",
     ),
-    "toolchain.commands": (
-        "advise evaluate publish sign sweep",
-        "budget_options",
-    ),
+    "toolchain.commands": ("advise evaluate matrix publish sign sweep", "budget_options"),
     "toolchain.evaluation": (
         "report_page",
         "evaluation report_plots",
@@ -230,9 +228,14 @@ LAYERS = {
         "packaged float_reference material",
         "answers choices divergence fidelity_gate heldout loops structured",
     ),
-    "toolchain.graphs": (
-        "activations",
-        "kvscales surgery",
+    "toolchain.graphs": ("activations", "kvscales surgery"),
+    "toolchain.matrix": (
+        "run",
+        "cluster transfer",
+        "building worker",
+        "inputs record room versions work",
+        "plan",
+        "file",
     ),
     "toolchain.passes": ("fisher_mixed_precision ordered_gptq rotary_tables smooth_activations olive_environment",),
     "toolchain.publishing": (
@@ -248,15 +251,8 @@ LAYERS = {
         "models",
         "sizes",
     ),
-    "toolchain.sweeping": (
-        "report",
-        "sweep",
-        "candidates",
-    ),
-    "toolchain.variants": (
-        "openvino optimum ort qnn",
-        "stages",
-    ),
+    "toolchain.sweeping": ("report", "sweep", "candidates"),
+    "toolchain.variants": ("openvino optimum ort qnn", "stages"),
     "edgeqwen": (
         "cli",
         "fleet",
@@ -325,6 +321,8 @@ ACROSS = {
     "toolchain.evaluation.report": ("runtime.engine.tokenizer",),
     "toolchain.evaluation.scoring": ("runtime.sessions.session",),
     "toolchain.variants.stages": ("runtime.sessions.session",),
+    "toolchain.matrix.file": ("runtime.validation",),
+    "toolchain.matrix.record": ("runtime.validation",),
     "toolchain.sweeping.sweep": ("runtime.sessions.session",),
     "toolchain.evaluation.structured": ("runtime.engine.grammar", "runtime.engine.tokenizer"),
     "toolchain.evaluation.packaged": (
@@ -373,11 +371,13 @@ DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
     " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
     " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
-    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.publish toolchain.commands.sign"
-    " toolchain.commands.sweep edgeqwen.batch edgeqwen.cli edgeqwen.flags edgeqwen.fleet.command"
-    " edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
+    " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.matrix"
+    " toolchain.commands.publish toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli"
+    " edgeqwen.flags edgeqwen.fleet.command edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
     "cryptography": "runtime.trust.certificates runtime.trust.roots toolchain.publishing.keys"
     " toolchain.publishing.sign",
+    "dask": "toolchain.matrix.cluster",
+    "distributed": "toolchain.matrix.cluster toolchain.matrix.run toolchain.matrix.transfer toolchain.matrix.worker",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
     " edgeqwen.status edgeqwen.watch",
@@ -427,11 +427,12 @@ DOORS = {
     "pydantic": "runtime.board.localsettings runtime.configuration.access_settings runtime.configuration.config"
     " runtime.configuration.limit_config runtime.configuration.otel_settings runtime.configuration.store_settings"
     " runtime.http.schemas runtime.oci.documents runtime.oci.settings runtime.package runtime.presets runtime.profile"
-    " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli",
+    " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli"
+    " toolchain.matrix.file toolchain.matrix.record",
     "requests": "runtime.oci.transport",
     "rich": "runtime.commands runtime.oci.progress runtime.trust.command runtime.updates.lookups toolchain.cli"
-    " toolchain.commands.advise toolchain.commands.evaluate toolchain.progress toolchain.sweeping.report"
-    " toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
+    " toolchain.commands.advise toolchain.commands.evaluate toolchain.commands.matrix toolchain.progress"
+    " toolchain.sweeping.report toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
@@ -452,8 +453,7 @@ DOORS = {
     "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
     "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile runtime.trust.roots toolchain.calibrate"
-    " toolchain.cli"
-    " toolchain.evaluation.structured toolchain.presets toolchain.sizing.models",
+    " toolchain.cli toolchain.evaluation.structured toolchain.matrix.file toolchain.presets toolchain.sizing.models",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

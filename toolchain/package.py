@@ -78,7 +78,7 @@ def write_package(folder: Path, checkpoint: Path, variants: Sequence[VariantInpu
         (package / PRESETS_FILE).write_text(presets_json(presets), encoding="utf-8")
         for variant in variants:
             _add_ours(package, variant)
-        _flush(package)
+        flush(package)
         publish(package, target)
     return target
 
@@ -178,7 +178,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     """Everything below `folder` is on the disk when this returns."""
     for path in [folder, *folder.rglob("*")]:
         _sync(path)

@@ -15,6 +15,11 @@ Exporter = Literal["model_builder", "optimum"]
 TOOLS = ("olive-ai", "onnxruntime", "onnxruntime-genai", "torch", "transformers")
 """Packages whose versions decide what comes out, whatever the backend."""
 
+OPTIMUM_TOOLS = (*TOOLS, "optimum", "optimum-onnx")
+QNN_TOOLS = (*TOOLS, "onnxruntime-qnn")
+OPENVINO_TOOLS = (*TOOLS, "openvino", "openvino-tokenizers", "nncf", "optimum-intel")
+"""Those of the backends that need more."""
+
 
 @dataclass(frozen=True)
 class VariantParts:

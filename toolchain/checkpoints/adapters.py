@@ -164,15 +164,19 @@ def merge(checkpoint: Checkpoint, folder: Path, cache: Path) -> Checkpoint:
     if not target.is_dir():
         _merge(checkpoint.folder, folder, target)
     merged = resolve(str(target), revision=None, cache=cache)
-    name = folder.resolve().name
     return replace(
         merged,
-        name=f"{checkpoint.name}-{package_name(name)}",
+        name=merged_name(checkpoint.name, folder),
         kind=checkpoint.kind,
-        id=f"{checkpoint.id}+{name}",
+        id=f"{checkpoint.id}+{folder.resolve().name}",
         revision=checkpoint.revision,
         digest=digest,
     )
+
+
+def merged_name(checkpoint: str, folder: Path) -> str:
+    """What packages of the checkpoint of that name are called once the adapter in `folder` is in it."""
+    return f"{checkpoint}-{package_name(folder.resolve().name)}"
 
 
 def _merge(checkpoint: Path, folder: Path, target: Path) -> None:

@@ -66,17 +66,26 @@ def resolve(source: str, *, revision: str | None, cache: Path) -> Checkpoint:
 
     Raises SourceError if it cannot be found or read, UnsupportedArchitecture if it is of another family.
     """
-    path = Path(source)
+    path, name = Path(source), name_of(source)
     if source == "reference":
-        return _describe(_reference(cache), REFERENCE_NAME, "reference", _REFERENCE_WHEEL, None)
+        return _describe(_reference(cache), name, "reference", _REFERENCE_WHEEL, None)
     if path.suffix == ".gguf" or path.is_file():
-        return _describe(_from_gguf(path, cache), path.stem, "gguf", path.name, None)
+        return _describe(_from_gguf(path, cache), name, "gguf", path.name, None)
     if path.is_dir():
-        return _describe(path, path.resolve().name, "folder", path.resolve().name, None)
+        return _describe(path, name, "folder", path.resolve().name, None)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise SourceError(f"there is no folder or file {source}; a hub id looks like Qwen/Qwen2.5-0.5B-Instruct")
     folder = _from_hub(source, revision)
-    return _describe(folder, source.split("/")[1], "hub", source, revision or folder.name)
+    return _describe(folder, name, "hub", source, revision or folder.name)
+
+
+def name_of(source: str) -> str:
+    """What packages of `source` are called, but for the precision. It need not be there."""
+    path = Path(source)
+    if source == "reference":
+        return REFERENCE_NAME
+    is_file = path.suffix == ".gguf" or path.is_file()
+    return package_name(path.stem if is_file else path.resolve().name)
 
 
 def package_name(name: str) -> str:
@@ -100,7 +109,7 @@ def _describe(folder: Path, name: str, kind: Kind, identity: str, revision: str 
     require_sound(folder, geometry, _number(config, "num_attention_heads"))
     return Checkpoint(
         folder=folder,
-        name=package_name(name),
+        name=name,
         kind=kind,
         id=identity,
         revision=revision,

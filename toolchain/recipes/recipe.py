@@ -103,7 +103,7 @@ def plan(profile: Profile, precision: Precision, row_divisor: int) -> Recipe:
     run.
     """
     quantization, execution = profile.quantization, profile.execution
-    _require_runnable(precision, execution)
+    require_runnable(precision, execution)
     if precision == "int4":
         passes = _int4(quantization.int4, row_divisor)
     elif precision == "int8":
@@ -113,7 +113,8 @@ def plan(profile: Profile, precision: Precision, row_divisor: int) -> Recipe:
     return _tied(passes, CUDA if execution.backend == "cuda" else execution.provider)
 
 
-def _require_runnable(precision: Precision, execution: Execution) -> None:
+def require_runnable(precision: Precision, execution: Execution) -> None:
+    """Raises ProfileError for a precision that a CPU or CUDA cannot run."""
     if precision == "float32" and execution.backend == "cuda":
         fault = Fault("precision", "must be int4, int8 or float16: attention on CUDA does not compute in float32")
         raise ProfileError([fault], execution.provider)

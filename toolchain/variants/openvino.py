@@ -14,10 +14,9 @@ from ..evaluation.packaged import WINDOW_TOKENS
 from ..host import cores
 from ..recipes.openvino import plan_openvino
 from ..recipes.recipe import Precision
-from ..variant import TOOLS, VariantParts
+from ..variant import OPENVINO_TOOLS, VariantParts
 from .stages import Stages
 
-_OPENVINO_TOOLS = ("openvino", "openvino-tokenizers", "nncf", "optimum-intel")
 # openvino-genai needs them; a tokenizer that OpenVINO cannot express is left out.
 _TOKENIZERS = ("openvino_tokenizer", "openvino_detokenizer")
 
@@ -28,8 +27,7 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
     from runtime.sessions.openvino_session import open_openvino
 
     recipe = plan_openvino(profile, precision)
-    tools = (*TOOLS, *_OPENVINO_TOOLS)
-    model = stages.compiled(recipe, None, tools=tools) / recipe.makes
+    model = stages.compiled(recipe, None, tools=OPENVINO_TOOLS) / recipe.makes
     session = open_openvino(model, profile, device="CPU", slots=1, context_tokens=WINDOW_TOKENS, threads=cores())
     decides = (profile.execution.one_row, profile.runtime.kv_cache.dtype, profile.quantization.int4.accuracy_level)
     kept_in = model.parent / f"run-{key_of(*map(str, decides))}"
@@ -40,7 +38,7 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
         stock=_stock(model),
         ours={},
         recipe=recipe.passes,
-        tools=tools,
+        tools=OPENVINO_TOOLS,
         weights_bytes=model.with_suffix(".bin").stat().st_size,
         kv_bytes_per_token=session.spec.kv_bytes_per_token,
         contrib_ops=[],
@@ -50,7 +48,7 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
 
 
 def _require_tools(profile: Profile) -> None:
-    for name in _OPENVINO_TOOLS:
+    for name in OPENVINO_TOOLS:
         try:
             version(name)
         except PackageNotFoundError as error:

@@ -16,7 +16,7 @@ from ..graphs.surgery import contrib_ops
 from ..host import cores
 from ..recipes.optimum import plan_optimum
 from ..recipes.recipe import Precision
-from ..variant import TOOLS, VariantParts
+from ..variant import OPTIMUM_TOOLS, VariantParts
 from .stages import Stages
 
 _WEIGHTS = f"{PLAIN_GRAPH}.data"
@@ -53,8 +53,7 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
     geometry = stages.checkpoint.geometry
     recipe = plan_optimum(profile, precision, geometry.layers)
     stages.report.note(_what_it_costs(profile))
-    tools = (*TOOLS, "optimum", "optimum-onnx")
-    model_dir = stages.compiled(recipe, None, tools=tools)
+    model_dir = stages.compiled(recipe, None, tools=OPTIMUM_TOOLS)
     graph = model_dir / PLAIN_GRAPH
     with alone(stages.cache, model_dir.name, stages.report):
         keep(model_dir / _GENAI_CONFIG, _genai_config(geometry))
@@ -63,7 +62,7 @@ def make_variant(stages: Stages, profile: Profile, precision: Precision) -> Vari
         stock=(graph, model_dir / _WEIGHTS, model_dir / _GENAI_CONFIG),
         ours={},
         recipe=recipe.passes,
-        tools=tools,
+        tools=OPTIMUM_TOOLS,
         weights_bytes=(model_dir / _WEIGHTS).stat().st_size,
         kv_bytes_per_token=2 * geometry.layers * geometry.kv_heads * geometry.head_dim * 4,
         contrib_ops=contrib_ops(graph),

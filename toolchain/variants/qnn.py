@@ -31,11 +31,8 @@ from ..graphs.kvscales import calibration_tokens
 from ..host import cores
 from ..recipes.qnn import PIPELINE, plan_binaries, plan_pipeline
 from ..recipes.recipe import Precision
-from ..variant import TOOLS, VariantParts
+from ..variant import QNN_TOOLS, VariantParts
 from .stages import Stages
-
-QNN_TOOLS = (*TOOLS, "onnxruntime-qnn")
-"""Packages whose versions decide what comes out."""
 
 TEXTS = 24
 """Of the calibration, so many are read for the ranges of activations."""

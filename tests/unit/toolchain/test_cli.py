@@ -161,6 +161,58 @@ def test_an_adapter_is_converted_for_a_package_to_a_file_of_its_name(tmp_path: P
     assert "there is no package at" in missing.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--profile", "generic-x86_64", "-o", "out"], "Missing argument '[SOURCE]'"),
+        (["reference", "-o", "out"], "Missing option '--profile'"),
+        (["reference", "--profile", "generic-x86_64"], "Missing option '-o' / '--output'"),
+        (["reference", "--profile", "generic-x86_64", "-o", "out", "--workers", "2"], "'--workers' is for --matrix"),
+        (["reference", "--list"], "'--list' is for --matrix"),
+        (["--matrix", "m.yaml", "--precision", "int8"], "'--precision' is for one package: with --matrix,"),
+        (["reference", "--matrix", "m.yaml"], "'[SOURCE]' is for one package"),
+        (["--matrix", "m.yaml", "--workers", "0"], "Invalid value for '--workers'"),
+        (["--matrix", "m.yaml", "--workers", "2", "--cluster", "tcp://a:1"], "a cluster has the workers that it has"),
+        (["--matrix", "m.yaml"], "say where packages go, with `output` in m.yaml or with --output"),
+    ],
+)
+def test_build_is_for_one_package_or_for_a_matrix(
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other needs is not asked for, and what it alone knows is refused."""
+    monkeypatch.chdir(tmp_path)
+    Path("m.yaml").write_text("{models: [reference], profiles: [generic-x86_64]}")
+    done = run("build", *arguments)
+    assert done.exit_code == 2
+    assert reason in " ".join(done.stderr.split())
+
+
+def test_the_jobs_of_a_matrix_are_listed(tmp_path: Path) -> None:
+    """For people and scripts, and nothing is looked for or written."""
+    file = tmp_path / "matrix.yaml"
+    file.write_text("{models: [a/Qwen3, b/Qwen2], profiles: [generic-x86_64, raspberry-pi-5], precisions: [int8]}")
+    listed = json.loads(run("build", "--matrix", str(file), "--list", "--json").stdout)
+    alike = {"precision": "int8", "profiles": ["generic-x86_64", "raspberry-pi-5"], "version": "1.0.0"}
+    named = [{"name": "qwen3-int8", "model": "a/Qwen3"}, {"name": "qwen2-int8", "model": "b/Qwen2"}]
+    assert listed == {"jobs": [each | alike for each in named]}
+    assert "qwen2-int8" in run("build", "--matrix", str(file), "--list").stdout
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_matrix_with_faults_is_one_line_and_3(tmp_path: Path) -> None:
+    """With all of them."""
+    file = tmp_path / "matrix.yaml"
+    file.write_text("{models: [a/b], profiles: [raspberry-pi5], colour: red}")
+    done = run("build", "--matrix", str(file), "-o", "out")
+    assert (done.exit_code, done.stderr) == (3, f"edgeqwen-compile: {file}: colour: is not a known key\n")
+    file.write_text("{models: [a/b, a/b], profiles: [raspberry-pi5]}")
+    done = run("build", "--matrix", str(file), "-o", "out")
+    assert (done.exit_code, done.stderr.count("\n")) == (3, 1)
+    assert done.stderr.startswith(
+        f"edgeqwen-compile: {file}: models[1]: is there already (a/b); profiles[0]: no profile"
+    )
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(shell: str) -> None:
     """Each names the variable by which click answers it."""

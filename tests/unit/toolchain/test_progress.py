@@ -110,3 +110,54 @@ def test_a_note_is_a_line_of_its_own() -> None:
     stream = io.StringIO()
     Reporter(stream).note("took the cached model")
     assert stream.getvalue() == "took the cached model\n"
+
+
+def test_jobs_off_a_terminal_say_what_they_begin_and_how_they_end() -> None:
+    """A line for each stage, in whatever order the jobs go on; how many have ended, and the time that is left by those
+    that worked."""
+    stream = io.StringIO()
+    with Reporter(stream).jobs(4) as jobs:
+        jobs.doing("first", "Olive", "", 0, 0)
+        jobs.doing("second", "Olive", "", 0, 0)
+        for done in range(50):
+            jobs.doing("first", "Olive", "layers", done, 50)
+        jobs.doing("first", "fidelity", "", 0, 0)
+        jobs.ended("third", "unchanged", worked=False)
+        jobs._started_s -= 60  # type: ignore[attr-defined]
+        jobs.ended("first", "built", worked=True)
+        jobs.ended("second", "failed", worked=False)
+        jobs.note("a note")
+        jobs.ended("fourth", "built", worked=True)
+    assert stream.getvalue().splitlines() == [
+        "first: Olive ...",
+        "second: Olive ...",
+        "first: fidelity ...",
+        "third: unchanged (1 of 4)",
+        "first: built (2 of 4, about 120 s left)",
+        "second: failed (3 of 4, about 60 s left)",
+        "a note",
+        "fourth: built (4 of 4)",
+    ]
+
+
+def test_a_long_stage_of_a_job_says_how_far_it_is() -> None:
+    """Every ten seconds."""
+    stream = io.StringIO()
+    with Reporter(stream).jobs(1) as jobs:
+        jobs.doing("first", "Olive", "", 0, 0)
+        jobs._stages["first"] = ("Olive", jobs._stages["first"][1] - 11)  # type: ignore[attr-defined]
+        jobs.doing("first", "Olive", "layers", 3, 30)
+        jobs.doing("first", "Olive", "layers", 4, 30)
+    assert stream.getvalue().splitlines() == ["first: Olive ...", "first: Olive: layers 3/30"]
+
+
+def test_a_terminal_shows_all_jobs_at_once() -> None:
+    """What each is at, how many have ended, and a line of each that has."""
+    stream = Terminal()
+    with Reporter(stream).jobs(2) as jobs:
+        jobs.doing("first", "Olive", "", 0, 0)
+        jobs.doing("second", "fidelity", "", 3, 7)
+        jobs.ended("first", "built [here]", worked=True)
+    written = stream.getvalue()
+    for words in ("first: Olive", "second: fidelity", "3/7", "1/2", "first: built [here]"):
+        assert words in written
