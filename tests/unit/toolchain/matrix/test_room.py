@@ -42,7 +42,7 @@ def test_there_are_no_more_workers_than_jobs_cores_and_memory(tmp_path: Path) ->
     count, why = worker_count(["reference", str(large)], 64, plenty)
     assert (count, why) == (
         2,
-        "2 workers: 64 cores, 2147.5 GB of memory free, and the largest build takes about 35.4 GB",
+        "2 workers: 64 cores, 2500.0 GB of memory free, and the largest build takes about 24.9 GB",
     )
     count, why = worker_count(["reference", "somebody/else"], 64, plenty)
     assert (count, why) == (1, "one worker, as the size of somebody/else is not known yet: --workers takes more")
