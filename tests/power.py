@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from runtime.store.disk import LocalDisk
+from runtime.disk import LocalDisk
 
 
 @dataclass(eq=False)

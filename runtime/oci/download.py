@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from ..disk import Disk
 from ..errors import PackageCorrupt, PackageError, PackageNotThere, RemoteUnavailable, TransferError
-from ..store.disk import Disk
 from .contents import Layer
 from .rate import Rate
 from .remote import Remote

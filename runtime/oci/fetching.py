@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..disk import Disk
 from ..errors import PackageCorrupt, PackageError, RemoteUnavailable, TransferError, TransferInterrupted
 from ..package import Package, file_digest, open_variants
-from ..store.disk import Disk
 from .contents import Contents, Layer, require_agreement
 from .download import Download, is_file
 from .rate import Rate

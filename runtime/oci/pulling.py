@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..disk import LocalDisk
 from ..errors import TransferError
 from ..package import SUFFIX, file_digest
-from ..store.disk import LocalDisk
 from .contents import Contents, Offer
 from .fetching import LOCK_FILE, disk_errors, fetch
 from .rate import Rate

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..disk import Disk, LocalDisk
 from ..errors import StateNewer, StateUnusable, StoreError
 from ..package import file_digest
-from .disk import Disk, LocalDisk
 from .recovery import recovered
 from .state import Cause, Installed, State, install, repaired
 from .state_file import decoded, encoded

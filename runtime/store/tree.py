@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .disk import Disk
+from ..disk import Disk
 
 
 def sync_tree(disk: Disk, folder: Path) -> None:

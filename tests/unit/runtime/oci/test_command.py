@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from fake_registry import fake_registry
 from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, files_of, package_with
 
+from runtime.disk import LocalDisk
 from runtime.oci.command import pull
 from runtime.oci.documents import INDEX_TYPE, MANIFEST_TYPE
-from runtime.store.disk import LocalDisk
 
 needs_registries = pytest.mark.skipif(find_spec("oras") is None, reason="needs the extra `oci`")
 

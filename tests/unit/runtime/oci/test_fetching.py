@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, contents_from, files_of, package_with, source_of
 
+from runtime.disk import LocalDisk
 from runtime.errors import (
     EdgeQwenError,
     PackageCorrupt,
@@ -27,7 +28,6 @@ from runtime.errors import (
 from runtime.oci.fetching import Fetched, fetch
 from runtime.oci.source import Source
 from runtime.package import Package
-from runtime.store.disk import LocalDisk
 
 CONTENT = bytes(range(256)) * 3
 

@@ -24,6 +24,7 @@ from certificates import Authority
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
 from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, Waits, contents_from, files_of, package_with
 
+from runtime.disk import LocalDisk
 from runtime.errors import PackageNotThere, RemoteRefused, RemoteUnavailable, TransferError
 from runtime.oci.documents import INDEX_TYPE, MANIFEST_TYPE, digest_of
 from runtime.oci.fetching import fetch
@@ -33,7 +34,6 @@ from runtime.oci.reference import Mirror, RegistryReference
 from runtime.oci.settings import Settings
 from runtime.oci.source import Source
 from runtime.oci.transport import MAX_ANSWER_BYTES, Access, Transport, is_loopback
-from runtime.store.disk import LocalDisk
 
 CONTENT = bytes(range(256)) * 40
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from unit.runtime.rollout.a_device import Device, damage
 
+from runtime.disk import LocalDisk
 from runtime.errors import PackageCorrupt, PackageError, SessionError, StateNewer
 from runtime.models.model import Model
 from runtime.rollout.boot import MOST_STARTS, Boot
-from runtime.store.disk import LocalDisk
 from runtime.store.store import Store
 
 

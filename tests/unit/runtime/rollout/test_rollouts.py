@@ -20,10 +20,10 @@ from unit.runtime.rollout.a_device import MB, Device, Waits
 from edgeqwen.v1 import health_pb2, rollout_pb2_grpc
 from edgeqwen.v1 import rollout_pb2 as pb
 from runtime.api.rollout_service import RolloutService
+from runtime.disk import LocalDisk
 from runtime.health.checks import Status
 from runtime.models.model import Model
 from runtime.rollout.gate import Terms
-from runtime.store.disk import LocalDisk
 from runtime.store.state import State
 from runtime.store.store import Store
 

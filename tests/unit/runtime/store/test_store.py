@@ -13,10 +13,10 @@ import pytest
 from power import FragileDisk
 from unit.runtime.store.stocked import BY, add, built, serves, switch
 
+from runtime.disk import LocalDisk
 from runtime.errors import PackageCorrupt, StateNewer, StateUnusable, StoreBusy, StoreError
 from runtime.package import Package
 from runtime.store.collect import collect
-from runtime.store.disk import LocalDisk
 from runtime.store.state import Cause, State, activate, refuse, roll_back
 from runtime.store.store import Store
 from runtime.store.tree import disk_bytes

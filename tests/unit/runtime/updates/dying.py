@@ -16,7 +16,7 @@ from typing import Any
 
 from unit.runtime.store.stocked import add, serves, switch
 
-from runtime.store.disk import LocalDisk
+from runtime.disk import LocalDisk
 from runtime.store.store import Store
 
 

@@ -14,9 +14,9 @@ from unit.runtime.oci.remotes import MemoryRemote, files_of, offer_from, package
 from unit.runtime.store.stocked import BY, PLENTY, nobody, serves, switch
 from unit.runtime.tiny_package import edit_build
 
+from runtime.disk import LocalDisk
 from runtime.errors import DowngradeRefused, NotTrusted, PackageCorrupt, PackageError, TransferError
 from runtime.oci.fetching import SPARE_BYTES
-from runtime.store.disk import LocalDisk
 from runtime.store.store import Store
 from runtime.trust.trust import Trust
 from runtime.updates.installing import Installation, Rules, install_from

@@ -11,9 +11,9 @@ import pytest
 from power import FragileDisk, losses, memory
 from unit.runtime.store.stocked import BY, add, built, serves, switch
 
+from runtime.disk import Disk
 from runtime.package import Package
 from runtime.store.collect import collect
-from runtime.store.disk import Disk
 from runtime.store.state import State, roll_back
 from runtime.store.store import Step, Store
 

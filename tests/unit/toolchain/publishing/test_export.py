@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from oras.layout import NewLayout
 from unit.runtime.oci.remotes import WEIGHTS, contents_from, files_of, package_with
 
+from runtime.disk import LocalDisk
 from runtime.errors import PackageCorrupt, PackageError, PackageNotThere, TransferError
 from runtime.oci.fetching import fetch
 from runtime.oci.opening import open_source
 from runtime.oci.reference import LayoutReference, parse_reference
 from runtime.oci.settings import Settings
 from runtime.oci.source import Source
-from runtime.store.disk import LocalDisk
 from toolchain.progress import Reporter
 from toolchain.publishing.export import Exported, export
 from toolchain.publishing.publication import read_publication

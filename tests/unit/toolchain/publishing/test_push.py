@@ -12,6 +12,7 @@ import pytest
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
 from unit.runtime.oci.remotes import Waits, files_of, package_with
 
+from runtime.disk import LocalDisk
 from runtime.errors import PackageCorrupt, PackageError, RemoteRefused, RemoteUnavailable, TransferError
 from runtime.oci.fetching import fetch
 from runtime.oci.opening import open_source
@@ -19,7 +20,6 @@ from runtime.oci.patience import Patience
 from runtime.oci.reference import RegistryReference
 from runtime.oci.settings import Settings
 from runtime.oci.transport import Access, Transport
-from runtime.store.disk import LocalDisk
 from toolchain.progress import Reporter
 from toolchain.publishing.publication import read_publication
 from toolchain.publishing.push import Pushed, push

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import StoreBusy
+from .errors import StoreBusy
 
 _FILE_MODE = 0o644
 _FOLDER_MODE = 0o755

@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from unit.runtime.store.stocked import BY, add, built, serves, switch
 
+from runtime.disk import LocalDisk
 from runtime.errors import StoreError
-from runtime.store.disk import LocalDisk
 from runtime.store.state import roll_back
 from runtime.store.store import Store
 
@@ -25,7 +25,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two use
 def run_as(user: int, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`code` in a process that becomes `user` once it has its modules, which may be root's alone."""
     modules = (
-        "import os, sys; from functools import partial; from pathlib import Path; from runtime.store.disk import *;"
+        "import os, sys; from functools import partial; from pathlib import Path; from runtime.disk import *;"
         "from runtime.store.state import *; from runtime.store.store import Store;"
     )
     become = f"os.setgroups([]); os.setgid({user}); os.setuid({user});"
