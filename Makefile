@@ -38,13 +38,14 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tools test-arm64 test-qnn test-openvino test-systemd lint format stubs bench clean distclean
+.PHONY: help demo test test-tools test-arm64 test-fleet test-qnn test-openvino test-systemd lint format stubs bench clean distclean
 
 help:
 	@echo 'make demo       compile a checkpoint for this machine, serve it, stream an answer'
 	@echo 'make test       lint, then all tests: the fast ones first'
 	@echo 'make test-tools     the Debian packages that some tests need and else are skipped without; needs root'
 	@echo 'make test-arm64     the daemon as an ARM board runs it, emulated; needs apt-get and a network once'
+	@echo 'make test-fleet     boards provisioned and updated by Ansible over ssh; needs root, namespaces, a network once'
 	@echo 'make test-qnn       packages for Qualcomm NPUs: compiled, and run in the simulator (minutes)'
 	@echo 'make test-openvino  the tests that need OpenVINO, in an environment of their own'
 	@echo 'make test-systemd   the service under a systemd of its own; needs root and namespaces'
@@ -81,6 +82,10 @@ test-openvino:
 # A minute. It boots on a copy of the root, whose writes go to memory.
 test-systemd: $(DEV_ENV)
 	$(BIN)/pytest -m systemd tests/booted
+
+# Some minutes. Boards boot in namespaces of their own, on disks of their own.
+test-fleet: $(DEV_ENV)
+	$(BIN)/pytest -m fleet tests/fleet
 
 # Some minutes. It ends after half an hour, whatever it waits for.
 test-arm64: $(DEV_ENV)

@@ -12,6 +12,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from cgroup2 import own_cgroup
+
 REPO = Path(__file__).parents[2]
 TOOLS = ("unshare", "pivot_root", "setpriv", "systemctl", "journalctl", "useradd")
 _TIMEOUT_S = 100
@@ -28,14 +30,11 @@ def missing() -> str:
 
 def run_scenario(package: Path) -> dict[str, str]:
     """What each part of scenario.sh printed, by the part's name."""
-    cgroup = _cgroup2() / f"edgeqwen-test-{secrets.token_hex(4)}"
-    cgroup.mkdir()
     base = Path(tempfile.mkdtemp(prefix="eq-"))
     try:
-        output = _run(cgroup, base, package)
+        with own_cgroup() as cgroup:
+            output = _run(cgroup, base, package)
     finally:
-        (cgroup / "cgroup.kill").write_text("1")
-        _remove(cgroup)
         base.rmdir()
     parts = output.split("\n== ")
     assert parts[-1].strip() == "end", output[-4000:]
@@ -65,22 +64,3 @@ def _run(cgroup: Path, base: Path, package: Path) -> str:
     process.kill()
     process.wait()
     return "\n" + "".join(lines)
-
-
-def _cgroup2() -> Path:
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    return next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
-
-
-def _remove(cgroup: Path) -> None:
-    """Empty folders only, the innermost first, once the kernel has ended what was in them."""
-    for folder in sorted(cgroup.rglob("*"), reverse=True):
-        if folder.is_dir():
-            _remove_one(folder)
-    _remove_one(cgroup)
-
-
-def _remove_one(folder: Path) -> None:
-    while "populated 1" in (folder / "cgroup.events").read_text():
-        os.sched_yield()
-    folder.rmdir()
