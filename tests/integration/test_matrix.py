@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from certificates import Authority
+from processes import descendants
 from tiny import change_config, make_tiny
 
 pytestmark = pytest.mark.slow
@@ -100,7 +101,7 @@ def begin(
 
 def builders(root: psutil.Process) -> list[psutil.Process]:
     """The processes below `root` that build a package."""
-    return [child for child in root.children(recursive=True) if "toolchain.matrix.building" in child.cmdline()]
+    return descendants(root, "toolchain.matrix.building")
 
 
 def kill_a_worker(root: psutil.Process) -> None:
@@ -137,8 +138,9 @@ def test_an_interrupted_run_leaves_no_process(models: Path, tmp_path: Path, how:
     """Ctrl-C in a terminal goes to the whole group, and is answered in one line; a kill goes to one process."""
     run = begin(tmp_path, [models / "tiny"], "--workers", "2", "--cache", "cache")
     run.until("Olive ...")
-    family = psutil.Process(run.process.pid).children(recursive=True)
-    assert len([child for child in family if "toolchain.matrix.building" in child.cmdline()]) >= 1
+    root = psutil.Process(run.process.pid)
+    family = root.children(recursive=True)
+    assert builders(root)
     if how is signal.SIGINT:
         os.killpg(run.process.pid, how)
     else:

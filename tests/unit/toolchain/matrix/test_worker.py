@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client, Future
+from processes import descendants
 from tiny import change_config, make_tiny
 from unit.toolchain.matrix.scripted_cluster import job
 
@@ -36,8 +37,7 @@ def building() -> Iterator[Callable[[], psutil.Process]]:
 
     def process() -> psutil.Process:
         while not found:
-            children = psutil.Process().children(recursive=True)
-            found.extend(child for child in children if "toolchain.matrix.building" in child.cmdline())
+            found.extend(descendants(psutil.Process(), "toolchain.matrix.building"))
         return found[0]
 
     yield process
