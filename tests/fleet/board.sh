@@ -10,7 +10,8 @@ echo $$ > "/sys/fs/cgroup/$name/cgroup.procs"
 mount -o loop "$folder/disk" "$folder/mount"
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$folder/mount/upper,workdir=$folder/mount/work" "$folder/root"
 [ -e "/run/netns/$name" ] || ip netns add "$name"
-ip link add "to-$name" type veth peer name eth0 netns "$name"
+mac=02:00:00:00:00:$(printf %02x "${address##*.}")  # the same at each boot, as others remember it
+ip link add "to-$name" type veth peer name eth0 address "$mac" netns "$name"
 ip link set "to-$name" master site up
 ip -n "$name" addr add "$address/24" dev eth0
 ip -n "$name" link set eth0 up

@@ -12,10 +12,12 @@ from fleet.boards import answers, daemons, events, versions
 from fleet.controller import Controller, documented
 from fleet.publisher import Publisher
 from fleet.site import Board, Site
+from fleet.wheelhouse import NEXT_VERSION
 
 pytestmark = pytest.mark.fleet
 
 Boards = dict[str, Board]
+IN_WAVES = '{"edgeqwen_waves": [1, "100%"], "edgeqwen_max_fail_percentage": 0}'
 
 
 def test_check_mode_on_a_board_with_nothing_changes_nothing(controller: Controller, boards: Boards) -> None:
@@ -40,7 +42,7 @@ def test_boards_are_provisioned_from_nothing(provisioned: Controller, boards: Bo
 def test_a_second_run_changes_nothing(provisioned: Controller, boards: Boards) -> None:
     """Nor does check mode find anything to change, and the daemons are the same processes; as the guide calls it."""
     before = daemons(boards)
-    for arguments in documented("provision.yml"):
+    for arguments in documented("provision.yml")[:2]:
         play = provisioned.play("provision.yml", *arguments)
         assert play.exit_status == 0, play.output
         assert play.of("changed") == dict.fromkeys(boards, 0), play.output
@@ -73,12 +75,13 @@ def test_the_fleet_is_seen_from_the_same_inventory(
 
 
 def test_a_setting_is_checked_before_it_is_written(provisioned: Controller, boards: Boards) -> None:
-    """One that the daemon refuses leaves the board as it is, and check mode only shows one that it takes; then that
-    restarts it."""
+    """One that the daemon refuses leaves the board as it is, and in waves those behind it untouched; check mode only
+    shows one that it takes; then that restarts it."""
     before = daemons(boards)
-    refused = provisioned.play("provision.yml", "--limit", "lab", "-e", setting(queue_limit=0))
+    refused = provisioned.play("provision.yml", "-e", setting(queue_limit=0), "-e", IN_WAVES)
     assert refused.exit_status == 2
-    assert "queue_limit" in refused.output
+    assert "queue_limit" in refused.text
+    assert set(refused.recap) == {"lab"}
     shown = provisioned.play("provision.yml", "--limit", "lab", "--check", "--diff", "-e", setting(queue_limit=5))
     assert "+queue_limit: 5" in shown.output, shown.output
     assert daemons(boards) == before
@@ -100,6 +103,21 @@ def test_what_the_inventory_no_longer_names_is_no_longer_trusted(
         play = provisioned.play("provision.yml", "--limit", "lab", *arguments)
         assert play.exit_status == 0, play.output
         assert boards["lab"].run("ls /etc/edgeqwen/trust.d").split() == trusted.split()
+
+
+def test_a_new_version_of_the_software_takes_the_place_of_the_old(provisioned: Controller, boards: Boards) -> None:
+    """In waves, as the guide calls it; each daemon is another process then that serves what it served, and the old
+    version is gone."""
+    before, serving = daemons(boards), versions(boards)
+    play = provisioned.play("provision.yml", *documented("provision.yml")[2])
+    assert play.exit_status == 0, play.output
+    assert versions(boards) == serving
+    after = daemons(boards)
+    for name, board in boards.items():
+        assert after[name] != before[name]
+        assert answers(board)
+        assert NEXT_VERSION in board.run("edgeqwend --version")
+        assert board.run("ls /opt/edgeqwen").split() == [f"{NEXT_VERSION}-oci-runtime", "current"]
 
 
 def setting(**changed: object) -> str:

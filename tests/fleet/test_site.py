@@ -27,7 +27,7 @@ def test_a_cut_loses_what_was_not_synced(site: Site) -> None:
     """And nothing else; the board boots again from what is there."""
     board = site.board("cut", 21)
     board.boot()
-    board.run("echo kept > /root/kept; sync; echo lost > /root/lost")
+    board.run("echo kept > /root/kept; sync -f /root; echo lost > /root/lost")
     board.cut_power()
     assert board.ssh("true").returncode != 0
     board.boot()
