@@ -46,9 +46,12 @@ def missing() -> str:
         return "needs root, for namespaces of its own"
     if not Path("/dev/loop-control").exists():
         return "needs loop devices, for the boards' disks"
-    if not cgroup2.mounts():
+    if not any(os.access(mount, os.W_OK) for mount in cgroup2.mounts()):
         return "needs cgroups of version 2"
-    return "".join(f"needs {tool}; " for tool in TOOLS if shutil.which(tool) is None)
+    if lacking := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        return f"needs {', '.join(lacking)}"
+    tried = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, check=False)
+    return "" if tried.returncode == 0 else "needs the right to make namespaces"
 
 
 @dataclass(frozen=True)
