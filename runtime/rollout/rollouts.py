@@ -332,16 +332,8 @@ class Rollouts:
 
     async def _change(self, step: Step) -> tuple[State, bool]:
         """The state after `step`, and whether it is another one."""
-        changed = False
-
-        def noted(state: State) -> State:
-            nonlocal changed
-            after = step(state)
-            changed = after is not state
-            return after
-
         async with self._disk:
-            self._state = await asyncio.to_thread(self._store.change, noted)
+            self._state, changed = await asyncio.to_thread(self._store.change_told, step)
             return self._state, changed
 
     async def _go_on(self, change: Coroutine[Any, Any, T]) -> T:

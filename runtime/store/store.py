@@ -102,6 +102,10 @@ class Store:
         Whenever the power fails, the state is the one before or the one after. A state that is damaged is put right
         first. Raises what `step` raises, StoreBusy and StateNewer; then nothing has changed.
         """
+        return self.change_told(step)[0]
+
+    def change_told(self, step: Step) -> tuple[State, bool]:
+        """`change`, and whether there was anything to change."""
         try:
             self._make_folders()
             with self.disk.lock(self.folder / LOCK_FILE, LOCK_WAIT_S):
@@ -109,7 +113,7 @@ class Store:
                 after = step(before)
                 if after is not before:
                     self._publish(after)
-                return after
+                return after, after is not before
         except OSError as error:
             raise self.cannot_write(error) from error
 

@@ -106,15 +106,8 @@ class StoreSwitch:
         return Cause(time.time(), self._by, why)
 
     def _change(self, step: Step) -> Switched:
-        changed = False
-
-        def noted(state: State) -> State:
-            nonlocal changed
-            after = step(state)
-            changed = after is not state
-            return after
-
-        return Switched(_serving_of(self._store.change(noted)), changed, by_daemon=False, checks={})
+        state, changed = self._store.change_told(step)
+        return Switched(_serving_of(state), changed, by_daemon=False, checks={})
 
 
 class DaemonSwitch:
