@@ -29,7 +29,7 @@ from runtime.package import SamplingDefaults
 from runtime.requests.chat import ChatTemplate
 from runtime.requests.reader import RequestReader
 
-TIMEOUT_S = 20
+TIMEOUT_S = 120  # against a hang: nothing waits so long, on a machine however busy
 VOCABULARY = 256
 CONTEXT_TOKENS = 200
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
