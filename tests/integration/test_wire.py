@@ -44,7 +44,7 @@ GOOD_ENDS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADL
 
 @pytest.fixture(scope="module")
 def daemon(small_package: Path) -> Iterator[Daemon]:
-    many = (
+    many = ("--connections", "1024", "--connections-per-user", "1024")  # some that we closed are not noticed yet
         "--connections",
         "1024",
         "--connections-per-user",
