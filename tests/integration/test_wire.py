@@ -45,11 +45,6 @@ GOOD_ENDS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADL
 @pytest.fixture(scope="module")
 def daemon(small_package: Path) -> Iterator[Daemon]:
     many = ("--connections", "1024", "--connections-per-user", "1024")  # some that we closed are not noticed yet
-        "--connections",
-        "1024",
-        "--connections-per-user",
-        "1024",
-    )  # what we have closed may not have been noticed yet
     with start(small_package, "--no-verify", "--slots", "8", "--context-tokens", "128", *many) as daemon:
         yield daemon
 
