@@ -68,7 +68,7 @@ class Running:
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(TIMEOUT_S):
             while not condition():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
     def committed(self) -> bool:
         return self.device.store.read().trial is None
@@ -99,7 +99,7 @@ async def daemon(
         budget_bytes=budget_bytes,
         now=lambda: 9.0,
         clock=Clock(),
-        period_s=0.0,
+        period_s=0.001,  # not 0: a loop that never rests leaves other threads no time
         idle_s=idle_s,
     )
     await rollouts.start()
