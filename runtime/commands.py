@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .errors import EdgeQwenError
+from .one_line import note, one_line_errors
 from .reach import somebody_listens
 
 if TYPE_CHECKING:
@@ -97,13 +96,11 @@ def bench(
         message = f"bench runs the model itself, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
     if somebody_listens(daemon.address):
-        click.echo(
-            f"edgeqwen: a daemon runs at {daemon.address} and may use the cores: stop it for true figures", err=True
-        )
-    try:
+        note(f"a daemon runs at {daemon.address} and may use the cores: stop it for true figures")
+    with one_line_errors():
         board = Board.open(_config_file(config_file), os.environ, {"package": package, **flags})
         if board.complaint:
-            click.echo(f"edgeqwen: local settings ignored: {board.complaint}", err=True)
+            note(f"local settings ignored: {board.complaint}")
         if autotune:
             with _progress("measuring") as report:
                 tuned = board.autotune(budget_s, lambda what, share: report(share, f"measuring {what}"))
@@ -114,9 +111,6 @@ def bench(
                 result = board.measure(prompts, tokens, streams, rounds, lambda share: report(share, "measuring"))
             _warn_if_busy(result.others_busy)
             (_bench_as_json if as_json else _show_bench)(board, result)
-    except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 def _config_file(named: Path | None) -> Path | None:
@@ -127,7 +121,7 @@ def _config_file(named: Path | None) -> Path | None:
 
 def _warn_if_busy(share: float) -> None:
     if share > _BUSY:
-        click.echo(f"edgeqwen: other programs kept {share:.0%} of the cores busy: measure again without them", err=True)
+        note(f"other programs kept {share:.0%} of the cores busy: measure again without them")
 
 
 @contextmanager

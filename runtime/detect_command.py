@@ -6,7 +6,6 @@ Loaded also where only the client is installed: what the runtime needs is import
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import EdgeQwenError, Fault, ProfileError
+from .errors import Fault, ProfileError
+from .one_line import one_line_errors
 
 if TYPE_CHECKING:
     from .board.detect import Detected, Match
@@ -53,7 +53,7 @@ def detect(files: tuple[Path, ...], root: Path, arch: str | None, as_json: bool)
     except ImportError as error:
         message = f"detect reads profiles, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
-    try:
+    with one_line_errors():
         profiles = [Profile.load(path) for path in (*files, *builtin_profiles().values())]
         machine = read_machine(root, arch)
         found = find(machine, profiles)
@@ -65,9 +65,6 @@ def detect(files: tuple[Path, ...], root: Path, arch: str | None, as_json: bool)
         if found.best is None:
             fault = Fault("", "copy the nearest with `edgeqwen-compile profiles show` and give it with --profile")
             raise ProfileError([fault], f"no profile fits this {machine.arch} machine")
-    except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {error}", err=True)
-        sys.exit(error.exit_code)
 
 
 def _as_json(machine: Machine, found: Detected) -> dict[str, Any]:

@@ -31,7 +31,7 @@ LAYERS = {
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint disk reach",
+        "memory pressure outlet notify fingerprint disk reach one_line",
         "errors",
     ),
     "runtime.access": (
@@ -358,7 +358,7 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
-    " runtime.oci.options runtime.token_command runtime.trust.command runtime.updates.command"
+    " runtime.oci.options runtime.one_line runtime.token_command runtime.trust.command runtime.updates.command"
     " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
     " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.matrix"
     " toolchain.commands.publish toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli"

@@ -10,13 +10,13 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from ..errors import DeployError, EdgeQwenError
+from ..errors import DeployError
+from ..one_line import note, one_line_errors
 from .apply import Change, apply
 from .manager import Manager, require_root
 from .plan import (
@@ -62,15 +62,6 @@ def service() -> None:
     """Run edgeqwend as a service of systemd."""
 
 
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {error}", err=True)
-        sys.exit(error.exit_code)
-
-
 @service.command()
 @click.option("--package", help="For a configuration that is not there yet: where the board has its package.")
 @click.option("--variant", help="Of that package; needed if it has several.")
@@ -105,7 +96,7 @@ def install(
     except ImportError as error:
         message = f"this board is to run the daemon, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
-    with _one_line_errors():
+    with one_line_errors():
         target = Target(root)
         manager = Manager(target)
         if not dry_run:
@@ -159,7 +150,7 @@ def _report(changes: Sequence[Change], warning: str, *, dry_run: bool, as_json: 
         if dry_run and change.diff:
             click.echo(change.diff.rstrip("\n"))
     if warning:
-        click.echo(f"edgeqwen: {warning}", err=True)
+        note(warning)
 
 
 @service.command()
@@ -169,7 +160,7 @@ def _report(changes: Sequence[Change], warning: str, *, dry_run: bool, as_json: 
 @_json
 def uninstall(purge: bool, root: Path, dry_run: bool, as_json: bool) -> None:
     """Stop the service and remove what `install` placed; configuration, packages and the user stay."""
-    with _one_line_errors():
+    with one_line_errors():
         target = Target(root)
         manager = Manager(target)
         if not dry_run:
@@ -211,7 +202,7 @@ def _purge(target: Target, *, dry_run: bool) -> list[Change]:
 @_json
 def status(as_json: bool) -> None:
     """Whether it runs, how often it was started again, and what to do."""
-    with _one_line_errors():
+    with one_line_errors():
         manager = Manager(Target())
         manager.require_running()
         found = read_status(manager.show(PROPERTIES))

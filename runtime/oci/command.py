@@ -6,13 +6,12 @@ Loaded also where only the client is installed: what the runtime needs is import
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import EdgeQwenError
+from ..one_line import note, one_line_errors
 from .options import pulling_options, settings_of
 
 if TYPE_CHECKING:
@@ -53,18 +52,13 @@ def pull(reference: str, variant: str | None, profile: str | None, folder: Path,
     except ImportError as error:
         message = f"pull needs {error.name}, which is not installed: pip install 'edgeqwen[runtime,oci]'"
         raise click.ClickException(message) from error
-    try:
+    with one_line_errors():
         settings = settings_of(flags)
-        source = open_source(
-            parse_reference(reference), settings, lambda line: click.echo(f"edgeqwen: {line}", err=True)
-        )
+        source = open_source(parse_reference(reference), settings, note)
         offer = choose_for_this_device(source.offers(), variant, profile)
         rate = Rate(settings.bytes_per_s) if settings.bytes_per_s else None
         with showing_bytes(f"pulling {offer}") as progress:
             pulled = pull_into(folder, source, offer, rate, progress)
-    except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {error}", err=True)
-        sys.exit(error.exit_code)
     _show(pulled, as_json=as_json)
 
 
@@ -77,4 +71,4 @@ def _show(pulled: Pulled, *, as_json: bool) -> None:
         return
     click.echo(str(pulled.path))
     if not pulled.changed:
-        click.echo(f"edgeqwen: {offer} is there already", err=True)
+        note(f"{offer} is there already")

@@ -60,12 +60,12 @@ _PULLING = (
 
 def reaching_options(command: Command) -> Command:
     """Adds the flags of how a registry is reached, which `settings_of` takes."""
-    return _with(_REACHING, command)
+    return with_options(_REACHING, command)
 
 
 def pulling_options(command: Command) -> Command:
     """The same, with those that are about fetching."""
-    return _with((*_REACHING, *_PULLING), command)
+    return with_options((*_REACHING, *_PULLING), command)
 
 
 def settings_of(flags: Mapping[str, Any]) -> Settings:
@@ -104,7 +104,8 @@ def _credentials(username: str | None, password_file: TextIO | None) -> tuple[st
     return username, password
 
 
-def _with(options: Iterable[Callable[[Command], Command]], command: Command) -> Command:
+def with_options(options: Iterable[Callable[[Command], Command]], command: Command) -> Command:
+    """Adds them, in the order in which help shows them."""
     for option in reversed(tuple(options)):
         command = option(command)
     return command

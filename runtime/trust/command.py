@@ -6,7 +6,6 @@ Loaded also where only the client is installed: what the runtime needs is import
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..errors import EdgeQwenError
+from ..one_line import one_line_errors
 from .folder import TRUST_FOLDER
 
 if TYPE_CHECKING:
@@ -60,15 +59,13 @@ def verify(package: Path, variant: str | None, trust_folder: Path, as_json: bool
     except ImportError as error:
         message = f"verify reads packages, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
-    try:
-        trust = Trust.read(trust_folder)
-        opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
-        signers = {each.variant_dir.name: _verified(trust, each) for each in opened}
-    except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}") from error
+    with one_line_errors():
+        try:
+            trust = Trust.read(trust_folder)
+            opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
+            signers = {each.variant_dir.name: _verified(trust, each) for each in opened}
+        except OSError as error:
+            raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}") from error
     (_print_json if as_json else _print)(opened[0], signers)
 
 

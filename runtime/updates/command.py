@@ -19,14 +19,14 @@ import click
 from edgeqwen.client import Connection, Refused
 
 from ..oci.options import pulling_options, settings_of
+from ..one_line import note, one_line_errors
+from ..trust.command import trust_option
 from .options import (
     EXIT_STATUS,
     budget,
     budget_option,
     described,
     json_option,
-    note,
-    one_line_errors,
     open_store,
     store_option,
     switching_options,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ..store.store import Store
     from .installing import Installation
     from .switching import Switch, Switched
-
-_TRUST_FOLDER = "/etc/edgeqwen/trust.d"
 
 # What the daemon refuses, with the exit status that the same has here.
 _REFUSED = {"CANARY_FAILED": 7, "DOWNGRADE_REFUSED": 6, "PACKAGE_UNUSABLE": 4, "TOO_HOT": 75, "STORE_BUSY": 75}
@@ -62,15 +60,7 @@ goes on when the same is called again. Nothing else serves before `activate`.
 @click.argument("reference")
 @click.option("--variant", help="Default: the one whose profile fits this device.")
 @click.option("--profile", help="Instead of the profiles that `edgeqwen detect` finds.")
-@click.option(
-    "--trust",
-    "trust_folder",
-    type=click.Path(path_type=Path),
-    envvar="EDGEQWEN_TRUST",
-    default=_TRUST_FOLDER,
-    show_default=True,
-    help="Folder of trust roots, also EDGEQWEN_TRUST.",
-)
+@trust_option
 @click.option("--allow-unsigned", is_flag=True, help="Take what nobody signed whom this machine trusts.")
 @click.option("--repair", is_flag=True, help="Read every file of a package that is there, and replace damaged ones.")
 @click.option("--activate", "then_activate", is_flag=True, help="Then have it serve, as `edgeqwen activate` does.")

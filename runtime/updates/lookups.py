@@ -17,14 +17,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ..one_line import note, one_line_errors
 from .options import (
     EXIT_STATUS,
     budget,
     budget_option,
     described,
     json_option,
-    note,
-    one_line_errors,
     open_store,
     store_option,
     who,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import EdgeQwenError
+from ..oci.options import with_options
 
 if TYPE_CHECKING:
     from ..configuration.store_settings import StoreSettings
@@ -60,9 +58,7 @@ _SWITCHING = (
 
 def switching_options(command: Command) -> Command:
     """Adds the flags of an activation."""
-    for option in reversed(_SWITCHING):
-        command = option(command)
-    return command
+    return with_options(_SWITCHING, command)
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -89,21 +85,6 @@ def budget(settings: StoreSettings, said_bytes: int | None) -> int:
     from ..store.collect import budget_of
 
     return budget_of(settings.path, settings.budget_bytes if said_bytes is None else said_bytes)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Of the block, each with its exit status. What the daemon says is for whoever runs the command."""
-    try:
-        yield
-    except EdgeQwenError as error:
-        click.echo(f"edgeqwen: {error}", err=True)
-        sys.exit(error.exit_code)
-
-
-def note(line: str) -> None:
-    """For people, beside what is printed for programs."""
-    click.echo(f"edgeqwen: {line}", err=True)
 
 
 def open_store(folder: Path | None) -> tuple[Store, StoreSettings]:
