@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -110,7 +111,7 @@ class LocalDisk:
     def mkdir(self, path: Path) -> None:
         with self._as_owner():
             path.mkdir()
-            path.chmod(_FOLDER_MODE)  # whatever the umask is: others may read
+            _let_others_read(path.chmod, _FOLDER_MODE)
 
     def rmdir(self, path: Path) -> None:
         with self._as_owner():
@@ -122,6 +123,8 @@ class LocalDisk:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
         try:
             _hold(handle, path, wait_s)
+            if not _is_at(path, handle):  # whoever held it has removed it
+                raise StoreBusy(f"somebody else was at work in {path.parent} until now: try again")
             yield
         finally:
             os.close(handle)
@@ -134,7 +137,7 @@ class LocalDisk:
         with self._as_owner():
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | how, _FILE_MODE)
             with os.fdopen(handle, "wb", buffering=0) as file:
-                os.fchmod(handle, _FILE_MODE)
+                _let_others_read(partial(os.fchmod, handle), _FILE_MODE)
                 left = memoryview(content)
                 while left:
                     left = left[file.write(left) :]
@@ -163,6 +166,15 @@ class LocalDisk:
             _LIBC.setfsgid(os.getegid())
 
 
+def _let_others_read(chmod: Callable[[int], None], mode: int) -> None:
+    """Whatever the umask is. A stick has no modes, and says so in one way or another."""
+    try:
+        chmod(mode)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+
+
 _LIBC = ctypes.CDLL(None)
 
 
@@ -171,6 +183,13 @@ def _set_file_user(wanted: int, call: Callable[[int], int]) -> None:
     call(wanted)
     if call(wanted) != wanted:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _hold(handle: int, path: Path, wait_s: float) -> None:

@@ -17,6 +17,20 @@ class Fault:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+_SHOWN_CHARS = 160
+
+
+def printable(said: object) -> str:
+    """What others wrote, so that it can be shown: one line, short, nothing that a terminal obeys."""
+    line = one_line(" ".join(str(said).split()))
+    return line if len(line) <= _SHOWN_CHARS else f"{line[: _SHOWN_CHARS - 3]}..."
+
+
+def one_line(text: str) -> str:
+    """A line in which nothing is obeyed by a terminal, whatever got into it."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.splitlines()))
+
+
 class EdgeQwenError(Exception):
     """The root of the tree. `exit_code` is what a command exits with when this ends it."""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import click
 
-from .errors import EdgeQwenError
+from .errors import EdgeQwenError, one_line
 
 
 @contextmanager
@@ -23,4 +23,4 @@ def one_line_errors() -> Iterator[None]:
 
 def note(line: str) -> None:
     """For people, beside what is printed for programs."""
-    click.echo(f"edgeqwen: {line}", err=True)
+    click.echo(f"edgeqwen: {one_line(line)}", err=True)

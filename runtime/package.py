@@ -46,6 +46,9 @@ OPTIMUM = "Optimum's graph, slower"
 """What is said of a variant that Optimum exported wherever its execution provider is."""
 ADAPTERS = PurePosixPath("adapters")
 ADAPTER_SUFFIX = ".onnx_adapter"
+MAX_BUILD_BYTES = 1 << 20
+"""Of `build.json`: of thousands of files, where packages have some dozen."""
+
 SMOOTHING_FILE = "smoothing.npz"
 """What the channels of the model were divided by, for adapters that come later; one that was not smoothed has none."""
 
@@ -236,7 +239,7 @@ class Package:
         Raises PackageError or PackageCorrupt.
         """
         variant_dir = _variant_dir(root, variant)
-        content = (variant_dir / BUILD_FILE).read_bytes()
+        content = read_at_most(variant_dir / BUILD_FILE, MAX_BUILD_BYTES + 1)
         package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
         package._check_files(progress if verify else None)
         return package
@@ -388,6 +391,12 @@ def file_digest(path: Path, progress: Callable[[int], None] = lambda _: None) ->
     return digest.hexdigest()
 
 
+def read_at_most(path: Path, size: int) -> bytes:
+    """As much of a file. Raises OSError, also for a link: of what others made, none is followed, and no pipe waits."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read(size)
+
+
 def variants_of(root: Path) -> list[str]:
     """Names of the variants of the package at `root`, sorted."""
     return sorted(path.parent.name for path in (root / VARIANTS).glob(f"*/{BUILD_FILE}"))
@@ -452,6 +461,10 @@ def _variant_dir(root: Path, variant: str | None) -> Path:
 
 
 def _parse_build(content: bytes, variant_dir: Path) -> Build:
+    if len(content) > MAX_BUILD_BYTES:
+        raise PackageCorrupt(
+            f"{variant_dir / BUILD_FILE} cannot be used: it is larger than {MAX_BUILD_BYTES >> 20} MiB"
+        )
     try:
         return Build.model_validate_json(content)
     except ValidationError as error:

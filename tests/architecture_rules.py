@@ -31,7 +31,7 @@ LAYERS = {
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint disk reach one_line",
+        "memory pressure outlet notify fingerprint disk reach one_line progress",
         "errors",
     ),
     "runtime.access": (
@@ -136,7 +136,7 @@ LAYERS = {
         "layout registry",
         "remote contents transport",
         "documents",
-        "patience rate reference progress",
+        "patience rate reference",
     ),
     "runtime.otel": (
         "pipeline",
@@ -290,6 +290,7 @@ ACROSS = {
     "toolchain.variants.openvino": ("runtime.sessions.openvino_session",),
     "toolchain.variants.optimum": ("runtime.sessions.plain_session",),
     "toolchain.variants.ort": ("runtime.sessions.adapters",),
+    "toolchain.progress": ("runtime.progress",),
     "toolchain.publishing.keys": ("runtime.trust",),
     "toolchain.publishing.sign": ("runtime.trust",),
     "toolchain.graphs.activations": ("runtime.sessions.qnn_pipeline",),
@@ -299,7 +300,7 @@ ACROSS = {
         "runtime.sessions.static_session",
     ),
     "toolchain.commands.publish": ("runtime.oci",),
-    "toolchain.publishing.*": ("runtime.oci",),
+    "toolchain.publishing.*": ("runtime.oci", "runtime.disk"),
     "toolchain.evaluation.answers": (
         "runtime.requests.chat",
         "runtime.engine.engine",
@@ -358,8 +359,8 @@ ACROSS = {
 # Third-party libraries by import name, and the modules that may open each. Any other is refused.
 DOORS = {
     "click": "runtime.commands runtime.daemon runtime.deploy.command runtime.detect_command runtime.oci.command"
-    " runtime.oci.options runtime.one_line runtime.token_command runtime.trust.command runtime.updates.command"
-    " runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
+    " runtime.oci.options runtime.one_line runtime.progress runtime.token_command runtime.trust.command"
+    " runtime.updates.command runtime.updates.lookups runtime.updates.options toolchain.cli toolchain.commands.advise"
     " toolchain.commands.budget_options toolchain.commands.evaluate toolchain.commands.matrix"
     " toolchain.commands.publish toolchain.commands.sign toolchain.commands.sweep edgeqwen.batch edgeqwen.cli"
     " edgeqwen.flags edgeqwen.fleet.command edgeqwen.health_command edgeqwen.printing edgeqwen.status edgeqwen.watch",
@@ -419,7 +420,7 @@ DOORS = {
     " runtime.requests.chat_json runtime.store.state_file runtime.trust.roots runtime.validation toolchain.cli"
     " toolchain.matrix.file toolchain.matrix.record",
     "requests": "runtime.oci.transport",
-    "rich": "runtime.commands runtime.oci.progress runtime.trust.command runtime.updates.lookups toolchain.cli"
+    "rich": "runtime.commands runtime.progress runtime.updates.lookups toolchain.cli"
     " toolchain.commands.advise toolchain.commands.evaluate toolchain.commands.matrix toolchain.progress"
     " toolchain.sweeping.report toolchain.tables edgeqwen.fleet.command edgeqwen.fleet.view edgeqwen.status"
     " edgeqwen.watch edgeqwen.watch_view",

@@ -13,7 +13,7 @@ from click.shell_completion import get_completion_class
 from pydantic import BaseModel
 from rich.table import Table
 
-from runtime.errors import EdgeQwenError, ProfileError
+from runtime.errors import EdgeQwenError, ProfileError, one_line
 from runtime.package import ADAPTER_SUFFIX, FIRST_VERSION, PROJECTIONS, Npu, is_adapter_name, is_version
 from runtime.profile import Profile, builtin_profiles, find_profile, require_buildable
 
@@ -40,7 +40,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeQwenError as error:
-            click.echo(f"{ctx.find_root().info_name}: {' '.join(str(error).splitlines())}", err=True)
+            click.echo(f"{ctx.find_root().info_name}: {one_line(str(error))}", err=True)
             sys.exit(error.exit_code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from runtime.progress import Lines
 
 _LINE_EVERY_S = 10.0
 
@@ -45,21 +47,21 @@ class Jobs:
 class Reporter:
     """Reports stages on stderr, so that stdout stays for results."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream or sys.stderr, clock
         self._console = Console(file=self._stream)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
         """A step called `name`, from here to the end of the block."""
-        started_s = time.monotonic()
+        started_s = self._clock()
         if self._console.is_terminal:
             with _bars(self._console) as progress:
                 yield _Bar(progress, name)
         else:
-            print(f"{name} ...", file=self._stream, flush=True)
-            yield _Lines(self._stream, name)
-        print(f"{name}: {time.monotonic() - started_s:.1f} s", file=self._stream, flush=True)
+            self.note(f"{name} ...")
+            yield _StageLines(Lines(self.note, self._clock), name)
+        self.note(f"{name}: {self._clock() - started_s:.1f} s")
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -77,7 +79,7 @@ class Reporter:
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -100,22 +102,17 @@ class _Bar(Stage):
         self._progress.update(self._task, completed=done, total=total)
 
 
-class _Lines(Stage):
-    def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream, self._name, self._detail = stream, name, ""
-        self._started_s = self._last_s = time.monotonic()
-        self._first = 0
+class _StageLines(Stage):
+    def __init__(self, lines: Lines, name: str) -> None:
+        self._lines, self._name, self._detail = lines, name, ""
+        lines.begin(0)
 
     def update(self, done: int, total: int, detail: str = "") -> None:
-        now_s = time.monotonic()
         if detail != self._detail:
-            self._detail, self._started_s, self._first = detail, now_s, done
-        if now_s - self._last_s < _LINE_EVERY_S or done <= self._first:
-            return
-        self._last_s = now_s
-        left_s = (now_s - self._started_s) / (done - self._first) * (total - done)
+            self._detail = detail
+            self._lines.begin(done)
         part = f" {detail}" if detail else ""
-        print(f"{self._name}:{part} {done}/{total}, about {left_s:.0f} s left", file=self._stream, flush=True)
+        self._lines.update(done, total, f"{self._name}:{part} {done}/{total}")
 
 
 class _JobBars(Jobs):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..one_line import note, one_line_errors
+from ..progress import showing_bytes
 from .options import pulling_options, settings_of
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def pull(reference: str, variant: str | None, profile: str | None, folder: Path,
     try:
         from .choosing import choose_for_this_device
         from .opening import open_source
-        from .progress import showing_bytes
         from .pulling import pull_into
-        from .rate import Rate
         from .reference import parse_reference
     except ImportError as error:
         message = f"pull needs {error.name}, which is not installed: pip install 'edgeqwen[runtime,oci]'"
@@ -56,9 +55,8 @@ def pull(reference: str, variant: str | None, profile: str | None, folder: Path,
         settings = settings_of(flags)
         source = open_source(parse_reference(reference), settings, note)
         offer = choose_for_this_device(source.offers(), variant, profile)
-        rate = Rate(settings.bytes_per_s) if settings.bytes_per_s else None
         with showing_bytes(f"pulling {offer}") as progress:
-            pulled = pull_into(folder, source, offer, rate, progress)
+            pulled = pull_into(folder, source, offer, progress)
     _show(pulled, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from ..errors import PackageCorrupt
-from ..package import BUILD_FILE, CONFIGS, VARIANTS, Build, File, is_version, signature_name
+from ..package import BUILD_FILE, CONFIGS, MAX_BUILD_BYTES, VARIANTS, Build, File, is_version, signature_name
 from .documents import ARCHITECTURES, MANIFEST_TYPE, Descriptor, Index, Manifest, Platform, digest_of, encoded
 
 PACKAGE_TYPE = "application/vnd.edgeqwen.package.v1"
@@ -26,13 +26,11 @@ EMPTY = Descriptor(
 """The config of what is no image, as the specification has it."""
 
 MAX_SIGNATURE_BYTES = 1 << 20
-_MAX_BUILD_BYTES = 16 << 20
 
 _OURS = "org.edgeqwen."
 _KEYS = ("name", "version", "variant", "profile", "arch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SEGMENT = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
-_LONGEST_PATH = 1024
+_LONGEST_PATH, _LONGEST_SEGMENT = 1024, 255
 
 
 @dataclass(frozen=True)
@@ -143,6 +141,11 @@ def contents_of(offer: Offer, manifest: Manifest, where: str) -> Contents:
     return Contents(offer, layers)
 
 
+def unfit_name(build: Build) -> str | None:
+    """What of its name, variant, profile and architecture no device takes as a name; None if all are fit."""
+    return _unfit((build.name, build.variant, build.profile.name, build.needs.arch))
+
+
 def manifest_of(build: Build, files: Mapping[str, File]) -> Manifest:
     """The manifest of a variant with `files`, by path. The same files give the same manifest."""
     layers = [
@@ -191,9 +194,13 @@ def _annotations_of(offer: Offer) -> dict[str, str]:
 
 def _offer(digest: str, size_bytes: int, annotations: Mapping[str, str], where: str) -> Offer:
     name, version, variant, profile, arch = (annotations.get(f"{_OURS}{key}", "") for key in _KEYS)
-    if not (is_version(version) and all(_NAME.fullmatch(each) for each in (name, variant, profile, arch))):
+    if not is_version(version) or _unfit((name, variant, profile, arch)) is not None:
         raise PackageCorrupt(f"{where} is no package of edgeqwen: its annotations {_OURS}* cannot be used")
     return Offer(digest, size_bytes, name, version, variant, profile, arch)
+
+
+def _unfit(names: Iterable[str]) -> str | None:
+    return next((name for name in names if not _NAME.fullmatch(name)), None)
 
 
 def _fault(layers: Sequence[Layer], variant: str) -> str | None:
@@ -207,7 +214,9 @@ def _fault(layers: Sequence[Layer], variant: str) -> str | None:
     folders = {folder.as_posix() for path in folded for folder in PurePosixPath(path).parents}
     if clash := sorted(folded & folders):
         return f"{clash[0]!r} is a file and a folder in it"
-    bounds = {build_path(variant): _MAX_BUILD_BYTES, signature_name(variant): MAX_SIGNATURE_BYTES}
+    if len({layer.sha256 for layer in layers}) < len({(layer.sha256, layer.size_bytes) for layer in layers}):
+        return "it says two sizes of one digest"
+    bounds = {build_path(variant): MAX_BUILD_BYTES, signature_name(variant): MAX_SIGNATURE_BYTES}
     if large := [layer.path for layer in layers if layer.size_bytes > bounds.get(layer.path, layer.size_bytes)]:
         return f"{large[0]} is too large to be one"
     if build_path(variant) not in {layer.path for layer in layers}:
@@ -217,7 +226,10 @@ def _fault(layers: Sequence[Layer], variant: str) -> str | None:
 
 def path_fault(path: str, variant: str) -> str | None:
     """Why no file of `variant` may be called so; None if one may."""
-    segments = path.split("/")
-    if len(path) > _LONGEST_PATH or any(it in ("..", ".") or not _SEGMENT.fullmatch(it) for it in segments):
+    if not (path.isprintable() and len(path) <= _LONGEST_PATH and all(map(_is_segment, path.split("/")))):
         return f"{path[:80]!r} is no path in a package"
     return None if belongs_to(path, variant) else f"{path[:80]!r} does not belong to {variant}"
+
+
+def _is_segment(name: str) -> bool:
+    return name not in ("", "..", ".") and "\\" not in name and len(name.encode()) <= _LONGEST_SEGMENT

@@ -12,18 +12,19 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ..errors import PackageCorrupt
+from ..errors import PackageCorrupt, printable
 from ..validation import faults_of
 from .reference import DIGEST
 
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
 
-MAX_DOCUMENT_BYTES = 4 << 20
-MAX_LAYERS = 10_000
+MAX_DOCUMENT_BYTES = 1 << 20
+"""As of a signature, which names as many files. What is wrong with a document may take a hundred times that."""
+
+MAX_LAYERS = 4_000
 _MAX_MANIFESTS = 1_000
 _MAX_BLOB_BYTES = 1 << 40
-_LONGEST_FAULT = 300
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 """What the specification calls an architecture, by what `uname -m` calls it."""
@@ -120,5 +121,4 @@ def _parse(model: type[_Model], content: bytes, where: str) -> _Model:
         return model.model_validate_json(content)
     except ValidationError as error:
         faults = "; ".join(sorted(map(str, faults_of(error)))[:3])
-        shown = "".join(each if each.isprintable() else "?" for each in faults)[:_LONGEST_FAULT]
-        raise PackageCorrupt(f"{where} is no package: {shown}") from error
+        raise PackageCorrupt(f"{where} is no package: {printable(faults)}") from error

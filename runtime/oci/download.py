@@ -10,9 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from ..disk import Disk
-from ..errors import PackageCorrupt, PackageError, PackageNotThere, RemoteUnavailable, TransferError
+from ..errors import PackageCorrupt, PackageError, RemoteUnavailable, TransferError
 from .contents import Layer
-from .rate import Rate
 from .remote import Remote
 from .source import Source
 
@@ -31,11 +30,10 @@ class Download:
         layer: Layer,
         part: Path,
         disk: Disk,
-        rate: Rate | None,
         come: Callable[[int, int], None],
     ) -> None:
         self._source, self._layer, self._part = source, layer, part
-        self._disk, self._rate, self._come = disk, rate, come
+        self._disk, self._come = disk, come
         self._remotes = list(source.remotes)
         self._hash = hashlib.sha256()
         self._size = self._kept = 0
@@ -56,7 +54,7 @@ class Download:
                     raise
                 self._remotes.append(self._remotes.pop(0))
                 self._source.patience.wait(failures, error.retry_after_s)
-            except (PackageNotThere, TransferError) as error:
+            except (PackageError, TransferError) as error:
                 self._leave(remote, error)
 
     def _take_up(self) -> None:
@@ -94,11 +92,10 @@ class Download:
         return False
 
     def _read(self, remote: Remote) -> None:
+        before = self._size
         with closing(remote.blob(self._layer.sha256, self._size)) as chunks:
             for chunk in chunks:
                 self._from.add(remote.name)
-                if self._rate:
-                    self._rate.take(len(chunk))
                 if self._size + len(chunk) > self._layer.size_bytes:
                     self._size += len(chunk)  # longer than it may be, so it is none
                     self._come(len(chunk), 0)
@@ -107,6 +104,9 @@ class Download:
                 self._hash.update(chunk)
                 self._size += len(chunk)
                 self._come(len(chunk), 0)
+        if self._size == before:
+            has = f"{self._size} of {self._layer.size_bytes} bytes of {self._layer.path}"
+            raise PackageCorrupt(f"{remote.name} has only {has}: it was not copied whole")
         if self._size < self._layer.size_bytes:
             raise RemoteUnavailable(f"{remote.name} broke off {self._layer.path} at byte {self._size}")
 

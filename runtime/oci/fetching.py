@@ -1,11 +1,10 @@
 """Brings one variant of a package here, whole or not at all, and goes on where it was cut.
 
-    INCOMING/lock                   whoever fetches into INCOMING holds it
     INCOMING/sha256-HEX.part        what came of a blob so far
     INCOMING/sha256-HEX             a whole blob: compared with its digest, and on the disk
 
-Memory is bounded by what a remote yields at a time. Every byte is hashed once as it comes, and those that are found at
-a start once more.
+Whoever fetches keeps others out of INCOMING, until the package is where it belongs. Memory is bounded by what a remote
+yields at a time. Every byte is hashed once as it comes, and those that are found at a start once more.
 """
 
 from __future__ import annotations
@@ -23,12 +22,10 @@ from ..errors import PackageCorrupt, PackageError, RemoteUnavailable, TransferEr
 from ..package import Package, file_digest, open_variants
 from .contents import Contents, Layer, require_agreement
 from .download import Download, is_file
-from .rate import Rate
 from .source import Source
 
-LOCK_FILE = "lock"
 _PART = ".part"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 SPARE_BYTES = 16 << 20
 """Of a disk, beside the files: for folders and what a file system keeps for itself."""
 
@@ -61,7 +58,6 @@ def fetch(
     *,
     check: Check | None = None,
     others: Iterable[Path] = (),
-    rate: Rate | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Fetched:
     """Makes the folder `into` the package with the one variant that `contents` describes; its parent is INCOMING.
@@ -70,13 +66,12 @@ def fetch(
 
     Args:
         others: packages here, whose files are linked rather than fetched if they are the same.
-        rate: that is kept to.
         progress: is told how many bytes of how many are there.
 
-    Raises StoreBusy, TransferError, PackageError, and what `check` raises.
+    Raises TransferError, PackageError, and what `check` raises.
     """
-    with disk_errors(into.parent), disk.lock(into.parent / LOCK_FILE, 0.0):
-        return _Fetch(source, contents, into, disk, rate, progress).run(check, others)
+    with disk_errors(into.parent):
+        return _Fetch(source, contents, into, disk, progress).run(check, others)
 
 
 class _Fetch:
@@ -86,11 +81,10 @@ class _Fetch:
         contents: Contents,
         into: Path,
         disk: Disk,
-        rate: Rate | None,
         progress: Callable[[int, int], None],
     ) -> None:
         self._source, self._contents, self._into, self._disk = source, contents, into, disk
-        self._rate, self._progress = rate, progress
+        self._progress = progress
         self._incoming = into.parent
         self._fetched = self._linked = self._kept = 0
         self._counted: set[str] = set()  # digests of what is here and was counted
@@ -102,6 +96,7 @@ class _Fetch:
         signature = self._contents.signature
         if check is not None:
             check(self._contents.digests, self._content(signature) if signature else None)
+        self._remove_strays()
         missing = [layers for layers in self._layers.values() if not self._is_placed(layers)]
         self._require_room([layers[0] for layers in missing])
         same = _same_files({layers[0].sha256 for layers in missing}, others)
@@ -110,7 +105,6 @@ class _Fetch:
         self._make_folders()
         for layers in missing:
             self._place(layers)
-        self._remove_strays()
         for folder in sorted(self._folders(), reverse=True):
             self._disk.sync_dir(folder)
         self._disk.sync_dir(self._incoming)
@@ -133,7 +127,7 @@ class _Fetch:
     def _get(self, layer: Layer, same: list[Path]) -> Path:
         """The whole blob of `layer`, as a file in INCOMING."""
         blob = self._incoming / f"sha256-{layer.sha256}"
-        if is_file(blob, layer.size_bytes):
+        if self._is_kept(blob, layer):
             self._keep(layer)
         elif self._link(same, layer, blob):
             self._linked += layer.size_bytes
@@ -146,9 +140,19 @@ class _Fetch:
         self._counted.add(layer.sha256)
         return blob
 
+    def _is_kept(self, blob: Path, layer: Layer) -> bool:
+        """Whether an earlier fetch left the whole blob. What a disk or somebody else has made of it goes."""
+        if not is_file(blob, layer.size_bytes):
+            return False
+        if file_digest(blob) == layer.sha256:
+            return True
+        self._source.note(f"what there was of {layer.path} is damaged: fetching it anew")
+        self._disk.unlink(blob)
+        return False
+
     def _download(self, layer: Layer, part: Path) -> None:
         try:
-            Download(self._source, layer, part, self._disk, self._rate, self._come).run()
+            Download(self._source, layer, part, self._disk, self._come).run()
         except RemoteUnavailable as error:
             if self._fetched == 0:
                 raise
@@ -227,11 +231,11 @@ class _Fetch:
         self._disk.fsync(target)
 
     def _remove_strays(self) -> None:
-        """What the package does not have: no signature covers it."""
-        wanted = {self._into / layer.path for layer in self._contents.layers} | self._folders()
+        """What the package does not have, or has as a file and not as a folder: no signature covers it."""
+        files, folders = {self._into / layer.path for layer in self._contents.layers}, self._folders()
         for path in sorted(self._into.rglob("*"), reverse=True):
-            if path not in wanted:
-                is_folder = path.is_dir() and not path.is_symlink()
+            is_folder = path.is_dir() and not path.is_symlink()
+            if path not in (folders if is_folder else files):
                 (self._disk.rmdir if is_folder else self._disk.unlink)(path)
 
     def _opened(self) -> Package:
@@ -266,6 +270,8 @@ def disk_errors(place: Path) -> Iterator[None]:
             raise TransferError(
                 f"no space left on the disk of {place}: make room and do the same again, what came is kept"
             ) from error
+        if error.errno == errno.EFBIG:
+            raise TransferError(f"the file system of {place} takes no file as large as one of the package's") from error
         raise TransferError(f"cannot write to {place} ({error.strerror}): check who may write there") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import PackageCorrupt, PackageError, PackageNotThere
 from ..package import File, Package, file_digest, open_variants, signature_name, variant_files
-from .contents import index_of, manifest_of, path_fault
+from .contents import index_of, manifest_of, path_fault, unfit_name
 from .documents import Index, Manifest, digest_of, encoded
 from .layout import chunks_of
 from .reference import FolderReference
@@ -67,6 +67,8 @@ def describe(
         variant = package.build.variant
         if package.variant_dir.name != variant:
             raise PackageCorrupt(f"{package.variant_dir} has the build.json of {variant}")
+        if (name := unfit_name(package.build)) is not None:
+            raise PackageError(f"{root} cannot be moved: no device takes {name[:80]!r} as a name: build it again")
         files = {}
         for path in _paths_of(package):
             listed = package.build.files.get(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import TransferError
 from .folder import FolderRemote
 from .layout import LayoutRemote
+from .rate import Rate
 from .reference import FolderReference, LayoutReference, Reference, RegistryReference
 from .settings import Settings
 from .source import Source
@@ -33,21 +34,26 @@ def open_source(reference: Reference, settings: Settings, note: Callable[[str], 
         return Source([LayoutRemote(reference)], note=note)
     from .registry import RegistryRemote
 
+    rate = Rate(settings.bytes_per_s) if settings.bytes_per_s else None  # one for all
     remotes = [
-        RegistryRemote(_transport(mirror.host, settings, None, mirror.plain_http), mirror.of(reference))
+        RegistryRemote(_transport(mirror.host, settings, None, mirror.plain_http, rate), mirror.of(reference))
         for mirror in settings.mirrors
     ]
-    remotes.append(RegistryRemote(open_transport(reference, settings), reference))
+    remotes.append(RegistryRemote(open_transport(reference, settings, rate), reference))
     return Source(remotes, reference.digest, settings.patience, note)
 
 
-def open_transport(reference: RegistryReference, settings: Settings) -> Transport:
+def open_transport(reference: RegistryReference, settings: Settings, rate: Rate | None = None) -> Transport:
     """To the registry that `reference` names. Raises TransferError if `settings` cannot be used."""
-    return _transport(reference.host, settings, settings.credentials, settings.plain_http)
+    return _transport(reference.host, settings, settings.credentials, settings.plain_http, rate)
 
 
 def _transport(
-    host: str, settings: Settings, credentials: tuple[str, str] | None, plain_http: bool | None
+    host: str,
+    settings: Settings,
+    credentials: tuple[str, str] | None,
+    plain_http: bool | None,
+    rate: Rate | None,
 ) -> Transport:
     """`plain_http`: None: as `settings` has it for `host`, else only on this machine."""
     try:
@@ -56,7 +62,7 @@ def _transport(
         raise _not_installed(error) from error
     if plain_http is None and host in settings.plain_hosts:
         plain_http = True
-    access = Access(credentials, settings.auth_file, settings.ca_file, settings.proxy, plain_http)
+    access = Access(credentials, settings.auth_file, settings.ca_file, settings.proxy, plain_http, rate)
     return Transport(host, access)
 
 

@@ -58,7 +58,7 @@ class RegistryRemote:
         response = self._transport.send("GET", f"{self._repository}/tags/list?n=1000")
         try:
             tags = [str(tag) for tag in response.json()["tags"]] if response.status_code == 200 else []
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             return ""
         printable = sorted(tag for tag in tags if tag.isprintable() and len(tag) <= 128)
         return ", ".join(printable[-_MAX_TAGS_SAID:])

@@ -27,12 +27,14 @@ from oras.auth.token import TokenAuth
 from oras.container import Container
 from requests.adapters import HTTPAdapter
 
-from ..errors import EdgeQwenError, PackageNotThere, RemoteRefused, RemoteUnavailable, TransferError
+from ..errors import EdgeQwenError, PackageNotThere, RemoteRefused, RemoteUnavailable, TransferError, printable
+from .rate import Rate
 
 CHUNK_BYTES = 64 << 10
-MAX_ANSWER_BYTES = 5 << 20
-"""Of what is not streamed, a token or a document: more of it is left where it is."""
+MAX_ANSWER_BYTES = 2 << 20
+"""Of what is no blob, such as a token or a document: more of it is left where it is."""
 
+_BLOBS = (200, 206)
 _TIMEOUT_S = (15.0, 60.0)  # to connect, and between two bytes
 _DOCKER_HUB, _DOCKER_HUB_API, _DOCKER_HUB_KEY = "docker.io", "registry-1.docker.io", "https://index.docker.io/v1/"
 
@@ -51,6 +53,7 @@ class Access:
         ca_file: certificates of authorities that are trusted beside the system's.
         proxy: for every request; None: what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.
         plain_http: without TLS; None: if the registry is on this machine.
+        rate: that blobs come at; None: as fast as it goes.
     """
 
     credentials: tuple[str, str] | None = None
@@ -58,6 +61,7 @@ class Access:
     ca_file: Path | None = None
     proxy: str | None = None
     plain_http: bool | None = None
+    rate: Rate | None = None
 
 
 Response = requests.Response
@@ -100,7 +104,10 @@ class Transport:
     def streamed(self, response: Response) -> Generator[bytes]:
         """The body of a response to `stream`, some at a time. Raises RemoteUnavailable if it breaks off."""
         with _in_words_of(self.host), response:
-            yield from response.raw.stream(CHUNK_BYTES, decode_content=False)
+            for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
+                if self._access.rate:
+                    self._access.rate.take(len(chunk))
+                yield chunk
 
     def error_of(self, response: Response, what: str) -> EdgeQwenError:
         """The error that `response`, which is not what was wanted, is of `what`."""
@@ -141,7 +148,8 @@ class Transport:
             else:
                 headers, _ = self._credentials.authenticate_request(response, {}, refresh=True)
                 self._authorization = headers.get("Authorization")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # of oras, on what it did not expect
+        # of oras, on what it did not expect
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, requests.RequestException):
                 raise
             raise RemoteRefused(
@@ -205,7 +213,7 @@ def _in_words(error: BaseException, host: str) -> TransferError:
     if isinstance(error, requests.exceptions.TooManyRedirects):
         return TransferError(f"{host} leads from one place to another without end")
     if isinstance(error, ValueError):  # of an address, in what was given or where a registry leads
-        return TransferError(f"{host} cannot be asked: {_printable(error)}")
+        return TransferError(f"{host} cannot be asked: {printable(error)}")
     return RemoteUnavailable(f"{host} does not answer: {_reason(causes)}")
 
 
@@ -215,6 +223,14 @@ class _PlainHttp(requests.RequestException):
     def __init__(self, url: str) -> None:
         self.url = url
         super().__init__(url)
+
+
+class _Session(requests.Session):
+    """Takes no secrets to where it is led, nor any of ~/.netrc."""
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: Response) -> None:
+        if self.should_strip_auth(response.request.url or "", prepared_request.url or ""):
+            prepared_request.headers.pop("Authorization", None)
 
 
 class _Adapter(HTTPAdapter):
@@ -241,7 +257,7 @@ class _Adapter(HTTPAdapter):
             raise _PlainHttp(f"{url.scheme}://{url.netloc}")
         named["timeout"] = named.get("timeout") or _TIMEOUT_S
         response = super().send(request, stream, *more, **named)
-        if not stream:
+        if not (stream and response.status_code in _BLOBS):
             with response.raw as raw:
                 response.raw = io.BytesIO(_at_most(raw.stream(CHUNK_BYTES, decode_content=False), MAX_ANSWER_BYTES))
         return response
@@ -265,7 +281,7 @@ def _session(access: Access, base: str) -> requests.Session:
             raise TransferError(
                 f"{access.ca_file} cannot be read as certificates: {error.strerror or error}"
             ) from error
-    session = requests.Session()
+    session = _Session()
     url = urlsplit(base)
     adapter = _Adapter(context, url.hostname if url.scheme == "http" else None)
     session.mount("https://", adapter)
@@ -279,10 +295,10 @@ def _session(access: Access, base: str) -> requests.Session:
 
 
 def _at_most(chunks: Iterator[bytes], limit: int) -> bytes:
-    content = b""
+    content = bytearray()
     while len(content) < limit and (chunk := next(chunks, b"")):
         content += chunk
-    return content
+    return bytes(content)
 
 
 def _said(response: Response) -> str:
@@ -298,12 +314,7 @@ def _said(response: Response) -> str:
         urllib3.exceptions.HTTPError,
     ):
         return ""
-    return _printable(message)
-
-
-def _printable(said: object) -> str:
-    """What others say, fit for one line of ours."""
-    return "".join(each for each in str(said) if each.isprintable())[:120]
+    return printable(message)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from ..errors import printable
+
 MAX_BYTES = 1 << 20
 """Of a signature or a trust root; a package of 1000 files has a signature of some 250 KB."""
 
@@ -24,7 +26,6 @@ _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _DIGEST_CHARS = 64
-_SHOWN_CHARS = 160
 
 
 class Unfit(Exception):
@@ -154,16 +155,11 @@ def require_plain(digests: Mapping[str, str]) -> None:
     """Raises Unfit if a path has several spellings or leads out of the package, or a digest is no SHA-256 in hex."""
     for name, digest in digests.items():
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts or str(path) != name:
+        is_inside = path.parts and not path.is_absolute() and ".." not in path.parts
+        if not (is_inside and str(path) == name and name.isprintable()):
             raise Unfit(f"cannot be for {printable(name)}, which is no path in a package")
         if len(digest) != _DIGEST_CHARS or not set(digest) <= set("0123456789abcdef"):
             raise Unfit(f"cannot be for {printable(name)}, of which no SHA-256 is known")
-
-
-def printable(text: str) -> str:
-    """What others wrote, so that it can be shown: one line, short, nothing that a terminal obeys."""
-    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    return line if len(line) <= _SHOWN_CHARS else f"{line[: _SHOWN_CHARS - 3]}..."
 
 
 def key_digest(public_key_pem: bytes) -> str:

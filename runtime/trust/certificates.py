@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import crypto
 
-from .bundle import Unfit, printable
+from ..errors import printable
+from .bundle import Unfit
 
 
 def signing_certificate(der: bytes) -> x509.Certificate:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..one_line import one_line_errors
+from ..progress import showing_bytes
 from .folder import TRUST_FOLDER
 
 if TYPE_CHECKING:
@@ -70,19 +69,15 @@ def verify(package: Path, variant: str | None, trust_folder: Path, as_json: bool
 
 
 def _verified(trust: Trust, package: Package) -> Signer:
-    """With a bar on a terminal."""
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(
-        *columns,
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(package.variant_dir.name, total=package.files_bytes)
-        return trust.verify(package, lambda count: progress.advance(task, count))
+    done = 0
+    with showing_bytes(f"verifying {package.variant_dir.name}") as show:
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            show(done, package.files_bytes)
+
+        return trust.verify(package, read)
 
 
 def _print_json(package: Package, signers: dict[str, Signer]) -> None:

@@ -177,6 +177,8 @@ def _key(path: Path) -> Root:
         raise _unfit(path, "is a private key, which no device should have: put the public one here")
     if b"CERTIFICATE" in content:
         raise _unfit(path, "is a certificate: one of an authority is called *.crt")
+    if content.count(b"-----BEGIN ") > 1:
+        raise _unfit(path, "has more than one key: give each a file")
     try:
         key = serialization.load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NotTrusted
+from ..errors import NotTrusted, printable
 from ..package import Package
-from .bundle import MAX_BYTES, Bundle, Kind, Unfit, printable, read_bundle, require_plain, require_same_files
+from .bundle import MAX_BYTES, Bundle, Kind, Unfit, read_bundle, require_plain, require_same_files
 from .folder import TRUST_FOLDER
 
 if TYPE_CHECKING:
@@ -103,4 +103,4 @@ def _content(path: Path) -> bytes:
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "TUFError":  # of sigstore, which has no reason to be imported for this
         return "cannot ask who Sigstore is now: give the board a network, or the file a `trust_config`"
-    return printable(str(error)) or f"did not sign it ({type(error).__name__})"
+    return printable(error) or f"did not sign it ({type(error).__name__})"

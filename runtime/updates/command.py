@@ -20,6 +20,7 @@ from edgeqwen.client import Connection, Refused
 
 from ..oci.options import pulling_options, settings_of
 from ..one_line import note, one_line_errors
+from ..progress import showing_bytes
 from ..trust.command import trust_option
 from .options import (
     EXIT_STATUS,
@@ -196,8 +197,6 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
     try:
         from ..oci.choosing import choose_for_this_device
         from ..oci.opening import open_source
-        from ..oci.progress import showing_bytes
-        from ..oci.rate import Rate
         from ..oci.reference import parse_reference
         from ..store.state import Cause
         from ..trust.trust import Trust
@@ -215,10 +214,9 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
         allow_downgrade=flags["allow_downgrade"],
         repair=flags["repair"],
     )
-    rate = Rate(settings.bytes_per_s) if settings.bytes_per_s else None
     cause = Cause(time.time(), who(), f"from {reference}")
     with showing_bytes(f"installing {offer}") as progress:
-        done = install_from(store, source, offer, rules, cause, rate=rate, progress=progress, note=note)
+        done = install_from(store, source, offer, rules, cause, progress=progress, note=note)
     return store, done
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from ..errors import DowngradeRefused, NotTrusted, PackageError
 from ..oci.contents import Contents, Offer
 from ..oci.fetching import SPARE_BYTES, fetch
-from ..oci.rate import Rate
 from ..oci.source import Source
 from ..package import SUFFIX, Package
 from ..store.collect import Collected, collect
@@ -65,7 +64,6 @@ def install_from(
     rules: Rules,
     cause: Cause,
     *,
-    rate: Rate | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     note: Note = lambda _: None,
 ) -> Installation:
@@ -92,7 +90,6 @@ def install_from(
             store.disk,
             check=signer.check,
             others=[store.path(package) for package in state.packages.values()],
-            rate=rate,
             progress=progress,
         )
         fetched.package.require_this_machine()

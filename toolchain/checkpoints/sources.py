@@ -89,8 +89,8 @@ def name_of(source: str) -> str:
 
 
 def package_name(name: str) -> str:
-    """`name` as a package is called: lower case, with dashes."""
-    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in name.lower())
+    """`name` as a package is called wherever it goes: lower case and ASCII, with dashes."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in name.lower())
     return kept.strip("-.") or "model"
 
 

@@ -1,7 +1,7 @@
 """A package into an OCI image layout, such as on a USB stick; several packages and tags may be in one.
 
 Written so that it also works on vfat, which has no links: blobs by digest, each renamed into its place when it is
-whole, then index.json, which is replaced last.
+whole, then index.json, which is replaced last. No link that a stick has is followed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import fcntl
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runtime.disk import LocalDisk
 from runtime.errors import TransferError
 from runtime.oci.contents import EMPTY_CONTENT
 from runtime.oci.documents import INDEX_TYPE, Descriptor, digest_of, encoded
@@ -30,6 +30,9 @@ from .publication import MEGABYTE, Publication
 
 _OF_STICKS = frozenset({"System Volume Information", "lost+found", ".Trash-1000", ".fseventsd", ".Spotlight-V100"})
 """What operating systems leave on a stick that is otherwise empty."""
+
+_UNFINISHED = ".new"
+_DISK = LocalDisk()
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,18 @@ def export(package: Publication, layout: Path, tag: str | None, reporter: Report
 
 def _entries(layout: Path) -> list[dict[str, Any]]:
     """What the layout has by now, as whoever wrote it did; an empty folder becomes a layout."""
-    if (layout / LAYOUT_FILE).is_file():
-        read_layout(layout)
-        entries: list[dict[str, Any]] = json.loads((layout / INDEX_FILE).read_bytes())["manifests"]
-        return entries
-    if any(path.name not in _OF_STICKS for path in layout.iterdir()):
-        raise TransferError(f"{layout} is neither empty nor an OCI image layout: choose another folder")
-    (layout / BLOBS).mkdir(parents=True)
-    _put(layout / INDEX_FILE, io.BytesIO(_index_json([])))
-    _put(layout / LAYOUT_FILE, io.BytesIO(json.dumps(LAYOUT_VERSION).encode()))
-    return []
+    if not (layout / LAYOUT_FILE).is_file():
+        if any(path.name not in _OF_STICKS | {f"{LAYOUT_FILE}{_UNFINISHED}"} for path in layout.iterdir()):
+            raise TransferError(f"{layout} is neither empty nor an OCI image layout: choose another folder")
+        _put(layout / LAYOUT_FILE, io.BytesIO(json.dumps(LAYOUT_VERSION).encode()))
+    if not (layout / INDEX_FILE).exists():
+        _put(layout / INDEX_FILE, io.BytesIO(_index_json([])))
+    read_layout(layout)
+    (layout / BLOBS).mkdir(parents=True, exist_ok=True)
+    for path in (layout / BLOBS).glob(f"*{_UNFINISHED}"):
+        path.unlink()
+    entries: list[dict[str, Any]] = json.loads((layout / INDEX_FILE).read_bytes())["manifests"]
+    return entries
 
 
 def _name(layout: Path, entries: list[dict[str, Any]], tag: str, package: Publication) -> bool:
@@ -116,32 +121,26 @@ def _has(layout: Path, sha256: str, size_bytes: int) -> bool:
 
 def _put(path: Path, content: BinaryIO) -> None:
     """A file that is there whole, and on the disk, or not at all."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        shutil.copyfileobj(content, file, 1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    with _handle(path.parent) as folder:
-        os.fsync(folder)
+    new = path.with_name(f"{path.name}{_UNFINISHED}")
+    new.unlink(missing_ok=True)
+    _DISK.write(new, b"")
+    while chunk := content.read(1 << 20):
+        _DISK.append(new, chunk)
+    _DISK.fsync(new)
+    _DISK.rename(new, path)
+    _DISK.sync_dir(path.parent)
 
 
 @contextmanager
 def _alone(layout: Path) -> Iterator[None]:
     """Whoever writes to the layout locks its folder; others wait."""
     layout.mkdir(parents=True, exist_ok=True)
-    with _handle(layout) as folder:
+    folder = os.open(layout, os.O_RDONLY)
+    try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _handle(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield handle
     finally:
-        os.close(handle)
+        os.close(folder)
 
 
 @contextmanager

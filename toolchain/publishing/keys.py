@@ -47,11 +47,15 @@ def make_key_pair(name: Path, curve: Curve, passphrase: bytes | None) -> KeyPair
     for path in (private, public):
         if path.exists():
             raise SigningError(f"{path} is there already: remove it, or choose another name")
+    made: list[Path] = []
     for path, content, mode in ((private, secret, 0o600), (public, shown, 0o644)):
         try:
             path.touch(mode, exist_ok=False)
+            made.append(path)
             path.write_bytes(content)
         except OSError as error:
+            for unfit in made:
+                unfit.unlink()
             raise SigningError(f"cannot write {path}: {error.strerror}") from error
     return KeyPair(private, public, key_digest(shown))
 

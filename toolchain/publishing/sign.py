@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from runtime.errors import SigningError
-from runtime.package import VARIANTS, Package, open_variants
-from runtime.trust.bundle import Bundle, Unfit, key_digest, printable, read_bundle, require_same_files
+from runtime.disk import LocalDisk
+from runtime.errors import SigningError, printable
+from runtime.package import VARIANTS, Package, open_variants, read_at_most
+from runtime.trust.bundle import MAX_BYTES, Bundle, Unfit, key_digest, read_bundle, require_plain, require_same_files
 from runtime.trust.certificates import name_of
 from runtime.trust.library import KnownDigests, in_memory, signed
 from runtime.trust.roots import public_pem
@@ -117,7 +117,7 @@ class SigstoreSigning:
                 known,
             )
         except Exception as error:  # of any of the libraries and services that it takes
-            raise SigningError(f"Sigstore did not sign: {printable(str(error)) or type(error).__name__}") from error
+            raise SigningError(f"Sigstore did not sign: {printable(error) or type(error).__name__}") from error
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def sign_package(root: Path, signing: Signing, progress: Callable[[int], None] =
     written. Raises PackageError or SigningError.
     """
     packages = open_variants(root)
-    digests = [package.digests(progress) for package in packages]
+    digests = [_digests(package, progress) for package in packages]
     signatures = [
         None if _is_signed(package, its, signing) else signing.sign(_known(package, its, packages))
         for package, its in zip(packages, digests, strict=True)
@@ -149,6 +149,15 @@ def sign_package(root: Path, signing: Signing, progress: Callable[[int], None] =
     ]
 
 
+def _digests(package: Package, progress: Callable[[int], None]) -> Mapping[str, str]:
+    found = package.digests(progress)
+    try:
+        require_plain(found)
+    except Unfit as error:
+        raise SigningError(f"{package.root} cannot be signed: a signature {error}") from error
+    return found
+
+
 def _known(package: Package, digests: Mapping[str, str], packages: Sequence[Package]) -> KnownDigests:
     others = [each.variant_dir.name for each in packages if each is not package]
     name = f"{package.build.name}-{package.build.version}-{package.variant_dir.name}"
@@ -157,25 +166,23 @@ def _known(package: Package, digests: Mapping[str, str], packages: Sequence[Pack
 
 def _is_signed(package: Package, digests: Mapping[str, str], signing: Signing) -> bool:
     try:
-        bundle = read_bundle(package.signature_file.read_bytes())
+        bundle = read_bundle(read_at_most(package.signature_file, MAX_BYTES + 1))
         require_same_files(bundle, digests)
-    except (FileNotFoundError, Unfit):
+    except (OSError, Unfit):
         return False
     return signing.has_made(bundle)
 
 
 def _write(path: Path, content: bytes) -> None:
     """The file is there whole, on the disk, or as it was; readable by the daemon's user, whoever signs."""
-    unfinished = path.with_suffix(".part")
+    disk, unfinished = LocalDisk(), path.with_suffix(".part")
     try:
-        path.parent.mkdir(exist_ok=True)
-        path.parent.chmod(0o755)
-        with unfinished.open("wb") as file:
-            unfinished.chmod(0o644)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        if not path.parent.is_dir():
+            disk.mkdir(path.parent)
+        disk.write(unfinished, content)
+        disk.fsync(unfinished)
+        disk.rename(unfinished, path)
+        disk.sync_dir(path.parent)
     except OSError as error:
         raise SigningError(f"cannot write {path}: {error.strerror}") from error
 

@@ -59,13 +59,13 @@ class Repository:
         """
         blob = _Blob(sha256, size_bytes, content, sent)
         upload = _Upload(self._transport, f"{self._root}/blobs/uploads/", blob, self._name)
-        failures = 0
+        failures = reached = 0
         while not upload.done:
-            before = upload.offset
             try:
                 upload.step(self._chunk_bytes or size_bytes)
             except RemoteUnavailable as error:
-                failures = 1 if upload.offset > before else failures + 1
+                failures = 1 if upload.offset > reached else failures + 1
+                reached = max(reached, upload.offset)
                 if failures > self._patience.retries:
                     raise
                 self._patience.wait(failures, error.retry_after_s)
@@ -160,7 +160,10 @@ class _Upload:
             raise self._transport.error_of(response, self._what)
         self._session = response.headers.get("Location", self._session)
         has = _has(response)  # a registry may take less than it was given
-        self._in_doubt, self.done, self.offset = False, is_last, end if is_last or has is None else min(has, end)
+        before, self.offset = self.offset, end if is_last or has is None else min(has, end)
+        if self.offset <= before and not is_last:
+            raise RemoteUnavailable(f"{self._what}: the registry took nothing of what it was sent")
+        self._in_doubt, self.done = False, is_last
 
 
 class _Part(io.RawIOBase):

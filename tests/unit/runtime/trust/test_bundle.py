@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from signing import by_certificate, by_key, make_key, payload_of, trust_folder
 from sigstore_instance import SigstoreInstance
 
-from runtime.errors import NotTrusted
-from runtime.trust.bundle import Unfit, printable, read_bundle
+from runtime.errors import NotTrusted, printable
+from runtime.trust.bundle import Unfit, read_bundle
 from runtime.trust.trust import Trust
 
 DIGESTS = {"configs/tokenizer.json": "0" * 64, "models/decoder/v/build.json": "1" * 64}
