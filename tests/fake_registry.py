@@ -30,7 +30,8 @@ class FakeRegistry:
         asks_for: how callers have to show who they are.
         answers: status and headers for the next requests, before any are answered as they should be.
         cut_every: of what goes out, the connection ends after so many bytes.
-        keeps_of_upload: of the next upload, the connection ends after so many bytes, which are kept.
+        keeps_of_uploads: of each of the next uploads, the connection ends after so many bytes, which are kept.
+        drops_uploads: pieces are taken, and nothing of them is kept.
         forgets_uploads: none is known any more after a cut, as with Debian's docker-registry.
         ignores_ranges: all is sent, with 200.
         sends: in the place of a blob.
@@ -41,7 +42,8 @@ class FakeRegistry:
     asks_for: Literal["", "basic", "bearer"] = ""
     answers: deque[tuple[int, dict[str, str]]] = field(default_factory=deque)
     cut_every: int | None = None
-    keeps_of_upload: int | None = None
+    keeps_of_uploads: deque[int] = field(default_factory=deque)
+    drops_uploads: bool = False
     forgets_uploads: bool = False
     ignores_ranges: bool = False
     sends: dict[str, bytes] = field(default_factory=dict)
@@ -184,7 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _patch(self) -> None:
         if (upload := self._upload()) is not None:
             path = urlsplit(self.path).path
-            self._send(202, {"Location": f"{path}?state=more", "Range": f"0-{len(upload) - 1}"})
+            if self.registry.drops_uploads:
+                upload.clear()
+            self._send(202, {"Location": f"{path}?state=more", "Range": f"0-{max(0, len(upload) - 1)}"})
 
     def _put(self) -> None:
         it, path = self.registry, urlsplit(self.path)
@@ -210,9 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._drain()
             self._send(404 if upload is None else 416, {}, _error("BLOB_UPLOAD_INVALID", "blob upload invalid"))
             return None
-        if it.keeps_of_upload is not None:
-            upload += self.rfile.read(it.keeps_of_upload)
-            it.keeps_of_upload = None
+        if it.keeps_of_uploads:
+            upload += self.rfile.read(it.keeps_of_uploads.popleft())
             if it.forgets_uploads:
                 it.uploads.clear()
             raise _Cut

@@ -106,11 +106,8 @@ def _material(material: Mapping[str, Any]) -> tuple[Kind, str, tuple[bytes, ...]
             raise Unfit("does not say whose key it is of: sign the package again")
         return "key", hint, ()
     if "x509CertificateChain" in material:
-        return (
-            "certificate",
-            "",
-            tuple(_decoded(each["rawBytes"]) for each in material["x509CertificateChain"]["certificates"]),
-        )
+        first, *others = (_decoded(each["rawBytes"]) for each in material["x509CertificateChain"]["certificates"])
+        return "certificate", "", (first, *others)
     return "sigstore", "", (_decoded(material["certificate"]["rawBytes"]),)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +17,7 @@ import pytest
 from unit.runtime.store.stocked import BY, add, built, serves, switch
 
 from runtime.disk import LocalDisk
-from runtime.errors import StoreError
+from runtime.errors import StoreBusy, StoreError
 from runtime.store.state import roll_back
 from runtime.store.store import Store
 
@@ -150,3 +153,42 @@ def test_no_folder_to_be_in_is_said(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file"):
         store.open()
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_lock_that_was_removed_is_none(tmp_path: Path) -> None:
+    """Whoever comes next would make another, and both would think that they are alone."""
+    path, disk = tmp_path / "lock", LocalDisk()
+
+    def remove_when_another_waits() -> None:
+        while _opened(path) < 2:
+            pass
+        path.unlink()
+        os.close(held)
+
+    held = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    thread = threading.Thread(target=remove_when_another_waits)
+    thread.start()
+    with pytest.raises(StoreBusy, match="try again"), disk.lock(path, 60.0):
+        pass
+    thread.join()
+
+
+def _opened(path: Path) -> int:
+    """How often this process has it open."""
+    count = 0
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += handle.readlink() == path
+    return count
+
+
+@as_root
+def test_a_disk_without_modes_can_be_written(shared: Path) -> None:
+    """As a stick, whose files belong to who mounted it, whoever writes them."""
+    file = shared / "f"
+    file.touch()
+    file.chmod(0o666)
+    done = run_as(NOBODY, "LocalDisk().append(Path(sys.argv[1]), b'x')", file)
+    assert done.returncode == 0, done.stderr
+    assert file.read_bytes() == b"x"

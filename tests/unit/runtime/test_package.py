@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -232,4 +233,19 @@ def test_an_adapters_name_is_no_path(tmp_path: Path) -> None:
     root = make_package(tmp_path / "p")
     edit_build(root, {"adapters": {"../../a": adapter}})
     with pytest.raises(PackageCorrupt, match="must match"):
+        Package.open(root)
+
+
+@pytest.mark.parametrize("what", ["a link to a device", "a pipe", "too large"])
+def test_a_build_file_that_is_meant_to_hurt_is_refused(tmp_path: Path, what: str) -> None:
+    """It is read before anybody knows whose package it is: it takes no memory, and nobody waits for it."""
+    root = make_package(tmp_path / "p")
+    file = root / "models/decoder/board/build.json"
+    if what == "too large":
+        with file.open("r+b") as opened:
+            opened.truncate(1 << 40)
+    else:
+        file.unlink()
+        file.symlink_to("/dev/zero") if what == "a link to a device" else os.mkfifo(file)
+    with pytest.raises((PackageCorrupt, OSError)):
         Package.open(root)

@@ -6,8 +6,9 @@ import io
 import re
 
 import pytest
+from unit.runtime.oci.remotes import Clock
 
-from toolchain.progress import Reporter, Stage
+from toolchain.progress import Reporter
 
 
 class Terminal(io.StringIO):
@@ -23,12 +24,6 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
 
 
-def pass_time(stage: Stage, seconds: float) -> None:
-    """As if `seconds` had gone by: the stage began, and said something last, so much earlier."""
-    stage._started_s -= seconds  # type: ignore[attr-defined]
-    stage._last_s -= seconds  # type: ignore[attr-defined]
-
-
 def test_a_stage_off_a_terminal_is_two_plain_lines() -> None:
     """Its beginning and its duration, without control characters, whatever happens within seconds."""
     stream = io.StringIO()
@@ -40,20 +35,20 @@ def test_a_stage_off_a_terminal_is_two_plain_lines() -> None:
 
 def test_a_long_stage_says_how_much_time_is_left() -> None:
     """A quarter done in a minute leaves three, and the part that it is in is named."""
-    stream = io.StringIO()
-    with Reporter(stream).stage("Olive") as stage:
+    stream, clock = io.StringIO(), Clock()
+    with Reporter(stream, clock).stage("Olive") as stage:
         stage.update(0, 24, "layers")
-        pass_time(stage, 60)
+        clock.sleep(60)
         stage.update(6, 24, "layers")
     assert stream.getvalue().splitlines()[1] == "Olive: layers 6/24, about 180 s left"
 
 
 def test_lines_are_seconds_apart() -> None:
     """A log is not flooded: one line at most in ten seconds."""
-    stream = io.StringIO()
-    with Reporter(stream).stage("fidelity") as stage:
+    stream, clock = io.StringIO(), Clock()
+    with Reporter(stream, clock).stage("fidelity") as stage:
         for done in range(1, 30):
-            pass_time(stage, 2.001)
+            clock.sleep(2.001)
             stage.update(done, 30)
     said = [line for line in stream.getvalue().splitlines() if " left" in line]
     assert [line.split(",")[0] for line in said] == [f"fidelity: {done}/30" for done in (5, 10, 15, 20, 25)]
@@ -62,13 +57,13 @@ def test_lines_are_seconds_apart() -> None:
 
 def test_another_part_is_timed_on_its_own() -> None:
     """A slow part before says nothing about a fast one after it."""
-    stream = io.StringIO()
-    with Reporter(stream).stage("Olive") as stage:
+    stream, clock = io.StringIO(), Clock()
+    with Reporter(stream, clock).stage("Olive") as stage:
         stage.update(0, 2, "slow")
-        pass_time(stage, 1000)
+        clock.sleep(1000)
         stage.update(1, 2, "slow")
         stage.update(0, 20, "fast")
-        pass_time(stage, 20)
+        clock.sleep(20)
         stage.update(10, 20, "fast")
     assert [line for line in stream.getvalue().splitlines() if " left" in line] == [
         "Olive: slow 1/2, about 1000 s left",
@@ -78,10 +73,10 @@ def test_another_part_is_timed_on_its_own() -> None:
 
 def test_no_time_is_promised_before_anything_is_done() -> None:
     """Zero of so many has no speed."""
-    stream = io.StringIO()
-    with Reporter(stream).stage("Olive") as stage:
+    stream, clock = io.StringIO(), Clock()
+    with Reporter(stream, clock).stage("Olive") as stage:
         stage.update(0, 24)
-        pass_time(stage, 60)
+        clock.sleep(60)
         stage.update(0, 24)
     assert " left" not in stream.getvalue()
 

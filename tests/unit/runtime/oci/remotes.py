@@ -102,6 +102,20 @@ class Waits(list[float]):
         self.append(seconds)
 
 
+class Clock:
+    """Time passes while somebody sleeps, and when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now_s += seconds
+
+
 def source_of(*remotes: MemoryRemote, retries: int = 3) -> tuple[Source, list[str]]:
     """One that does not sleep, and what it notes."""
     notes: list[str] = []

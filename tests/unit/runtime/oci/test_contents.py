@@ -23,7 +23,7 @@ from runtime.oci.contents import (
     offers_of,
     path_fault,
 )
-from runtime.oci.documents import MAX_DOCUMENT_BYTES, digest_of, encoded, parse_index, parse_manifest
+from runtime.oci.documents import MAX_DOCUMENT_BYTES, MAX_LAYERS, digest_of, encoded, parse_index, parse_manifest
 from runtime.oci.folder import describe, documents_of
 
 WHERE = "registry.example/edge"
@@ -174,10 +174,10 @@ def test_files_do_not_get_in_each_others_way(documents: tuple[bytes, bytes], nam
 
 def test_sizes_are_bounded(documents: tuple[bytes, bytes]) -> None:
     """Of a document, of the number of layers, of a signature and of a build.json."""
-    with pytest.raises(PackageCorrupt, match="more than 4 MiB"):
+    with pytest.raises(PackageCorrupt, match="more than 1 MiB"):
         parse_manifest(b" " * (MAX_DOCUMENT_BYTES + 1), WHERE)
     manifest = json.loads(documents[1])
-    many = {**manifest, "layers": manifest["layers"][:1] * 10_001}
+    many = {**manifest, "layers": manifest["layers"][:1] * (MAX_LAYERS + 1)}
     with pytest.raises(PackageCorrupt, match="layers"):
         parse_manifest(json.dumps(many).encode(), WHERE)
     for path in ("signatures/board.sig", "models/decoder/board/build.json"):
@@ -185,6 +185,16 @@ def test_sizes_are_bounded(documents: tuple[bytes, bytes]) -> None:
         next(layer for layer in large["layers"] if layer["annotations"][TITLE] == path)["size"] = 17 << 20
         with pytest.raises(PackageCorrupt, match="is too large to be one"):
             contents_of(offer_of(documents), parse_manifest(json.dumps(large).encode(), WHERE), WHERE)
+
+
+def test_one_digest_has_one_size(documents: tuple[bytes, bytes]) -> None:
+    """Or a build.json without end could come in the name of a file that may be large."""
+    manifest = json.loads(documents[1])
+    large = copy.deepcopy(manifest["layers"][-1])
+    large |= {"size": 1 << 39, "annotations": {TITLE: "configs/a.json"}}
+    manifest["layers"].insert(0, large)
+    with pytest.raises(PackageCorrupt, match="says two sizes of one digest"):
+        contents_of(offer_of(documents), parse_manifest(json.dumps(manifest).encode(), WHERE), WHERE)
 
 
 def test_a_manifest_without_build_or_of_another_type_is_refused(documents: tuple[bytes, bytes]) -> None:

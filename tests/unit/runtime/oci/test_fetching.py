@@ -21,7 +21,6 @@ from runtime.errors import (
     PackageError,
     PackageNotThere,
     RemoteUnavailable,
-    StoreBusy,
     TransferError,
     TransferInterrupted,
 )
@@ -131,7 +130,7 @@ def test_of_several_variants_one_comes_with_what_all_share(tmp_path: Path, incom
     fetch(source, contents_from(source, "b"), incoming / "p.ortpackage", LocalDisk())
     expected = {path: content for path, content in files_of(package).items() if "/a" not in path}
     assert files_of(incoming / "p.ortpackage") == expected
-    assert {path.name for path in incoming.iterdir()} == {"p.ortpackage", "lock"}
+    assert {path.name for path in incoming.iterdir()} == {"p.ortpackage"}
     assert [sha256 for sha256, _ in remote.asked].count(hashlib.sha256(shared).hexdigest()) == 1
 
 
@@ -209,12 +208,19 @@ def test_a_mirror_that_sends_something_else_is_left_with_a_line(package: Path, i
 
 
 def test_a_shorter_blob_is_not_taken_for_a_whole_one(package: Path, incoming: Path) -> None:
-    """It looks like a cut, and there is no more to come."""
-    remote = MemoryRemote.of(package)
-    remote.sends = {hashlib.sha256(CONTENT).hexdigest(): CONTENT[:-1]}
-    source, _ = source_of(remote)
-    with pytest.raises(TransferInterrupted, match="broke off"):
+    """It looks like a cut until there is no more to come, as on a stick that was drawn out too early: no waiting helps.
+    Another that has all of it goes on from there."""
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    stick = MemoryRemote.of(package, "oci-layout:/media/usb")
+    stick.sends = {sha256: CONTENT[:-1]}
+    source, _ = source_of(stick)
+    with pytest.raises(PackageCorrupt, match=r"usb has only 767 of 768 bytes of .*onnx\.data: it was not copied whole"):
         fetch_all(source, incoming)
+    assert source.patience.sleep == [0.25]
+    registry = MemoryRemote.of(package)
+    fetch_all(source_of(stick, registry)[0], incoming)
+    assert (sha256, 767) in registry.asked
+    assert files_of(incoming / "p.ortpackage") == files_of(package)
 
 
 def test_a_cut_at_one_mirror_goes_on_at_the_next(package: Path, incoming: Path) -> None:
@@ -310,14 +316,6 @@ def test_a_changed_file_of_another_package_is_not_linked(package: Path, tmp_path
     assert files_of(incoming / "p.ortpackage") == files_of(package)
 
 
-def test_two_fetches_do_not_meet(package: Path, incoming: Path) -> None:
-    """The second is told to come again."""
-    source, _ = source_of(MemoryRemote.of(package))
-    with LocalDisk().lock(incoming / "lock", 0.0), pytest.raises(StoreBusy) as busy:
-        fetch_all(source, incoming)
-    assert busy.value.exit_code == 75
-
-
 def test_too_little_room_is_known_before_anything_is_fetched(package: Path, incoming: Path) -> None:
     class SmallDisk(LocalDisk):
         def free_bytes(self, path: Path) -> int:
@@ -328,6 +326,39 @@ def test_too_little_room_is_known_before_anything_is_fetched(package: Path, inco
     with pytest.raises(TransferError, match=r"it needs 0\.0 MB more and 0\.0 MB are free; make room"):
         fetch_all(source, incoming, SmallDisk())
     assert remote.asked == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(older=TREES, newer=TREES)
+def test_what_another_version_left_there_is_in_nobodys_way(
+    tmp_path_factory: pytest.TempPathFactory, older: dict[str, bytes], newer: dict[str, bytes]
+) -> None:
+    """Whatever was put together, and not taken away, before: files where folders are to be, and folders for files."""
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "incoming").mkdir()
+    for name, tree in (("older", older), ("newer", newer)):
+        files = {f"configs/{path}": content for path, content in without_clashes(tree).items()}
+        package = package_with(folder / name, {path: files[path] for path in files if path != "configs/tokenizer.json"})
+        fetch_all(source_of(MemoryRemote.of(package))[0], folder / "incoming")
+        assert files_of(folder / "incoming/p.ortpackage") == files_of(package)
+
+
+@pytest.mark.parametrize("left", [b"x" * len(CONTENT), CONTENT[:-1]])
+def test_a_whole_blob_is_compared_again(package: Path, incoming: Path, left: bytes) -> None:
+    """A disk may have damaged it, or somebody who may write there."""
+    (incoming / f"sha256-{hashlib.sha256(CONTENT).hexdigest()}").write_bytes(left)
+    source, notes = source_of(MemoryRemote.of(package))
+    fetched = fetch_all(source, incoming)
+    assert files_of(incoming / "p.ortpackage") == files_of(package)
+    assert fetched.kept_bytes == 0
+    assert [note for note in notes if "is damaged: fetching it anew" in note] == notes
+
+
+def test_a_file_that_is_too_large_for_a_file_system_is_said(package: Path, incoming: Path) -> None:
+    """vfat ends at 4 GiB: more room would not help."""
+    source, _ = source_of(MemoryRemote.of(package))
+    with pytest.raises(TransferError, match="takes no file as large"):
+        fetch_all(source, incoming, DyingDisk(9, errno.EFBIG))
 
 
 def test_what_is_there_and_is_no_part_of_it_goes(package: Path, incoming: Path) -> None:

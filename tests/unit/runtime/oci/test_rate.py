@@ -5,23 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.runtime.oci.remotes import Clock
 
 from runtime.oci.patience import Patience
 from runtime.oci.rate import Rate, parse_rate
-
-
-class Clock:
-    """Time passes while somebody sleeps, and when it is told to."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now_s += seconds
 
 
 @given(rate=st.integers(1, 10**9), steps=st.lists(st.tuples(st.integers(1, 65536), st.floats(0, 5)), max_size=40))

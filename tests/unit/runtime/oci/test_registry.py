@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import socket
@@ -22,7 +23,7 @@ pytest.importorskip("oras", reason="needs the extra `oci`")
 
 from certificates import Authority
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
-from unit.runtime.oci.remotes import WEIGHTS, MemoryRemote, Waits, contents_from, files_of, package_with
+from unit.runtime.oci.remotes import WEIGHTS, Clock, MemoryRemote, Waits, contents_from, files_of, package_with
 
 from runtime.disk import LocalDisk
 from runtime.errors import PackageNotThere, RemoteRefused, RemoteUnavailable, TransferError
@@ -30,10 +31,12 @@ from runtime.oci.documents import INDEX_TYPE, MANIFEST_TYPE, digest_of
 from runtime.oci.fetching import fetch
 from runtime.oci.opening import open_source
 from runtime.oci.patience import Patience
+from runtime.oci.rate import Rate
 from runtime.oci.reference import Mirror, RegistryReference
+from runtime.oci.registry import RegistryRemote
 from runtime.oci.settings import Settings
 from runtime.oci.source import Source
-from runtime.oci.transport import MAX_ANSWER_BYTES, Access, Transport, is_loopback
+from runtime.oci.transport import Access, Transport, is_loopback
 
 CONTENT = bytes(range(256)) * 40
 
@@ -237,6 +240,18 @@ def test_a_place_that_a_registry_leads_to_may_be_none(package: Path, place: str)
     assert str(error.value).isprintable()
 
 
+def test_a_place_that_a_registry_leads_to_gets_nothing_of_netrc(package: Path, tmp_path: Path) -> None:
+    """Though that has a password for it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.netrc").write_text("machine 127.0.0.1 login other password other\n")
+    with fake_registry() as storage, fake_registry() as registry:
+        filled(storage, package)
+        filled(registry, package).redirect_to = f"http://{storage.host}"
+        assert pulled(source_at(registry.host)[0], tmp_path) == files_of(package)
+    assert storage.requests
+    assert not [headers for headers in storage.headers if "Authorization" in headers]
+
+
 def test_a_registry_that_leads_in_a_circle_is_left(package: Path) -> None:
     with fake_registry() as registry:
         registry.redirect_to = f"http://{filled(registry, package).host}"
@@ -343,52 +358,16 @@ def test_a_host_that_can_be_none_is_one_line(host: str) -> None:
         source.offers()
 
 
-def test_an_answer_without_end_takes_no_memory() -> None:
-    """It is read to a bound, and is no document then."""
-    stop = threading.Event()
-
-    class Endless(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            try:
-                while not stop.is_set():
-                    self.wfile.write(b"[" * 65536)
-            except OSError:
-                pass
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            transport = Transport(f"127.0.0.1:{server.server_address[1]}", Access())
-            response = transport.send("GET", "/v2/edge/manifests/1.0.0")
-            assert MAX_ANSWER_BYTES <= len(response.content) < MAX_ANSWER_BYTES + (1 << 20)
-        finally:
-            stop.set()
-            server.shutdown()
-            thread.join()
-
-
-@pytest.mark.parametrize("content", [b"garbage\r\n\r\n", b"HTTP/1.1 \xff\xfe\r\n\r\n", b""])
-def test_what_is_no_http_is_one_line(content: bytes) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def answer() -> None:
-            with listener.accept()[0] as connection:
-                connection.recv(4096)
-                connection.sendall(content)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        transport = Transport(f"127.0.0.1:{listener.getsockname()[1]}", Access())
-        with pytest.raises(TransferError) as error:
-            transport.send("GET", "/v2/")
-        thread.join()
-    assert str(error.value).isprintable()
+def test_a_rate_counts_what_is_passed_over(package: Path) -> None:
+    """A registry that knows no ranges sends all again, over the same link."""
+    clock = Clock()
+    with fake_registry(ignores_ranges=True) as registry:
+        filled(registry, package)
+        transport = Transport(registry.host, Access(rate=Rate(1000, clock, clock.sleep)))
+        remote = RegistryRemote(transport, RegistryReference(registry.host, "edge"))
+        at, sha256 = len(CONTENT) - 10, hashlib.sha256(CONTENT).hexdigest()
+        assert b"".join(remote.blob(sha256, at)) == CONTENT[at:]
+    assert clock.now_s - Clock().now_s > len(CONTENT) / 1000 - 0.3
 
 
 def test_mirrors_come_first_and_the_registry_last(package: Path, tmp_path: Path) -> None:

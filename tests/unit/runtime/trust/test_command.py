@@ -85,3 +85,14 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path: Path, key: Path, trust
     trusted.chmod(0o777)
     status, said = refused(root, "--trust", trusted)
     assert (status, "others may write" in said) == (3, True)
+
+
+def test_a_package_says_nothing_in_our_place(tmp_path: Path, trusted: Path) -> None:
+    """A name that it has for a file could clear the screen and say that all is well."""
+    root = make_package(tmp_path / "p")
+    name = "\x1b[2J\x1b[1;1Htiny 1.0.0\nboard: whole, signed by the key\u009b0m"
+    edit_build(root, {"files": {name: {"sha256": "0" * 64, "size_bytes": 1}}})
+    done = run(root, "--trust", trusted)
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert done.stderr.endswith("\n")
+    assert done.stderr[:-1].isprintable()

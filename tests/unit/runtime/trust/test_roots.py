@@ -50,6 +50,8 @@ def test_all_that_cannot_be_used_is_said_at_once(folder: Path, tmp_path: Path) -
     private = make_key(tmp_path, "fleet")
     (folder / "private.pem").write_bytes(private.read_bytes())
     (folder / "certificate.pem").write_bytes(Authority(tmp_path).file.read_bytes())
+    two = b"".join(make_key(tmp_path, name).with_suffix(".pem").read_bytes() for name in "ab")
+    (folder / "two.pem").write_bytes(two)
     (folder / "empty.pem").touch()
     (folder / "empty.crt").touch()
     (folder / "key.crt").write_bytes(private.with_suffix(".pem").read_bytes())
@@ -62,6 +64,7 @@ def test_all_that_cannot_be_used_is_said_at_once(folder: Path, tmp_path: Path) -
     assert faults(folder) == {
         "private.pem": "is a private key, which no device should have: put the public one here",
         "certificate.pem": "is a certificate: one of an authority is called *.crt",
+        "two.pem": "has more than one key: give each a file",
         "empty.pem": "is no public key in PEM",
         "empty.crt": "has no certificate in PEM, or a damaged one",
         "key.crt": "has no certificate in PEM, or a damaged one",

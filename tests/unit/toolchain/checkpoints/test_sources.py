@@ -58,7 +58,13 @@ def test_a_package_is_named_for_its_folder(tiny: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b-instruct"), ("a b_c", "a-b-c"), ("..hidden-", "hidden"), ("__", "model")],
+    [
+        ("Qwen2.5-0.5B-Instruct", "qwen2.5-0.5b-instruct"),
+        ("a b_c", "a-b-c"),
+        ("..hidden-", "hidden"),
+        ("__", "model"),
+        ("Café", "caf"),
+    ],
 )
 def test_any_name_becomes_a_file_name(name: str, expected: str) -> None:
     """No name is empty, starts with a dot, or holds a space."""

@@ -127,6 +127,35 @@ def test_a_link_on_a_stick_is_not_followed(tmp_path: Path) -> None:
         fetched(source_of(tmp_path / "usb"), tmp_path / "1")
 
 
+def test_a_link_in_the_place_of_what_is_written_is_not_followed(tmp_path: Path) -> None:
+    """Whoever made the stick does not choose which files of the build host are written."""
+    package = package_with(tmp_path / "p", {WEIGHTS: b"weights"})
+    exported(package, tmp_path / "usb", "one")
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    blob = tmp_path / "usb/blobs/sha256" / hashlib.sha256(b"weights").hexdigest()
+    blob.unlink()
+    for path in (blob.with_name(f"{blob.name}.new"), tmp_path / "usb/index.json.new"):
+        path.symlink_to(precious)
+    assert exported(package, tmp_path / "usb", "two").changed
+    assert precious.read_text() == "mine"
+    assert fetched(source_of(tmp_path / "usb", "two"), tmp_path / "incoming") == files_of(package)
+
+
+@pytest.mark.parametrize("left", [["oci-layout.new"], ["oci-layout"], ["oci-layout", "index.json.new"]])
+def test_a_layout_that_was_cut_at_its_begin_is_gone_on_with(tmp_path: Path, left: list[str]) -> None:
+    """And what was half written of a blob goes, whichever it was."""
+    package = package_with(tmp_path / "p", {WEIGHTS: b"weights"})
+    (tmp_path / "usb").mkdir()
+    for name in left:
+        (tmp_path / "usb" / name).write_text('{"imageLayoutVersion": "1.0.0"}')
+    assert exported(package, tmp_path / "usb").changed
+    (tmp_path / "usb/blobs/sha256/00.new").write_bytes(b"half")
+    exported(package, tmp_path / "usb")
+    assert not list((tmp_path / "usb").rglob("*.new"))
+    assert fetched(source_of(tmp_path / "usb"), tmp_path / "incoming") == files_of(package)
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     """What operating systems leave on an empty stick is not something else."""
     package = package_with(tmp_path / "p", {})

@@ -43,6 +43,14 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(there, "mine")]
 
 
+def test_there_are_both_files_or_none(tmp_path: Path) -> None:
+    """A link that leads nowhere is in the way of the second."""
+    (tmp_path / "fleet.pem").symlink_to(tmp_path / "nowhere/fleet.pem")
+    with pytest.raises(SigningError, match=r"cannot write .*fleet\.pem"):
+        make_key_pair(tmp_path / "fleet", "p256", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet.pem"]
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(SigningError, match=r"cannot write .*fleet\.key: No such file or directory"):
         make_key_pair(tmp_path / "nowhere/fleet", "p256", None)

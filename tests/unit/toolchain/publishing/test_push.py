@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
 from unit.runtime.oci.remotes import Waits, files_of, package_with
+from unit.runtime.tiny_package import edit_build
 
 from runtime.disk import LocalDisk
 from runtime.errors import PackageCorrupt, PackageError, RemoteRefused, RemoteUnavailable, TransferError
@@ -108,12 +109,27 @@ def test_an_upload_that_was_cut_goes_on_if_the_registry_lets_it(
     registry: FakeRegistry, package: Path, forgets: bool
 ) -> None:
     """From the byte that it has; else from the begin."""
-    registry.keeps_of_upload, registry.forgets_uploads = 100_000, forgets
+    registry.keeps_of_uploads, registry.forgets_uploads = deque([100_000]), forgets
     registry.blobs = {sha: content for sha, content in blobs_of(package).items() if sha != SHA256}
     pushed(package, repository_at(registry))
     assert registry.blobs[SHA256] == CONTENT
     ranges = [headers["Content-Range"] for headers in registry.headers if "Content-Range" in headers]
     assert ranges == ([] if forgets else [f"100000-{len(CONTENT) - 1}"])
+
+
+def test_an_upload_that_gets_on_is_not_given_up(registry: FakeRegistry, package: Path) -> None:
+    """However often it is cut: retries are those without any progress."""
+    registry.keeps_of_uploads = deque([20_000] * 10)
+    registry.blobs = {sha: content for sha, content in blobs_of(package).items() if sha != SHA256}
+    pushed(package, repository_at(registry))
+    assert registry.blobs[SHA256] == CONTENT
+
+
+def test_a_registry_that_takes_nothing_of_what_it_is_sent_is_given_up(registry: FakeRegistry, package: Path) -> None:
+    """Though it says each time that it did."""
+    registry.drops_uploads = True
+    with pytest.raises(RemoteUnavailable, match="took nothing of what it was sent"):
+        pushed(package, repository_at(registry, chunk_bytes=50_000))
 
 
 def blobs_of(package: Path) -> dict[str, bytes]:
@@ -159,13 +175,26 @@ def test_a_package_that_is_not_what_was_built_is_not_pushed(registry: FakeRegist
     assert registry.requests == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "models/decoder/c/model.onnx", "configs/a\nb"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "models/decoder/c/model.onnx", "configs/a\nb", "configs/\udcff", "configs/\x9b1m"]
+)
 def test_a_file_that_is_no_part_of_a_package_is_named(registry: FakeRegistry, package: Path, name: str) -> None:
     """A device would refuse it."""
     (package / name).parent.mkdir(exist_ok=True)
     (package / name).write_bytes(b"?")
     with pytest.raises(PackageError, match="so remove it"):
         pushed(package, repository_at(registry))
+
+
+@pytest.mark.parametrize("name", ["a b", "caf\u00e9", "../up", "x" * 129])
+def test_a_name_that_no_device_takes_is_said_before_anything_is_sent(
+    registry: FakeRegistry, tmp_path: Path, name: str
+) -> None:
+    root = package_with(tmp_path / "q", {})
+    edit_build(root, {"name": name})
+    with pytest.raises(PackageError, match=r"no device takes .* as a name"):
+        pushed(root, repository_at(registry))
+    assert registry.requests == []
 
 
 def test_a_link_is_not_followed(registry: FakeRegistry, package: Path) -> None:

@@ -177,3 +177,22 @@ def test_the_librarys_own_command_accepts_a_package_with_all_its_variants(root: 
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(root), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stderr
+
+
+@pytest.mark.parametrize("in_the_way", ["signatures", "signatures/a.sig/x"])
+def test_what_is_in_the_way_of_a_signature_is_one_line(root: Path, key: Path, in_the_way: str) -> None:
+    path = root / in_the_way
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    done = run("sign", root, "--key", key)
+    assert done.exit_code == 1
+    assert "cannot write" in done.stderr.splitlines()[-1]
+
+
+def test_a_file_name_that_nobody_could_read_is_not_signed(root: Path, key: Path) -> None:
+    """Not even one that is no text."""
+    (root / "configs/\udcff.json").touch()
+    done = run("sign", root, "--key", key)
+    assert done.exit_code == 1
+    assert "which is no path in a package" in done.stderr
+    assert not (root / "signatures").exists()
