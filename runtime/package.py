@@ -22,7 +22,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -238,11 +239,12 @@ class Package:
         With `verify`, reads every file, compares its digest, and tells `progress` of every few bytes that it has read.
         Raises PackageError or PackageCorrupt.
         """
-        variant_dir = _variant_dir(root, variant)
-        content = read_at_most(variant_dir / BUILD_FILE, MAX_BUILD_BYTES + 1)
-        package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
-        package._check_files(progress if verify else None)
-        return package
+        with _reading(root):
+            variant_dir = _variant_dir(root, variant)
+            content = read_at_most(variant_dir / BUILD_FILE, MAX_BUILD_BYTES + 1)
+            package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
+            package._check_files(progress if verify else None)
+            return package
 
     @property
     def serving_graph(self) -> Path:
@@ -280,13 +282,14 @@ class Package:
     def digests(self, progress: Callable[[int], None] = lambda _: None) -> dict[str, str]:
         """SHA-256 of each of `variant_files`, in hex, by its path; tells `progress` of every few bytes that it read.
 
-        Raises PackageCorrupt if one is not what build.json says.
+        Raises PackageError, and PackageCorrupt if one is not what build.json says.
         """
         found = {}
-        for name in variant_files(self.root, self.variant_dir.name):
-            found[name] = file_digest(self.root / name, progress)
-            if expected := self.build.files.get(name):
-                _require_digest(name, found[name], expected)
+        with _reading(self.root):
+            for name in variant_files(self.root, self.variant_dir.name):
+                found[name] = file_digest(self.root / name, progress)
+                if expected := self.build.files.get(name):
+                    _require_digest(name, found[name], expected)
         # of what was read as `build`, whoever writes meanwhile
         found[(VARIANTS / self.variant_dir.name / BUILD_FILE).as_posix()] = self.build_digest
         return found
@@ -407,31 +410,42 @@ def open_variants(root: Path) -> list[Package]:
 
     Raises PackageError or PackageCorrupt.
     """
-    names: Sequence[str | None] = variants_of(root) or (None,)
+    with _reading(root):
+        names: Sequence[str | None] = variants_of(root) or (None,)
     return [Package.open(root, name, verify=False) for name in names]
 
 
 def variant_files(root: Path, variant: str) -> list[str]:
     """What a device has of a package of which it takes `variant`, but for signatures: sorted paths from the root.
 
-    Raises PackageCorrupt for what is neither a file nor a folder, such as a link.
+    Raises PackageError, and PackageCorrupt for what is neither a file nor a folder, such as a link.
     """
-    left_out = {root / SIGNATURES} | {root / VARIANTS / other for other in variants_of(root) if other != variant}
     names = []
-    for folder, folders, files in os.walk(root, onerror=_raise):
-        folders[:] = [name for name in folders if Path(folder, name) not in left_out]
-        for path in (Path(folder, name) for name in (*folders, *files)):
-            name = path.relative_to(root).as_posix()
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise PackageCorrupt(f"{name} in {root} is neither a file nor a folder: copy the package again")
-            if path.is_file():
-                names.append(name)
+    with _reading(root):
+        left_out = {root / SIGNATURES} | {root / VARIANTS / other for other in variants_of(root) if other != variant}
+        for folder, folders, files in os.walk(root, onerror=_raise):
+            folders[:] = [name for name in folders if Path(folder, name) not in left_out]
+            for path in (Path(folder, name) for name in (*folders, *files)):
+                name = path.relative_to(root).as_posix()
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise PackageCorrupt(f"{name} in {root} is neither a file nor a folder: copy the package again")
+                if path.is_file():
+                    names.append(name)
     return sorted(names)
 
 
 def signature_name(variant: str) -> str:
     """The path of a variant's signature, from the package's root."""
     return (SIGNATURES / f"{variant}.sig").as_posix()
+
+
+@contextmanager
+def _reading(root: Path) -> Iterator[None]:
+    """Turns OSError of the block, which reads the package at `root`, into PackageError."""
+    try:
+        yield
+    except OSError as error:
+        raise PackageError(f"cannot read {error.filename or root} ({error.strerror})") from error
 
 
 def _raise(error: OSError) -> None:

@@ -135,7 +135,7 @@ def _is_host(host: str) -> bool:
 def _parse_layout(text: str) -> LayoutReference:
     """A colon belongs to the path if what is before it is no layout, and all is."""
     path, colon, tag = text.rpartition(":")
-    if not colon or "/" in tag or (Path(text) / LAYOUT_FILE).is_file():
+    if not colon or "/" in tag or _is_layout(Path(text)):
         path, tag = text, ""
     if not path or (colon and tag and not re.fullmatch(TAG, tag)):
         raise ReferenceInvalid(f"{text!r} is no reference: it looks like oci-layout:/media/usb:TAG")
@@ -144,4 +144,12 @@ def _parse_layout(text: str) -> LayoutReference:
 
 def _parse_path(text: str) -> LayoutReference | FolderReference:
     path = Path(text)
-    return LayoutReference(path) if (path / LAYOUT_FILE).is_file() else FolderReference(path)
+    return LayoutReference(path) if _is_layout(path) else FolderReference(path)
+
+
+def _is_layout(path: Path) -> bool:
+    """What cannot be looked at is none: whoever opens it says why."""
+    try:
+        return (path / LAYOUT_FILE).is_file()
+    except OSError:
+        return False

@@ -59,12 +59,9 @@ def verify(package: Path, variant: str | None, trust_folder: Path, as_json: bool
         message = f"verify reads packages, and {error.name} is not installed: pip install 'edgeqwen[runtime]'"
         raise click.ClickException(message) from error
     with one_line_errors():
-        try:
-            trust = Trust.read(trust_folder)
-            opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
-            signers = {each.variant_dir.name: _verified(trust, each) for each in opened}
-        except OSError as error:
-            raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}") from error
+        trust = Trust.read(trust_folder)
+        opened = [Package.open(package, variant, verify=False)] if variant else open_variants(package)
+        signers = {each.variant_dir.name: _verified(trust, each) for each in opened}
     (_print_json if as_json else _print)(opened[0], signers)
 
 

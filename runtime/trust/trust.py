@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import NotTrusted, printable
-from ..package import Package
+from ..package import Package, read_at_most
 from .bundle import MAX_BYTES, Bundle, Kind, Unfit, read_bundle, require_plain, require_same_files
 from .folder import TRUST_FOLDER
 
@@ -95,9 +95,11 @@ _FILES: dict[Kind, str] = {"key": ".pem", "certificate": ".crt", "sigstore": ".y
 
 
 def _content(path: Path) -> bytes:
-    """At most one byte more than a signature may have."""
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
+    """At most one byte more than a signature may have. Raises Unfit."""
+    try:
+        return read_at_most(path, MAX_BYTES + 1)
+    except OSError as error:
+        raise Unfit(f"cannot be read: {error.strerror}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.oci.documents import digest_of, encoded
 from runtime.oci.folder import describe, documents_of
-from runtime.package import variants_of
+from runtime.package import open_variants
 
 from ..progress import Reporter
 
@@ -42,8 +42,8 @@ class Publication:
 
 def read_publication(package: Path, reporter: Reporter) -> Publication:
     """Reads every file of the package at `package`. Raises PackageError if it is not what was built."""
-    total = sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) if variants_of(package) else 0
-    done = 0
+    listed = {path: file for variant in open_variants(package) for path, file in variant.build.files.items()}
+    done, total = 0, sum(file.size_bytes for file in listed.values())
     with reporter.stage("digests, MB") as stage:
 
         def read(count: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from unit.runtime.tiny_package import edit_build, make_package
 
 from runtime.errors import PackageCorrupt, PackageError
-from runtime.package import Package, build_json, is_version
+from runtime.package import Package, build_json, is_version, open_variants, variant_files
 from runtime.profile import find_profile
 
 
@@ -247,5 +248,12 @@ def test_a_build_file_that_is_meant_to_hurt_is_refused(tmp_path: Path, what: str
     else:
         file.unlink()
         file.symlink_to("/dev/zero") if what == "a link to a device" else os.mkfifo(file)
-    with pytest.raises((PackageCorrupt, OSError)):
+    with pytest.raises(PackageError, match=r"build\.json"):
         Package.open(root)
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """Whatever the file system has against it."""
+    for look in (Package.open, open_variants, partial(variant_files, variant="board")):
+        with pytest.raises(PackageError, match=r"cannot read .* \(File name too long\)"):
+            look(tmp_path / ("x" * 300))
