@@ -34,7 +34,7 @@ CHUNK_BYTES = 64 << 10
 MAX_ANSWER_BYTES = 2 << 20
 """Of what is no blob, such as a token or a document: more of it is left where it is."""
 
-_BLOBS = (200, 206)
+_BLOB_STATUSES = (200, 206)
 _TIMEOUT_S = (15.0, 60.0)  # to connect, and between two bytes
 _DOCKER_HUB, _DOCKER_HUB_API, _DOCKER_HUB_KEY = "docker.io", "registry-1.docker.io", "https://index.docker.io/v1/"
 
@@ -257,7 +257,7 @@ class _Adapter(HTTPAdapter):
             raise _PlainHttp(f"{url.scheme}://{url.netloc}")
         named["timeout"] = named.get("timeout") or _TIMEOUT_S
         response = super().send(request, stream, *more, **named)
-        if not (stream and response.status_code in _BLOBS):
+        if not (stream and response.status_code in _BLOB_STATUSES):
             with response.raw as raw:
                 response.raw = io.BytesIO(_at_most(raw.stream(CHUNK_BYTES, decode_content=False), MAX_ANSWER_BYTES))
         return response
