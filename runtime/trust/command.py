@@ -28,7 +28,7 @@ trust_option = click.option(
     envvar="EDGEQWEN_TRUST",
     default=TRUST_FOLDER,
     show_default=True,
-    help="Folder of trust roots, also EDGEQWEN_TRUST.",
+    help="Folder of trust roots, or one of them; also EDGEQWEN_TRUST.",
 )
 """For every command that asks who signed a package."""
 
@@ -37,6 +37,7 @@ trust_option = click.option(
     epilog="""\b
 Examples:
   edgeqwen verify qwen3-0.6b-int4.ortpackage
+  edgeqwen verify qwen3-0.6b-int4.ortpackage --trust fleet.pem
   edgeqwen verify /media/usb/qwen3-0.6b-int4.ortpackage --variant raspberry-pi-5
   edgeqwen verify qwen3-0.6b-int4.ortpackage --trust ./trust.d --json | jq -r '.variants[].signed_by.name'
 

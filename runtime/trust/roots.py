@@ -127,20 +127,22 @@ class _Identity(StrictModel):
     trust_config: Annotated[str, Field(pattern=r"^[^/]+$")] | None = None
 
 
-def read_roots(folder: Path) -> tuple[Root, ...]:
-    """Everybody whom `*.pem` (public keys), `*.crt` (authorities) and `*.yaml` (identities) in `folder` trust, by name.
+def read_roots(place: Path) -> tuple[Root, ...]:
+    """Everybody whom `*.pem` (public keys), `*.crt` (authorities) and `*.yaml` (identities) in folder `place` trust,
+    by name, or whom the one file `place` trusts.
 
     Raises ConfigError with every fault: files that cannot be used, and those that others may write.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix in _READERS and not path.name.startswith("."))
-        fault = ownership_fault(folder)
+        found = [place] if place.is_file() else place.iterdir()
+        files = sorted(path for path in found if path.suffix in _READERS and not path.name.startswith("."))
+        fault = ownership_fault(place)
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise _unfit(folder, f"cannot be read: {error.strerror}") from error
+        raise _unfit(place, f"cannot be read: {error.strerror}") from error
     if len(files) > _MAX_ROOTS:
-        fault = Fault(str(folder), f"has {len(files)} files, at most {_MAX_ROOTS}")
+        fault = Fault(str(place), f"has {len(files)} files, at most {_MAX_ROOTS}")
     if fault:
         raise ConfigError([fault], "trust roots")
     roots: list[Root] = []

@@ -41,6 +41,16 @@ def test_every_kind_is_read_by_its_name(folder: Path, tmp_path: Path) -> None:
     assert [root.file for root in roots] == ["a.crt", "b.pem", "c.yaml"]
 
 
+def test_one_file_may_be_named_alone(folder: Path, tmp_path: Path) -> None:
+    """Whoever has just made a key tries it so."""
+    key = make_key(tmp_path, "fleet")
+    (root,) = read_roots(key.with_suffix(".pem"))
+    assert isinstance(root, KeyRoot)
+    assert root.file == "fleet.pem"
+    (folder / "private.pem").write_bytes(key.read_bytes())
+    assert list(faults(folder / "private.pem")) == ["private.pem"]
+
+
 def test_a_folder_that_is_not_there_trusts_nobody(tmp_path: Path) -> None:
     assert read_roots(tmp_path / "nowhere") == ()
 
