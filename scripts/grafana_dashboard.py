@@ -121,6 +121,12 @@ ROWS: dict[str, list[Panel]] = {
             "reqps",
         ),
         Panel(
+            "Errors",
+            "Calls that got one, per second: what was refused before any model saw it is only here.",
+            [Query(rate("call_errors_total", "instance, method, code", WHERE), "{{instance}} {{method}} {{code}}")],
+            "reqps",
+        ),
+        Panel(
             "Duration of requests",
             "Of those that finished.",
             quantiles("request_duration_seconds", 0.5, 0.95, labels=f'{MODEL}, outcome="finished"'),

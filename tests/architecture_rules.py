@@ -37,7 +37,7 @@ LAYERS = {
     "runtime.access": (
         "entrance address",
         "gate",
-        "relay rules certificates",
+        "relay rules certificates call_errors",
         "methods pair",
         "caller tokens seldom places group",
         "clients",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .client import Client, Connection
 from .v1 import models_pb2, telemetry_pb2
-from .watch_view import lowered
+from .watch_view import lowered, told_errors
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 
@@ -48,6 +48,8 @@ def status(target: Connection, as_json: bool) -> None:
         _add_model(table, each.model, each.engine)
     for client_info in snapshot.clients:
         table.add_row("client", _client_row(client_info))
+    if errors := told_errors(snapshot):
+        table.add_row("errors", errors)
     weights = sum(each.model.weights_bytes for each in snapshot.models)
     table.add_row("memory", f"{process.rss_bytes / 1e6:.0f} MB, of it weights {weights / 1e6:.0f} MB")
     table.add_row("machine", f"{machine.cpu_busy:.0%} busy, {machine.memory_available_bytes / 1e6:.0f} MB free")

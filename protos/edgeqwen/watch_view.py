@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -50,6 +51,8 @@ class WatchView:
             yield Text(self._lost, style="bold red")
         for warning in snapshot.warnings:
             yield Text(warning, style="yellow")
+        if errors := told_errors(snapshot):
+            yield Text(f"callers got {errors}", style="yellow")
         if wide:
             grid = Table.grid(expand=True)
             grid.add_column(ratio=1)
@@ -216,6 +219,8 @@ def line_of(snapshot: pb.Snapshot, point: Point) -> str:
         parts.append(f"{point.watts:.1f} W")
     if machine.throttling.reasons:
         parts.append(f"throttled: {', '.join(machine.throttling.reasons)}")
+    if errors := told_errors(snapshot):
+        parts.append(f"errors: {errors}")
     return " | ".join(parts)
 
 
@@ -230,6 +235,14 @@ def _model_parts(engine: pb.EngineInfo, point: ModelPoint) -> Iterator[str]:
         yield f"lowered: {lowered(engine.throttle)}"
     if engine.draining:
         yield "draining"
+
+
+def told_errors(snapshot: pb.Snapshot) -> str:
+    """Such as `12 UNAUTHENTICATED, 3 NOT_FOUND`: what callers got instead of answers since the start, most first."""
+    totals: Counter[str] = Counter()
+    for each in snapshot.call_errors:
+        totals[each.code] += each.total
+    return ", ".join(f"{total} {code}" for code, total in totals.most_common())
 
 
 def lowered(throttle: pb.Throttle) -> str:

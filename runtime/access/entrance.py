@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ..errors import ConfigError, Fault
+from .call_errors import CallErrors
 from .certificates import EXPIRES_SOON_DAYS, Certificates
 from .gate import Gate
 from .group import give_to_group
@@ -52,7 +53,9 @@ class Entrance:
         self._certificates = certificates
         self._group = socket_group
         self._relay = Relay(connections, connections_per_user)
-        self.gate = Gate(rules, refuse, self._relay.peer)
+        self.errors = CallErrors()
+        """What callers got, by whichever way they came in."""
+        self.gate = Gate(rules, refuse, self._relay.peer, self.errors)
         self.options = (
             ("grpc.max_allowed_incoming_connections", connections),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc.aio
 import structlog
 
 from ..errors import EdgeQwenError, PermissionDenied, Unauthenticated
+from .call_errors import CallErrors
 from .caller import enter
 from .relay import Peer
 from .rules import Evidence, Rules
@@ -32,10 +33,14 @@ class Gate(grpc.aio.ServerInterceptor):
         rules: what decides; may be replaced at any time.
         refuse: ends a call with an error.
         peer: who is behind an abstract name, as `Relay.peer` tells.
+        errors: counts the calls that end with one, whoever ends them.
     """
 
-    def __init__(self, rules: Rules, refuse: Refuse, peer: Callable[[str], Peer | None]) -> None:
+    def __init__(
+        self, rules: Rules, refuse: Refuse, peer: Callable[[str], Peer | None], errors: CallErrors | None = None
+    ) -> None:
         self.rules, self._refuse, self._peer = rules, refuse, peer
+        self._errors = errors or CallErrors()
         self._guarded: dict[str, Handler] = {}
         self._log = structlog.get_logger()
         self._seldom = Seldom()
@@ -46,9 +51,10 @@ class Gate(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None  # gRPC says UNIMPLEMENTED
         method = handler_call_details.method
+        if handler is None:
+            self._errors.add(method, grpc.StatusCode.UNIMPLEMENTED.name)  # as gRPC says
+            return None
         if method not in self._guarded:
             self._guarded[method] = self._guard(method, handler)
         return self._guarded[method]
@@ -61,22 +67,34 @@ class Gate(grpc.aio.ServerInterceptor):
         if inspect.isasyncgenfunction(answer):
 
             async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-                await self._admit(method, context)
-                async with aclosing(answer(request, context)) as replies:
-                    async for reply in replies:
-                        yield reply
+                with self._counted(method, context):
+                    await self._admit(method, context)
+                    async with aclosing(answer(request, context)) as replies:
+                        async for reply in replies:
+                            yield reply
 
         elif inspect.iscoroutinefunction(answer):
 
             async def guarded(request: Any, context: Context) -> Any:  # type: ignore[misc]  # the other kind of handler
-                await self._admit(method, context)
-                return await answer(request, context)
+                with self._counted(method, context):
+                    await self._admit(method, context)
+                    return await answer(request, context)
 
         else:
             raise AssertionError(f"{method} is answered by a function that is not async")
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
         return made
+
+    @contextmanager
+    def _counted(self, method: str, context: Context) -> Iterator[None]:
+        """A call that ends within is counted if it ends with an error. A caller that leaves gets none."""
+        try:
+            yield
+        except Exception:
+            code = context.code() or grpc.StatusCode.UNKNOWN  # what gRPC says of an exception that nobody expected
+            self._errors.add(method, code.name)
+            raise
 
     async def _admit(self, method: str, context: Context) -> None:
         try:

@@ -161,6 +161,11 @@ def code_of(error: EdgeQwenError) -> int:
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
+def code_name(error: EdgeQwenError) -> str:
+    """The name of that code, such as NOT_FOUND."""
+    return str(code_pb2.Code.Name(code_of(error)))
+
+
 def loggable(error: EdgeQwenError) -> str:
     """What a log may say of a request that got an error: where its faults are, nothing of its text or its answer's."""
     if isinstance(error, RequestError):

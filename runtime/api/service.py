@@ -14,6 +14,7 @@ import structlog
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
 
+from ..access.call_errors import CallErrors
 from ..engine.engine import Engine
 from ..engine.sequence import Delta, Failed, Finished, Request, Sequence
 from ..errors import EdgeQwenError, Exhausted, Unavailable
@@ -21,16 +22,20 @@ from ..models.model import Model
 from ..models.registry import Models
 from .generator import Events, Generator, error_of
 from .open_calls import OpenCalls
-from .replies import abort, code_of, delta_message, finished_message
+from .replies import abort, code_name, code_of, delta_message, finished_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_BATCH = "/edgeqwen.v1.Generation/GenerateBatch"
 
 
 class GenerationService(generation_pb2_grpc.GenerationServicer):
     """Completions by the models that are loaded."""
 
-    def __init__(self, models: Models, generator: Generator, calls: OpenCalls) -> None:
+    def __init__(
+        self, models: Models, generator: Generator, calls: OpenCalls, errors: CallErrors | None = None
+    ) -> None:
         self._models, self._generator, self._calls = models, generator, calls
+        self._errors = errors or CallErrors()
         self._log = structlog.get_logger()
 
     async def Generate(  # noqa: N802 - the name is the contract's
@@ -56,7 +61,7 @@ class GenerationService(generation_pb2_grpc.GenerationServicer):
         log = self._log.bind(batch=len(asked), model=model.name)
         log.info("batch started")
         left = len(asked)
-        batch = _Batch(self._models, request, model, asked, context.time_remaining)
+        batch = _Batch(self._models, request, model, asked, context.time_remaining, self._errors)
         try:
             while left:
                 for reply in await batch.next():
@@ -101,8 +106,10 @@ class _Batch:
         model: Model,
         asked: list[tuple[int, int, Request]],
         time_remaining: Callable[[], float | None],
+        errors: CallErrors,
     ) -> None:
         self._models, self._message, self._time_remaining = models, message, time_remaining
+        self._errors = errors
         self._model, self._asked = model, asked
         self._width = model.engine.stats().slots
         self._events = Events()
@@ -175,6 +182,7 @@ class _Batch:
         return pb.GenerateBatchResponse(request=place, completion=whole)
 
     def _failed(self, at: int, error: EdgeQwenError) -> pb.GenerateBatchResponse:
+        self._errors.add(_BATCH, code_name(error))
         place, index, _ = self._asked[at]
         failure = pb.Failure(code=code_of(error), message=str(error), index=index)
         return pb.GenerateBatchResponse(request=place, failure=failure)

@@ -13,6 +13,7 @@ import grpc.aio
 from edgeqwen.v1 import telemetry_pb2 as pb
 from edgeqwen.v1 import telemetry_pb2_grpc
 
+from ..access.call_errors import CallErrors
 from ..access.clients import Clients
 from ..errors import Fault, RequestError, Unavailable
 from ..models.registry import Models
@@ -41,6 +42,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         clients: who asks; None: nobody does.
         board: what to read; None reads this machine's.
         warnings: what whoever runs the daemon should know of it, and what to do about it.
+        errors: what callers got; None: nobody calls.
         rollouts: of a store; None on a daemon without one.
         clock: that of the board.
         keep_s: between snapshots that are further apart than this, readings go on: power must be added up.
@@ -53,6 +55,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         board: Sensed | None = None,
         *,
         warnings: Callable[[], Sequence[tuple[str, str]]] = tuple,
+        errors: CallErrors | None = None,
         rollouts: Rollouts | None = None,
         clock: Callable[[], float] = time.monotonic,
         keep_s: float = KEEP_S,
@@ -61,7 +64,7 @@ class TelemetryService(telemetry_pb2_grpc.TelemetryServicer):
         self._warnings = warnings
         self._rollouts = rollouts
         self._clock = clock
-        self._snapshots = Snapshots(models, clients or Clients(), board or Board(), clock=clock)
+        self._snapshots = Snapshots(models, clients or Clients(), board or Board(), errors, clock=clock)
         self._closed = models.closed
 
     async def GetSnapshot(  # noqa: N802 - the name is the contract's

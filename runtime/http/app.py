@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -15,6 +16,7 @@ from starlette.routing import Route
 
 from edgeqwen.v1 import generation_pb2
 
+from ..access.call_errors import CallErrors
 from ..api.generator import Generator
 from ..errors import EdgeQwenError, RequestError
 from ..models.registry import Models
@@ -22,8 +24,8 @@ from ..requests.strict_json import read_json
 from ..validation import parse
 from . import asking
 from .answers import ChatForm, CompletionForm, Form, Json, Writer
-from .exchange import EventStream, encoded, read_body, until_left
-from .failures import HttpError, body_of, status_and_headers
+from .exchange import ClientLeft, EventStream, encoded, read_body, until_left
+from .failures import HttpError, body_of, grpc_name_of, status_and_headers
 from .schemas import ChatRequest, Common, CompletionRequest
 
 Admit = Callable[[HTTPConnection, str], None]
@@ -32,6 +34,7 @@ Asked = TypeVar("Asked", bound=Common)
 
 BODY_TIMEOUT_S = 30.0
 _DONE = "[DONE]"
+_MODELS = "/v1/models"
 
 
 def make_app(
@@ -42,27 +45,29 @@ def make_app(
     max_body_bytes: int,
     hosts: frozenset[str] | None = None,
     body_timeout_s: float = BODY_TIMEOUT_S,
+    errors: CallErrors | None = None,
 ) -> Starlette:
     """An ASGI application in front of `models`.
 
     Args:
         hosts: names that requests may be for, where a browser's page must not get in by a name of its own; None: any.
+        errors: counts answers that are one.
     """
-    api = _Api(models, generator, admit, max_body_bytes, hosts, body_timeout_s)
+    api = _Api(models, generator, admit, max_body_bytes, hosts, body_timeout_s, errors or CallErrors())
     return Starlette(
         routes=[
             Route("/v1/chat/completions", api.chat, methods=["POST"]),
             Route("/v1/completions", api.complete, methods=["POST"]),
-            Route("/v1/models", api.list_models),
-            Route("/v1/models/{name:path}", api.show_model),
+            Route(_MODELS, api.list_models),
+            Route(f"{_MODELS}/{{name:path}}", api.show_model),
             Route("/healthz", api.live),
             Route("/readyz", api.ready),
         ],
         exception_handlers={
-            EdgeQwenError: _failed,
-            HttpError: _failed,
-            HTTPException: _no_route,
-            Exception: _broken,
+            EdgeQwenError: api.failed,
+            HttpError: api.failed,
+            HTTPException: api.no_route,
+            Exception: api.broken,
         },
     )
 
@@ -76,9 +81,11 @@ class _Api:
         max_body_bytes: int,
         hosts: frozenset[str] | None,
         body_timeout_s: float,
+        errors: CallErrors,
     ) -> None:
         self._models, self._generator, self._admit_caller = models, generator, admit
         self._max_body_bytes, self._hosts, self._body_timeout_s = max_body_bytes, hosts, body_timeout_s
+        self._errors = errors
 
     async def chat(self, request: Request) -> Response:
         asked, message = await self._read(request, ChatRequest, asking.chat)
@@ -91,11 +98,11 @@ class _Api:
         return await self._answer(request, asked, message, form)
 
     async def list_models(self, request: Request) -> Response:
-        self._admit(request, "/v1/models")
+        self._admit(request, _MODELS)
         return _json({"object": "list", "data": [_model(model.name) for model in self._models.ready]})
 
     async def show_model(self, request: Request) -> Response:
-        self._admit(request, "/v1/models")
+        self._admit(request, _MODELS)
         return _json(_model(self._models.get(request.path_params["name"]).name))
 
     async def live(self, request: Request) -> Response:
@@ -150,10 +157,37 @@ class _Api:
         writer = Writer(form, started)
         if first is not None:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return EventStream(_chunks(first, events, writer, asked.n or 1, with_usage=with_usage))
+            failed = partial(self._count, request)
+            return EventStream(_chunks(first, events, writer, asked.n or 1, with_usage=with_usage, failed=failed))
         async with aclosing(events):
             await until_left(request.receive, _gather(events, writer))
         return _json(writer.answer())
+
+    async def failed(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, EdgeQwenError | HttpError)
+        if not isinstance(error, ClientLeft):
+            self._count(request, error)
+        status, headers = status_and_headers(error)
+        return _json(body_of(error), status, headers)
+
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}"
+        else:
+            message = f"there is nothing at {request.url.path}"
+        refusal = HttpError(error.status_code, message)
+        self._count(request, refusal)
+        return _json(body_of(refusal), error.status_code, dict(error.headers or {}))
+
+    async def broken(self, request: Request, error: Exception) -> Response:
+        failure = HttpError(500, "something went wrong in the daemon; its log says what")
+        self._count(request, failure)
+        return _json(body_of(failure), 500)
+
+    def _count(self, request: Request, error: EdgeQwenError | HttpError) -> None:
+        path = request.url.path
+        self._errors.add(_MODELS if path.startswith(f"{_MODELS}/") else path, grpc_name_of(error))
 
 
 async def _chunks(
@@ -163,6 +197,7 @@ async def _chunks(
     count: int,
     *,
     with_usage: bool,
+    failed: Callable[[EdgeQwenError], None],
 ) -> AsyncGenerator[Json | str, None]:
     """A failure in the middle is the last that is said: the status has been sent."""
     nothing = {"usage": None} if with_usage else {}
@@ -176,6 +211,7 @@ async def _chunks(
                 if (chunk := writer.chunk(event)) is not None:
                     yield chunk | nothing
         except EdgeQwenError as error:
+            failed(error)
             yield body_of(error)
             return
     if with_usage:
@@ -198,22 +234,3 @@ def _without_port(host: str) -> str:
 
 def _json(value: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(encoded(value), status, headers, "application/json")
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, EdgeQwenError | HttpError)
-    status, headers = status_and_headers(error)
-    return _json(body_of(error), status, headers)
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        message = f"{request.url.path} does not take {request.method}"
-    else:
-        message = f"there is nothing at {request.url.path}"
-    return _json(body_of(HttpError(error.status_code, message)), error.status_code, dict(error.headers or {}))
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    return _json(body_of(HttpError(500, "something went wrong in the daemon; its log says what")), 500)

@@ -6,7 +6,7 @@ import math
 
 from google.rpc import code_pb2
 
-from ..api.replies import code_of, status_of
+from ..api.replies import code_name, code_of, status_of
 from ..errors import EdgeQwenError, Exhausted, RequestError
 from .answers import Json
 from .asking import parameter_of
@@ -22,6 +22,17 @@ _ANSWERS: dict[int, tuple[int, str, str | None]] = {
     code_pb2.INTERNAL: (500, "server_error", None),
     code_pb2.UNAVAILABLE: (503, "server_error", "unavailable"),
     code_pb2.DEADLINE_EXCEEDED: (504, "server_error", "deadline_exceeded"),
+}
+
+
+# The name of a google.rpc.Code, by HTTP status, for what only HTTP knows.
+_NAMES: dict[int, str] = {
+    404: "UNIMPLEMENTED",
+    405: "UNIMPLEMENTED",
+    408: "DEADLINE_EXCEEDED",
+    413: "RESOURCE_EXHAUSTED",
+    415: "INVALID_ARGUMENT",
+    421: "PERMISSION_DENIED",
 }
 
 
@@ -56,6 +67,11 @@ def body_of(error: EdgeQwenError | HttpError) -> Json:
     if isinstance(error, RequestError) and error.faults:
         parameter = parameter_of(error.faults[0].path) or None
     return _body(status_of(error).message, kind, parameter, code)
+
+
+def grpc_name_of(error: EdgeQwenError | HttpError) -> str:
+    """The gRPC status that says the same, as metrics have it."""
+    return _NAMES.get(error.status, "UNKNOWN") if isinstance(error, HttpError) else code_name(error)
 
 
 def status_and_headers(error: EdgeQwenError | HttpError) -> tuple[int, dict[str, str]]:

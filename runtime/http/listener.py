@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..access.address import Address
+from ..access.call_errors import CallErrors
 from ..access.group import give_to_group
 from ..access.places import UNIX, host_and_port, is_loopback
 from ..access.relay import peer_of
@@ -39,6 +40,7 @@ class HttpListener:
         admit: lets callers in; as `make_app` takes it.
         socket_group: who may connect to a unix socket beside this user.
         tls: what TCP is encrypted with; without it only `insecure` lets it be open to other machines.
+        errors: as `make_app` takes it.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class HttpListener:
         socket_group: str = "edgeqwen",
         header_timeout_s: float = HEADER_TIMEOUT_S,
         body_timeout_s: float = BODY_TIMEOUT_S,
+        errors: CallErrors | None = None,
     ) -> None:
         self._listen, self._max_body_bytes, self._admit = listen, max_body_bytes, admit
         self._header_timeout_s, self._body_timeout_s = header_timeout_s, body_timeout_s
+        self._errors = errors
         self._server: uvicorn.Server | None = None
         self._sockets: list[socket.socket] = []
         self._context: ssl.SSLContext | None = None
@@ -81,6 +85,7 @@ class HttpListener:
             max_body_bytes=self._max_body_bytes,
             hosts=_LOOPBACK if self._is_bare_loopback else None,
             body_timeout_s=self._body_timeout_s,
+            errors=self._errors,
         )
         timeout_s = self._header_timeout_s
 

@@ -14,9 +14,10 @@ from edgeqwen.kserve import inference_pb2 as pb
 from edgeqwen.kserve import inference_pb2_grpc
 from edgeqwen.v1 import generation_pb2
 
+from ..access.call_errors import CallErrors
 from ..api.generator import Generator
 from ..api.open_calls import OpenCalls
-from ..api.replies import abort, status_of
+from ..api.replies import abort, code_name, status_of
 from ..errors import EdgeQwenError, Fault, ModelNotFound, RequestError
 from ..models.registry import Models, State
 from .asking import INPUTS, KNOWN, OUTPUTS, Asked, read
@@ -27,6 +28,7 @@ SERVICE = "inference.GRPCInferenceService"
 STREAMED_AT_ONCE = 64
 """Requests of one stream; further ones wait in the connection, where gRPC's flow control holds their client back."""
 
+_STREAM = f"/{SERVICE}/ModelStreamInfer"
 _VERSION = "1"  # a package has one
 _FINAL = "triton_final_response"
 _STATES: dict[State, str] = {
@@ -49,8 +51,11 @@ _REASONS = {
 class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """The loaded models as models that take and give text tensors."""
 
-    def __init__(self, models: Models, generator: Generator, calls: OpenCalls) -> None:
+    def __init__(
+        self, models: Models, generator: Generator, calls: OpenCalls, errors: CallErrors | None = None
+    ) -> None:
         self._models, self._generator, self._calls = models, generator, calls
+        self._errors = errors or CallErrors()
 
     async def ServerLive(  # noqa: N802 - the names are the protocol's
         self, request: pb.ServerLiveRequest, context: Context
@@ -154,6 +159,7 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
                 async for answer in answers:
                     yield pb.ModelStreamInferResponse(infer_response=answer)
         except EdgeQwenError as error:
+            self._errors.add(_STREAM, code_name(error))
             failed = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
             failed.parameters[_FINAL].bool_param = True
             yield pb.ModelStreamInferResponse(error_message=status_of(error).message, infer_response=failed)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ..access.call_errors import CallErrors
 from ..access.certificates import Certificates, Files
 from ..access.entrance import Entrance
 from ..access.rules import Rules
@@ -50,7 +51,7 @@ def _load_certificates(config: Config) -> Certificates | None:
     return Certificates(Files(config.tls.certificate, config.tls.key, config.tls.client_ca))
 
 
-def make_http(config: Config, rules: Callable[[], Rules]) -> HttpListener | None:
+def make_http(config: Config, rules: Callable[[], Rules], errors: CallErrors | None = None) -> HttpListener | None:
     """None unless it is asked for. Raises ConfigError or AddressInUse."""
     if config.http_listen is None:
         return None
@@ -67,6 +68,7 @@ def make_http(config: Config, rules: Callable[[], Rules]) -> HttpListener | None
         tls=config.tls,
         insecure=config.insecure,
         socket_group=config.socket_group,
+        errors=errors,
     )
     http.require_free()
     return http

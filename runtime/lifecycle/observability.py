@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 
 from ..access.address import Address
+from ..access.call_errors import CallErrors
 from ..configuration.config import Config
 from ..errors import ConfigError, Fault
 from ..models.model import Model
@@ -55,14 +56,23 @@ class Observability:
         self._between: BetweenScrapes | None = None
 
     @classmethod
-    def open(cls, config: Config, environ: Mapping[str, str] = os.environ) -> Observability:
-        """What `config` and the standard's variables ask for. Raises ConfigError or AddressInUse."""
+    def open(
+        cls, config: Config, environ: Mapping[str, str] = os.environ, *, errors: CallErrors | None = None
+    ) -> Observability:
+        """What `config` and the standard's variables ask for. Raises ConfigError or AddressInUse.
+
+        Args:
+            errors: what callers get, for OpenTelemetry; Prometheus has it from snapshots.
+        """
         address = None
         if config.metrics_listen is not None:
             with _as_metrics_listen():
                 address = Address(config.metrics_listen)
                 address.require_free()
-        return cls(address, _open_pipeline(config, environ))
+        pipeline = _open_pipeline(config, environ)
+        if pipeline is not None and errors is not None:
+            pipeline.observe_errors(errors)
+        return cls(address, pipeline)
 
     @property
     def interceptors(self) -> list[grpc.aio.ServerInterceptor]:

@@ -61,8 +61,8 @@ async def _serve(
     for address in addresses:
         address.require_free()  # before the load: a second daemon must find out at once
     entrance = make_entrance(config)
-    http = make_http(config, lambda: entrance.gate.rules)
-    daemon = Daemon.load(config, entrance, Startup(tell), Observability.open(config), http)
+    http = make_http(config, lambda: entrance.gate.rules, entrance.errors)
+    daemon = Daemon.load(config, entrance, Startup(tell), Observability.open(config, errors=entrance.errors), http)
     reloader = Reloader(read, config, configure_log)
     reloader.add(lambda new: entrance.reload(make_rules(new)))
     if http is not None:

@@ -95,6 +95,7 @@ def families(snapshot: pb.Snapshot, figures: Mapping[str, RequestFigures]) -> It
     yield from _of_requests(figures)
     yield from _of_throttles(snapshot.models)
     yield from _of_clients(snapshot.clients)
+    yield from _of_call_errors(snapshot.call_errors)
     yield from of_machine(snapshot.machine)
     yield from of_energy(snapshot)
 
@@ -185,3 +186,10 @@ def _of_clients(clients: Sequence[pb.ClientInfo]) -> Iterator[Metric]:
     for make, table in ((gauge, _CLIENT_GAUGES), (counter, _CLIENT_COUNTERS)):
         for name, (field, said) in table.items():
             yield make(name, said, ("client",), [((client.name,), getattr(client, field)) for client in clients])
+
+
+def _of_call_errors(errors: Sequence[pb.CallErrors]) -> Iterator[Metric]:
+    """Their number is bounded: by the methods that the daemon has, and gRPC's statuses."""
+    said = "Calls, and requests of batches and streams, that got an error, by gRPC status."
+    rows = [((its.method, its.code), its.total) for its in errors]
+    yield counter("edgeqwen_call_errors_total", said, ("method", "code"), rows)

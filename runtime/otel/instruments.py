@@ -6,9 +6,12 @@ units and bounds of the buckets are theirs.
 
 from __future__ import annotations
 
-from opentelemetry.metrics import Meter
+from collections.abc import Iterator
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.util.types import AttributeValue
 
+from ..access.call_errors import CallErrors
 from ..engine.observer import Ended
 from ..engine.sequence import Request
 
@@ -68,6 +71,16 @@ class Instruments:
     def refused(self, attributes: Attributes) -> None:
         """Records a request that was not taken; `attributes` have its `error.type`."""
         self._duration.record(0.0, attributes)
+
+
+def observe_errors(meter: Meter, errors: CallErrors) -> None:
+    """Exports `errors`, with the attributes of the conventions for RPC, which have no metric that only counts."""
+
+    def read(_: CallbackOptions) -> Iterator[Observation]:
+        for (method, code), total in errors.totals().items():
+            yield Observation(total, {"rpc.method": method.removeprefix("/"), "rpc.response.status_code": code})
+
+    meter.create_observable_counter("edgeqwen.call.errors", [read], "{error}", "Calls that got an error.")
 
 
 def operation(request: Request) -> str:

@@ -19,10 +19,11 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
+from ..access.call_errors import CallErrors
 from ..configuration.otel_settings import OtelSettings
 from ..engine.observer import Observer
 from .delivery import BoundedSpans, CountedMetrics, CountedSpans, Sent, Tally
-from .instruments import Instruments
+from .instruments import Instruments, observe_errors
 from .recorder import RequestRecorder
 
 _SCOPE = "edgeqwen"
@@ -55,12 +56,17 @@ class Pipeline:
             self._exporters.append(metrics := CountedMetrics(self._tally, **where))
             readers.append(PeriodicExportingMetricReader(metrics))
         self._metrics = MeterProvider(readers, resource, shutdown_on_exit=False)
-        self._instruments = Instruments(self._metrics.get_meter(_SCOPE, version("edgeqwen")))
+        self._meter = self._metrics.get_meter(_SCOPE, version("edgeqwen"))
+        self._instruments = Instruments(self._meter)
         self._tracer = self._traces.get_tracer(_SCOPE, version("edgeqwen"))
 
     def observer(self, model: str) -> Observer:
         """Hears of the requests of one model."""
         return RequestRecorder(model, self._instruments, self._tracer, self._loop)
+
+    def observe_errors(self, errors: CallErrors) -> None:
+        """Exports what callers get, too."""
+        observe_errors(self._meter, errors)
 
     def sent(self) -> Sent:
         """What became of it so far."""

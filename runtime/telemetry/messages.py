@@ -31,6 +31,9 @@ def snapshot_message(now: Sample, before: Sample, tokens: TokenEnergy | None) ->
         energy=_energy(now, tokens),
         rates_s=rates.seconds,
         clients=[pb.ClientInfo(**dataclasses.asdict(client)) for client in now.clients],
+        call_errors=[
+            pb.CallErrors(method=method, code=code, total=total) for (method, code), total in now.call_errors.items()
+        ],
         daemon_version=_VERSION,
     )
 

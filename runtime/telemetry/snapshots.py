@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import psutil
 
+from ..access.call_errors import CallErrors
 from ..access.clients import Clients, ClientStats
 from ..engine.stats import EngineStats
 from ..models.model import ModelFacts
@@ -66,6 +67,8 @@ class Sample:
     uptime_s: float
     models: tuple[ModelReading, ...]
     clients: tuple[ClientStats, ...]
+    call_errors: Mapping[tuple[str, str], int]
+    """By method and code, as `CallErrors` counts them."""
     process: ProcessReading
     board: Reading
 
@@ -92,6 +95,7 @@ class Snapshots:
         models: Models,
         clients: Clients,
         board: Sensed,
+        errors: CallErrors | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         slow_s: float = SLOW_S,
@@ -99,6 +103,7 @@ class Snapshots:
         self._slow_s = slow_s
         self._models = models
         self._clients = clients
+        self._errors = errors or CallErrors()
         self._board = board
         self._clock = clock
         self._process = psutil.Process()
@@ -155,6 +160,7 @@ class Snapshots:
                 ModelReading(model.facts, model.sensors, model.engine.stats()) for model in self._models.ready
             ),
             clients=tuple(self._clients.stats()),
+            call_errors=self._errors.totals(),
             process=self._read_process(),
             board=board,
         )

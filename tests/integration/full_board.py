@@ -72,6 +72,7 @@ class FullBoard:
             ),
             energy=pb.Energy(watts=7.5, joules=7.5 * n, counted_s=n),
             clients=[client],
+            call_errors=[pb.CallErrors(method="/v1/models", code="NOT_FOUND", total=n)],
             daemon_version="0.1.0",
             served=pb.ServedPackage(model="qwen", version="1.0.0", slot="b", trial=True, rollbacks_total=n),
         )

@@ -17,7 +17,7 @@ class WatchRequest(_message.Message):
     def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings", "daemon_version", "served")
+    __slots__ = ("time_unix_ms", "uptime_s", "models", "process", "machine", "energy", "rates_s", "clients", "warnings", "daemon_version", "served", "call_errors")
     TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class Snapshot(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     DAEMON_VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
+    CALL_ERRORS_FIELD_NUMBER: _ClassVar[int]
     time_unix_ms: int
     uptime_s: float
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -40,7 +41,18 @@ class Snapshot(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     daemon_version: str
     served: ServedPackage
-    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., daemon_version: _Optional[str] = ..., served: _Optional[_Union[ServedPackage, _Mapping]] = ...) -> None: ...
+    call_errors: _containers.RepeatedCompositeFieldContainer[CallErrors]
+    def __init__(self, time_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., process: _Optional[_Union[ProcessInfo, _Mapping]] = ..., machine: _Optional[_Union[MachineInfo, _Mapping]] = ..., energy: _Optional[_Union[Energy, _Mapping]] = ..., rates_s: _Optional[float] = ..., clients: _Optional[_Iterable[_Union[ClientInfo, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., daemon_version: _Optional[str] = ..., served: _Optional[_Union[ServedPackage, _Mapping]] = ..., call_errors: _Optional[_Iterable[_Union[CallErrors, _Mapping]]] = ...) -> None: ...
+
+class CallErrors(_message.Message):
+    __slots__ = ("method", "code", "total")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    code: str
+    total: int
+    def __init__(self, method: _Optional[str] = ..., code: _Optional[str] = ..., total: _Optional[int] = ...) -> None: ...
 
 class ServedPackage(_message.Message):
     __slots__ = ("model", "version", "slot", "trial", "rollbacks_total")

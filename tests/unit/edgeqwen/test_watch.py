@@ -72,6 +72,10 @@ def full(pid: int = 1, uptime_s: float = 60.0, tokens: int = 0) -> pb.Snapshot:
     return pb.Snapshot(
         time_unix_ms=1_764_201_600_000,
         warnings=["anybody may call"],
+        call_errors=[
+            pb.CallErrors(method=method, code=code, total=total)
+            for method, code, total in (("/a", "NOT_FOUND", 2), ("/a", "UNKNOWN", 3), ("/b", "NOT_FOUND", 2))
+        ],
         uptime_s=uptime_s,
         models=[loaded("[red]qwen", tokens)],
         process=pb.ProcessInfo(pid=pid, rss_bytes=512_000_000, cpu_cores=1.5),
@@ -227,6 +231,7 @@ def test_the_view_shows_what_matters() -> None:
         assert part in text
     for part in (
         "anybody may call",
+        "callers got 4 NOT_FOUND, 3 UNKNOWN",
         "throttled, under-voltage",
         "1.50 GHz",
         "6.0 GB free of 8.0 GB",
@@ -272,12 +277,12 @@ def test_many_cores_take_one_line() -> None:
 
 
 def test_a_line_says_what_is_wrong() -> None:
-    """Heat, power and throttling beside load."""
+    """Heat, power, throttling and what callers got beside load."""
     point = History().add(full())
     line = line_of(full(), point)
     lowered = "lowered: 86 C: 2 rows, 2 threads, 50% of the time"
     assert f"3/4 run, 2 wait, first token 210 ms, {lowered}, draining | cores 50%" in line
-    assert line.endswith("85.5 C | 6.5 W | throttled: throttled, under-voltage")
+    assert line.endswith("85.5 C | 6.5 W | throttled: throttled, under-voltage | errors: 4 NOT_FOUND, 3 UNKNOWN")
 
 
 def test_every_model_has_a_panel_and_a_part_of_the_line() -> None:

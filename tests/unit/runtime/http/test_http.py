@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from serving import MODEL, serving_http
 from starlette.requests import HTTPConnection
 
+from runtime.access.call_errors import OTHER, CallErrors
 from runtime.access.limits import LimitBook, Limits
 from runtime.errors import ConfigError, EdgeQwenError, ModelNotFound, QueueFull, Unavailable
 from runtime.http.failures import body_of, status_and_headers
@@ -187,6 +188,40 @@ def test_an_engine_that_fails_is_told() -> None:
         last = answer.text.strip().split("\n\n")[-1]
         assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
         assert client.post(CHAT, json=GOOD).status_code == 200
+
+
+def test_errors_are_counted_by_the_status_that_grpc_has_for_them() -> None:
+    """Once each, in the middle of a stream too; paths that there are not count as one, and who leaves as none."""
+    session, errors = ScriptedSession(letters), CallErrors()
+    with (
+        serving_http(session, "127.0.0.1:0", max_body_bytes=4000, errors=errors) as where,
+        httpx2.Client(base_url=f"http://{where}") as client,
+    ):
+        for _ in range(2):
+            client.post(CHAT, json=GOOD | {"top_p": 7})
+        client.post(CHAT, json=GOOD | {"user": "u" * 5000})
+        client.post(CHAT, content=b"{}", headers={"content-type": "text/plain"})
+        client.get(CHAT)
+        client.get("/v1/models/other")
+        client.get("/one")
+        client.get("/two")
+        client.get("/v1/models", headers={"host": "evil.example"})
+        session.during_run = lambda: setattr(session, "fail_next", "the device is gone")
+        client.post(CHAT, json=GOOD | {"stream": True})
+        session.during_run, session.fail_next = lambda: None, None
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", int(where.rpartition(":")[2]))) as connection:
+            connection.sendall(head.encode())
+        assert client.post(CHAT, json=GOOD).status_code == 200
+    assert errors.totals() == {
+        (OTHER, "UNIMPLEMENTED"): 2,
+        (CHAT, "INTERNAL"): 1,
+        (CHAT, "INVALID_ARGUMENT"): 3,
+        (CHAT, "RESOURCE_EXHAUSTED"): 1,
+        (CHAT, "UNIMPLEMENTED"): 1,
+        ("/v1/models", "NOT_FOUND"): 1,
+        ("/v1/models", "PERMISSION_DENIED"): 1,
+    }
 
 
 def test_limits_are_those_of_every_protocol() -> None:

@@ -171,7 +171,8 @@ def test_a_stream_gives_pieces_and_a_final_response(client: Any) -> None:
     client.stop_stream()
 
 
-def test_a_bad_request_does_not_end_its_stream(client: Any) -> None:
+def test_a_bad_request_does_not_end_its_stream(client: Any, target: str) -> None:
+    """It is counted as an error, once; the stream that ends well is none."""
     streamed = Streamed()
     client.start_stream(streamed.callback)
     client.async_stream_infer(MODEL, asking(top_p=7.0))
@@ -180,6 +181,10 @@ def test_a_bad_request_does_not_end_its_stream(client: Any) -> None:
     client.async_stream_infer(MODEL, asking(max_tokens=2, stream=True))
     assert "".join(map(text_of, streamed.to_end())) == "DE"
     client.stop_stream()
+    with Client(target) as ours:
+        errors = ours.snapshot().call_errors
+    told = [each for each in errors if each.method.endswith("/ModelStreamInfer")]
+    assert [(each.code, each.total) for each in told] == [("INVALID_ARGUMENT", 1)]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def a_snapshot(*engines: pb.EngineInfo) -> pb.Snapshot:
         ],
         machine=A_JETSON,
         daemon_version="0.1.0",
+        call_errors=[pb.CallErrors(method="/v1/models", code="NOT_FOUND", total=3)],
         energy=pb.Energy(watts=7.5, covers=["VDD_IN"], joules=1234.5, counted_s=60, joules_per_token=0.4),
         clients=[
             pb.ClientInfo(name=name, requests_total=at, refused_total=1) for at, name in enumerate(("uid:7", "x"))
@@ -202,6 +203,7 @@ def test_a_board_without_sensors_has_no_families_with_zeros() -> None:
         ('edgeqwen_disk_free_bytes{folder="/var/lib/edgeqwen"}', 32 << 30),
         ('edgeqwen_network_sent_bytes_total{interface="eth0"}', 6),
         ('edgeqwen_client_requests_total{client="x"}', 1),
+        ('edgeqwen_call_errors_total{code="NOT_FOUND",method="/v1/models"}', 3),
         ('edgeqwen_governor_level{model="hot"}', 2),
         ('edgeqwen_package_info{name="hot",slot="b",trial="true",variant="pi",version="1.3.0"}', 1),
         ("edgeqwen_rollbacks_total", 2),

@@ -21,6 +21,7 @@ from unit.runtime.fake_engine import only_model, serving
 
 from edgeqwen.v1 import generation_pb2 as pb
 from edgeqwen.v1 import generation_pb2_grpc
+from runtime.access.call_errors import CallErrors
 from runtime.api.generator import Generator
 from runtime.api.open_calls import OpenCalls
 from runtime.api.service import GenerationService
@@ -165,6 +166,22 @@ async def test_metrics_are_those_of_the_conventions(collector: Collector) -> Non
     assert {otlp.attributes(point.attributes)["gen_ai.token.type"]: point.sum for point in tokens} == {
         "input": 3,
         "output": 4,
+    }
+
+
+async def test_errors_of_calls_are_counted_with_the_attributes_of_rpc(collector: Collector) -> None:
+    """What never came to an engine is in no other metric."""
+    pipeline, errors = Pipeline(OtelSettings(endpoint=collector.endpoint)), CallErrors()
+    pipeline.observe_errors(errors)
+    for _ in range(3):
+        errors.add("/edgeqwen.v1.Generation/Generate", "UNAUTHENTICATED")
+    await pipeline.close(ENOUGH_S)
+    counted = otlp.metrics(collector.received())["edgeqwen.call.errors"]
+    [point] = counted.sum.data_points
+    assert (point.as_int, counted.sum.is_monotonic, counted.unit) == (3, True, "{error}")
+    assert otlp.attributes(point.attributes) == {
+        "rpc.method": "edgeqwen.v1.Generation/Generate",
+        "rpc.response.status_code": "UNAUTHENTICATED",
     }
 
 
