@@ -38,8 +38,8 @@ LAYERS = {
         "entrance address",
         "gate",
         "relay rules certificates call_errors",
-        "methods pair",
-        "caller tokens seldom places group",
+        "methods pair acceptor",
+        "caller tokens seldom shares places group",
         "clients",
         "limits",
     ),
@@ -426,12 +426,12 @@ DOORS = {
     " edgeqwen.watch edgeqwen.watch_view",
     "safetensors": "toolchain.checkpoints.adapters toolchain.checkpoints.weights",
     "starlette": "runtime.http.app runtime.http.callers runtime.http.exchange",
-    "structlog": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.access.group"
-    " runtime.access.relay runtime.api.generator runtime.api.models_service runtime.api.service"
+    "structlog": "runtime.access.acceptor runtime.access.certificates runtime.access.entrance runtime.access.gate"
+    " runtime.access.group runtime.api.generator runtime.api.models_service runtime.api.service"
     " runtime.health.caretaker runtime.http.callers runtime.http.listener runtime.lifecycle.observability"
-    " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server runtime.models.model"
-    " runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery runtime.otel.pipeline"
-    " runtime.rollout.boot runtime.rollout.rollouts",
+    " runtime.lifecycle.running runtime.lifecycle.supervision runtime.logs runtime.metrics.server"
+    " runtime.models.model runtime.models.pressure_watch runtime.models.registry runtime.otel.delivery"
+    " runtime.otel.pipeline runtime.rollout.boot runtime.rollout.rollouts",
     "tokenizers": "runtime.engine.tokenizer toolchain.checkpoints.sources toolchain.evaluation.packaged"
     " toolchain.graphs.kvscales",
     "torch": "toolchain.checkpoints.adapters toolchain.checkpoints.sources toolchain.evaluation.divergence"
@@ -450,6 +450,7 @@ DOORS = {
 PURE = frozenset(
     {
         "runtime.access.limits",
+        "runtime.access.shares",
         "runtime.board.tuning",
         "runtime.engine.fairqueue",
         "runtime.engine.histogram",
@@ -476,7 +477,7 @@ PURE = frozenset(
 )
 PURE_MAY_IMPORT = frozenset(
     {"__future__", "abc", "array", "bisect", "collections", "dataclasses", "enum"}
-    | {"functools", "heapq", "itertools", "math", "numpy", "operator", "statistics", "typing"}
+    | {"functools", "heapq", "ipaddress", "itertools", "math", "numpy", "operator", "statistics", "typing"}
 )
 IMPURE_BUILTINS = frozenset({"breakpoint", "eval", "exec", "input", "open", "print"})
 HIDDEN_IMPORTS = frozenset({"__import__", "import_module"})

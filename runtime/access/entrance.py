@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ..errors import ConfigError, Fault
+from .acceptor import BACKLOG
 from .call_errors import CallErrors
 from .certificates import EXPIRES_SOON_DAYS, Certificates
 from .gate import Gate
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from .gate import Refuse
-_BACKLOG = 128
 _HANDSHAKE_MS = 10_000  # whoever connects has to begin to talk, or makes room for others
 
 
@@ -129,7 +129,7 @@ class Entrance:
         try:
             listener.bind(os.fspath(public))
             give_to_group(public, self._group)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except OSError:
             listener.close()
             raise

@@ -11,9 +11,9 @@ import grpc.aio
 import structlog
 
 from ..errors import EdgeQwenError, PermissionDenied, Unauthenticated
+from .acceptor import Peer
 from .call_errors import CallErrors
 from .caller import enter
-from .relay import Peer
 from .rules import Evidence, Rules
 from .seldom import Seldom
 

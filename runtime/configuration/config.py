@@ -71,10 +71,11 @@ class Config(StrictModel):
     listen: Listens = Field(default=(DEFAULT_LISTEN,), description="unix:PATH or HOST:PORT, or several of them.")
     socket_group: str = Field(default="edgeqwen", description="The group whose members may connect to unix sockets.")
     connections: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=256, description="Connections at once to unix sockets, and as many to TCP ports."
+        default=256, description="Connections at once to unix sockets, as many to TCP ports, and as many over HTTP."
     )
     connections_per_user: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=64, description="Of them to unix sockets from one user."
+        default=64,
+        description="Of them to unix sockets from one user, and over HTTP from one address of other machines.",
     )
     tls: Tls | None = Field(default=None, description="Makes TCP ports TLS.")
     tokens: Annotated[dict[TokenName, TokenDigest], Field(max_length=1000)] = Field(

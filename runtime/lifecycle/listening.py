@@ -68,6 +68,8 @@ def make_http(config: Config, rules: Callable[[], Rules], errors: CallErrors | N
         tls=config.tls,
         insecure=config.insecure,
         socket_group=config.socket_group,
+        connections=config.connections,
+        connections_per_client=config.connections_per_user,
         errors=errors,
     )
     http.require_free()

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import structlog
 
+from runtime.access.acceptor import Peer, peer_of
 from runtime.access.pair import BUFFER_BYTES
-from runtime.access.relay import Peer, Relay
+from runtime.access.relay import Relay
 
 TIMEOUT_S = 20
 ME = Peer(os.getpid(), os.geteuid(), os.getegid())
@@ -315,8 +316,6 @@ async def test_where_nothing_listens_behind_it_a_client_finds_no_daemon(folder: 
 
 def test_the_kernels_structure_is_as_we_read_it() -> None:
     """struct ucred of unix(7): process, user, group, 32 bits each."""
-    from runtime.access.relay import peer_of
-
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other:
         assert peer_of(one) == ME

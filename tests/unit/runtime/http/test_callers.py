@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import httpx2
 import openai
@@ -155,3 +157,52 @@ async def test_a_reload_reads_the_certificate_again(authority: Authority) -> Non
         assert await certificate() == second != first
     finally:
         await listener.close()
+
+
+def test_one_user_has_a_share_of_the_connections() -> None:
+    """Beyond it connections are closed at once; those that are open are answered, and one that ends makes room."""
+
+    def answered(client: socket.socket) -> bool:
+        answer = b""
+        with suppress(ConnectionError):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            while not answer.endswith(b"}") and (more := client.recv(1 << 16)):
+                answer += more
+        return answer.startswith(b"HTTP/1.1 200")
+
+    with serving_http(ScriptedSession(), connections_per_client=2) as where, ExitStack() as opened:
+
+        def connect() -> socket.socket:
+            client = opened.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(20)
+            client.connect(where.removeprefix("unix:"))
+            return client
+
+        first, second = connect(), connect()
+        assert answered(first)
+        assert answered(second)
+        assert not answered(connect())
+        assert answered(second)
+        first.close()
+        while not answered(connect()):  # the daemon has not noticed yet
+            pass
+
+
+def test_a_handshake_that_fails_leaves_no_connection_behind(authority: Authority) -> None:
+    """Nor one that does not come. Before it is made a connection counts, too: those beyond are closed at once."""
+    server = authority.server(file="shaking")
+    tls = Tls(certificate=server.certificate, key=server.key)
+    with serving_http(ScriptedSession(), "127.0.0.1:0", tls=tls, connections=1) as where:
+        place = ("127.0.0.1", int(where.rpartition(":")[2]))
+        with socket.create_connection(place, timeout=20) as wrong:
+            wrong.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while wrong.recv(1 << 16):
+                pass
+        socket.create_connection(place, timeout=20).close()
+        with httpx2.Client(base_url=f"https://{where}", verify=trusting(authority)) as client:
+            while True:
+                with suppress(httpx2.TransportError):
+                    assert client.get("/healthz").status_code == 200
+                    break
+        with socket.create_connection(place, timeout=20), socket.create_connection(place, timeout=20) as second:
+            assert second.recv(1) == b""
