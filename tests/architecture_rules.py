@@ -258,7 +258,7 @@ LAYERS = {
         "fleet",
         "flags batch status watch health_command",
         "client printing watch_view",
-        "observing operations",
+        "observing operations connected",
         "requests retrying newest history",
         "messages connection",
         "errors",
@@ -377,8 +377,8 @@ DOORS = {
     " runtime.api.replies runtime.api.rollout_service runtime.api.service runtime.api.telemetry runtime.api.wellformed"
     " runtime.health.health"
     " runtime.kserve.service runtime.lifecycle.observability runtime.lifecycle.services runtime.otel.interceptor"
-    " edgeqwen.client edgeqwen.connection edgeqwen.errors edgeqwen.operations",
-    "grpc_health": "runtime.health.health edgeqwen.client",
+    " edgeqwen.client edgeqwen.connected edgeqwen.connection edgeqwen.errors edgeqwen.operations",
+    "grpc_health": "runtime.health.health edgeqwen.client edgeqwen.connected",
     "grpc_reflection": "runtime.api.reflection",
     "grpc_status": "runtime.api.replies",
     "h11": "runtime.metrics.server",

@@ -11,16 +11,15 @@ async with AsyncClient("unix:/run/edgeqwen/edgeqwend.sock") as client:
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from .connection import DEFAULT_TARGET, TARGET_VARIABLE, Connection, checked_target, connection_to, default_target
+from .connected import Connected
+from .connection import DEFAULT_TARGET, TARGET_VARIABLE, Connection, checked_target, default_target
 from .errors import (
     ClientError,
     DeadlineExceeded,
@@ -57,7 +56,7 @@ from .observing import AsyncObserving, Observing
 from .operations import AsyncOperations, Operations
 from .requests import build_batch_request, build_detokenize_request, build_request, build_tokenize_request
 from .retrying import retried, retried_async
-from .v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc, telemetry_pb2_grpc
+from .v1 import models_pb2
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -93,41 +92,11 @@ __all__ = [
 ]
 
 
-class Client(Observing, Operations):
-    """A connection to a daemon, made when first needed; may be shared by threads.
+class Client(Connected[grpc.Channel], Observing, Operations):
+    """A connection to a daemon, made when first needed; may be shared by threads."""
 
-    Args:
-        target: "unix:/path/to.sock", "host:port" or "https://host:port"; None takes `default_target()`. Or a
-            `Connection`, which says the rest as well. Raises ValueError for any other.
-        ca, certificate, key, token: as `Connection` has them.
-        scope: 16 to 64 secret bytes. Prompts of one scope start from each other's KV where they begin alike; None draws
-            one for this client, b"" has nothing reused.
-        retries: how often a request that is refused for now (TryAgain) is sent again, when the daemon says and as long
-            as the timeout allows; a Started may come more than once then.
-    """
-
-    def __init__(
-        self,
-        target: str | Connection | None = None,
-        *,
-        scope: bytes | None = None,
-        retries: int = 0,
-        ca: str | Path | None = None,
-        certificate: str | Path | None = None,
-        key: str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
-        self._connection = connection_to(target, ca=ca, certificate=certificate, key=key, token=token)
-        self.target, self.retries = self._connection.target, retries
-        self._scope = _drawn_scope() if scope is None else scope
-        self._connect()
-
-    def _connect(self) -> None:
-        self._channel = self._connection.open()
-        self._generation = generation_pb2_grpc.GenerationStub(self._channel)
-        self._models = models_pb2_grpc.ModelsStub(self._channel)
-        self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+    def _open(self, connection: Connection) -> grpc.Channel:
+        return connection.open()
 
     def __enter__(self) -> Self:
         return self
@@ -288,28 +257,11 @@ class Client(Observing, Operations):
         raise ServerUnavailable(f"{self.target} stopped before it served")
 
 
-class AsyncClient(AsyncObserving, AsyncOperations):
+class AsyncClient(Connected[grpc.aio.Channel], AsyncObserving, AsyncOperations):
     """`Client` for asyncio. Make it where an event loop runs."""
 
-    def __init__(
-        self,
-        target: str | Connection | None = None,
-        *,
-        scope: bytes | None = None,
-        retries: int = 0,
-        ca: str | Path | None = None,
-        certificate: str | Path | None = None,
-        key: str | Path | None = None,
-        token: str | None = None,
-    ) -> None:
-        self._connection = connection_to(target, ca=ca, certificate=certificate, key=key, token=token)
-        self.target, self.retries = self._connection.target, retries
-        self._scope = _drawn_scope() if scope is None else scope
-        self._channel = self._connection.open_async()
-        self._generation = generation_pb2_grpc.GenerationStub(self._channel)
-        self._models = models_pb2_grpc.ModelsStub(self._channel)
-        self._telemetry = telemetry_pb2_grpc.TelemetryStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+    def _open(self, connection: Connection) -> grpc.aio.Channel:
+        return connection.open_async()
 
     async def __aenter__(self) -> Self:
         return self
@@ -456,10 +408,6 @@ class AsyncClient(AsyncObserving, AsyncOperations):
         finally:
             watch.cancel()
         raise ServerUnavailable(f"{self.target} stopped before it served")
-
-
-def _drawn_scope() -> bytes:
-    return secrets.token_bytes(16)
 
 
 def _one(options: Options | None) -> Options | None:
