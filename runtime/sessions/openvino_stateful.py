@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 
 from .openvino_device import LOGIT_TOKENS, compile_model, cpu_properties, infer, pick_logits, read_model
-from .session import Chunk, Logits, SessionSpec
+from .session import Chunk, Logits, SessionSpec, only_chunk
 
 _KV_ITEMSIZE = {"float32": 4, "float16": 2}
 
@@ -69,10 +69,7 @@ class OpenVinoStatefulSession:
         return self._spec
 
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
-        assert adapter is None, "load_session takes no adapters"
-        [chunk] = chunks
-        assert chunk.start <= len(self._tokens)
-        assert 0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start
+        chunk = only_chunk(chunks, self._spec, adapter, held=len(self._tokens))
         self._tokens[chunk.start :] = chunk.tokens
         if not chunk.logits:
             return np.empty((0, self._spec.vocab_size), np.float32)

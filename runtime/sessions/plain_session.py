@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import SessionError
 from ..package import OPTIMUM
 from .inference import CPU, load, run
-from .session import Chunk, Logits, SessionSpec
+from .session import Chunk, Logits, SessionSpec, only_chunk
 
 _PAST, _PRESENT = "past_key_values.", "present."
 
@@ -52,11 +52,7 @@ class PlainSession:
         return self._spec
 
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
-        assert adapter is None, "load_session takes no adapters"
-        [chunk] = chunks
-        assert chunk.slot == 0
-        assert chunk.start <= self._length
-        assert 0 < len(chunk.tokens) <= self._spec.context_tokens - chunk.start
+        chunk = only_chunk(chunks, self._spec, adapter, held=self._length)
         self._go_back(chunk.start)
         end = chunk.start + len(chunk.tokens)
         io = self._session.io_binding()

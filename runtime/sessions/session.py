@@ -90,3 +90,17 @@ class ThreadedSession(Session, Protocol):
         May take as long as loading. Raises SessionError; the next call or run tries again.
         """
         ...
+
+
+def only_chunk(chunks: Sequence[Chunk], spec: SessionSpec, adapter: str | None, *, held: int | None = None) -> Chunk:
+    """The chunk of a session of one row, which has no adapters.
+
+    Args:
+        held: positions that the row has; None: the session does not know.
+    """
+    assert adapter is None, "load_session takes no adapters"
+    [chunk] = chunks
+    assert chunk.slot == 0, "there is one row"
+    assert held is None or chunk.start <= held
+    assert 0 < len(chunk.tokens) <= spec.context_tokens - chunk.start
+    return chunk

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .session import Chunk, Logits, SessionSpec
+from .session import Chunk, Logits, SessionSpec, only_chunk
 
 States = NDArray[np.generic]
 """What the decoder hands to the head, in whichever numbers it computes."""
@@ -67,10 +67,7 @@ class StaticSession:
         return self._pipeline.spec
 
     def run(self, chunks: Sequence[Chunk], *, adapter: str | None = None, deterministic: bool = False) -> Logits:
-        assert adapter is None
-        [chunk] = chunks
-        assert chunk.slot == 0
-        assert 0 < len(chunk.tokens) <= self.spec.context_tokens - chunk.start
+        chunk = only_chunk(chunks, self.spec, adapter)
         states = np.concatenate(list(self._states(chunk)))
         if not chunk.logits:
             return np.empty((0, self.spec.vocab_size), np.float32)
