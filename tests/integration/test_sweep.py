@@ -38,7 +38,7 @@ def test_recipes_are_compared_and_kept(tmp_path: Path) -> None:
     assert all(row["decode_speed"] > 0 and row["weights_bytes"] > 0 and row["mean_kld"] >= 0 for row in results)
     assert {path.name for path in (tmp_path / "first").iterdir()} == {"sweep.json", "sweep.md", "sweep.png"}
     compiled = set((cache / "compiled").iterdir())
-    again = sweep(checkpoint, cache, tmp_path / "second", *flags, "--max-size", "0.1")
+    again = sweep(checkpoint, cache, tmp_path / "second", *flags, "--max-size", "0.1MB")
     assert set((cache / "compiled").iterdir()) == compiled
     kept, left_out = again["results"], again["left_out"]
     assert isinstance(kept, list)

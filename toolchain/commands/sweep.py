@@ -16,13 +16,14 @@ from runtime.profile import find_profile, require_buildable
 from ..cache import default_cache
 from ..sweeping.candidates import Candidate, candidates
 from ..tables import show
+from .budget_options import Size
 
 
 @click.command(
     epilog="""\b
 Examples:
   edgeqwen-compile sweep reference --profile generic-x86_64 -o sweep
-  edgeqwen-compile sweep ./my-finetune --profile raspberry-pi-5 --recipe 'int4*' --max-size 110 --time 3600 -o sweep
+  edgeqwen-compile sweep ./my-finetune --profile raspberry-pi-5 --recipe 'int4*' --max-size 110MB --time 3600 -o sweep
   edgeqwen-compile sweep reference --profile generic-x86_64 --list
 
 \b
@@ -35,7 +36,7 @@ Exit status: 0 done, 1 error, 2 usage, 3 profile, 7 checkpoint, 8 no recipe coul
 @click.option(
     "--recipe", "patterns", multiple=True, default=["*"], help="Only recipes so called, * fits all; may be given again."
 )
-@click.option("--max-size", type=click.FloatRange(min=0, min_open=True), metavar="MB", help="Leave out larger weights.")
+@click.option("--max-size", type=Size(), help="Leave out larger weights: 400MB, 1GiB, ...")
 @click.option(
     "--time", "max_seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no other recipe after this."
 )
@@ -49,7 +50,7 @@ def sweep(
     source: str,
     profile: str,
     patterns: tuple[str, ...],
-    max_size: float | None,
+    max_size: int | None,
     max_seconds: float | None,
     calibration: Path | None,
     revision: str | None,
@@ -91,7 +92,7 @@ def sweep(
             Stages(checkpoint, folder, calibration, report),
             board,
             tried,
-            max_bytes=int(max_size * 1e6) if max_size else None,
+            max_bytes=max_size,
             max_seconds=max_seconds,
         )
         if not found.results:

@@ -90,3 +90,12 @@ def test_what_would_be_tried_is_listed() -> None:
     assert [each["name"] for each in listed][:2] == ["int8", "int8 not smooth"]
     assert all(each["precision"] == "int8" for each in listed)
     assert "int8 not smooth: smooth False" in CliRunner().invoke(main, ["sweep", "reference", *flags]).stdout
+
+
+@pytest.mark.parametrize(("size", "status"), [("400MB", 0), ("1.5GiB", 0), ("400", 0), ("0MB", 2), ("400 apples", 2)])
+def test_a_size_has_a_unit_as_everywhere(size: str, status: int) -> None:
+    """One that is none is refused before anything is loaded, and the line says how sizes look."""
+    arguments = ["sweep", "nowhere", "--profile", "generic-x86_64", "--list", "--max-size", size]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == status
+    assert ("must be a size such as 110MB" in done.output) == (status == 2)
