@@ -127,7 +127,7 @@ def _models(
         engine.context_tokens,
         Grammars(tokenizer, session.spec.vocab_size, frozenset({0})),
         adapters=session.adapters,
-        limits=book or LimitBook(),
+        limits=clients.limits_of,
     )
     models = no_models()
     models.add(Model(engine, reader, ModelFacts(MODEL, adapters=reader.adapters)))

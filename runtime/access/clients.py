@@ -59,15 +59,19 @@ class Clients:
         max_named: int = MAX_NAMED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._book = book or LimitBook()
-        self._limiter = Limiter(self._book)
+        self._limiter = Limiter(book or LimitBook())
         self._max_named = max_named
         self._clock = clock
         self._counts: dict[str, _Counts] = {}
         self._lock = threading.Lock()
 
     def limits_of(self, client: str) -> Limits:
-        return self._book.of(client)
+        return self._limiter.book.of(client)
+
+    def follow(self, book: LimitBook) -> None:
+        """From now on `book` has the limits, also of requests that run or wait."""
+        with self._lock:
+            self._limiter.follow(book, self._clock())
 
     def submitted(self, client: str, prompt_tokens: Sequence[int], *, ends_in_s: float) -> None:
         """Requests with such prompts begin to wait. Raises RateLimited, and then none of them does.
@@ -76,6 +80,7 @@ class Clients:
             ends_in_s: when a request is likely to end, for those who have as many as they may.
         """
         with self._lock:
+            limits = self.limits_of(client)
             excess = None if client == DAEMON else self._limiter.admit(client, prompt_tokens, self._clock())
             counts = self._counts_of(client)
             if excess is None:
@@ -83,7 +88,7 @@ class Clients:
                 counts.waiting += len(prompt_tokens)
                 return
             counts.refused += len(prompt_tokens)
-        most = getattr(self.limits_of(client), excess.limit)
+        most = getattr(limits, excess.limit)
         raise RateLimited(client, excess.limit, most, ends_in_s if excess.wait_s is None else excess.wait_s)
 
     def refused(self, client: str, requests: int) -> None:
@@ -124,6 +129,7 @@ class Clients:
     def stats(self) -> list[ClientStats]:
         """In the order in which they came."""
         with self._lock:
+            book = self._limiter.book
             return [
                 ClientStats(
                     name=name,
@@ -133,7 +139,7 @@ class Clients:
                     refused_total=its.refused,
                     prompt_tokens_total=its.prompt_tokens,
                     completion_tokens_total=its.completion_tokens,
-                    limits=self._book.default if name == OTHERS else self._book.of(name),
+                    limits=book.default if name == OTHERS else book.of(name),
                 )
                 for name, its in self._counts.items()
             ]

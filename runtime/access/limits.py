@@ -75,15 +75,25 @@ class Bucket:
     def take(self, amount: int, now_s: float) -> None:
         self._level = self.level(now_s) - amount
 
+    def resize(self, per_minute: int, now_s: float) -> None:
+        """It is another minute's worth, and as full or as far below zero as before: who waits waits as long."""
+        self._level = self.level(now_s) * per_minute / self._size
+        self._size = per_minute
+
     def is_full(self, now_s: float) -> bool:
         return self.level(now_s) >= self._size
 
 
 @dataclass(eq=False)
 class _Account:
-    requests: Bucket | None
-    tokens: Bucket | None
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
     live: int = 0
+
+    def follow(self, limits: Limits, now_s: float) -> None:
+        """From now on `limits` count."""
+        self.requests = _resized(self.requests, limits.requests_per_minute, now_s)
+        self.tokens = _resized(self.tokens, limits.tokens_per_minute, now_s)
 
     def as_new(self, now_s: float) -> bool:
         """Whether nothing is lost with it."""
@@ -92,8 +102,8 @@ class _Account:
 
 
 class Limiter:
-    """Keeps clients to their limits. It remembers a client only while that matters, and no more than `max_clients`
-    of those that have nothing running."""
+    """Keeps clients to their limits. It remembers a client only while that matters or it has something running, and no
+    more than `max_clients` of those that have not."""
 
     def __init__(self, book: LimitBook, *, max_clients: int = MAX_CLIENTS) -> None:
         self.book = book
@@ -104,14 +114,19 @@ class Limiter:
         """How many clients it remembers."""
         return len(self._accounts)
 
+    def follow(self, book: LimitBook, now_s: float) -> None:
+        """From now on `book` counts, also for what runs; what clients have had of their minute counts on."""
+        self.book = book
+        for client, account in list(self._accounts.items()):
+            account.follow(book.of(client), now_s)
+            self._forget_if_idle(client, account)
+
     def admit(self, client: str, prompt_tokens: Sequence[int], now_s: float) -> Excess | None:
         """Lets requests with such prompts in, all or none, and charges them. None: they are in.
 
         Requests and tokens that are more than a minute's are let in when a whole minute's are there.
         """
         limits = self.book.of(client)
-        if not (limits.requests_per_minute or limits.tokens_per_minute or limits.concurrent_requests):
-            return None
         account = self._account(client, now_s)
         count, tokens = len(prompt_tokens), sum(prompt_tokens)
         if limits.concurrent_requests is not None and account.live + count > limits.concurrent_requests:
@@ -141,17 +156,20 @@ class Limiter:
         """A request that was let in has ended, however it did."""
         if account := self._accounts.get(client):
             account.live -= 1
+            self._forget_if_idle(client, account)
 
     def _account(self, client: str, now_s: float) -> _Account:
         if client not in self._accounts:
             if len(self._accounts) >= self._max_clients:
                 self._forget_one(now_s)
-            limits = self.book.of(client)
-            self._accounts[client] = _Account(
-                _bucket(limits.requests_per_minute, now_s), _bucket(limits.tokens_per_minute, now_s)
-            )
+            self._accounts[client] = _Account()
+            self._accounts[client].follow(self.book.of(client), now_s)
         self._accounts.move_to_end(client)
         return self._accounts[client]
+
+    def _forget_if_idle(self, client: str, account: _Account) -> None:
+        if not (account.live or account.requests or account.tokens):
+            del self._accounts[client]
 
     def _forget_one(self, now_s: float) -> None:
         """One for whom it makes no difference if there is one; else one that has nothing running."""
@@ -161,5 +179,9 @@ class Limiter:
             del self._accounts[client]
 
 
-def _bucket(per_minute: int | None, now_s: float) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute, now_s)
+def _resized(bucket: Bucket | None, per_minute: int | None, now_s: float) -> Bucket | None:
+    if per_minute is None:
+        return None
+    bucket = bucket or Bucket(per_minute, now_s)
+    bucket.resize(per_minute, now_s)
+    return bucket

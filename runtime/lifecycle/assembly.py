@@ -105,6 +105,7 @@ class Daemon:
     def follow(self, config: Config) -> None:
         """Takes what of `config` may change while it runs."""
         self._services.caretaker.set_bounds(config.stall_timeout_s, config.low_power_battery_percent)
+        self._services.clients.follow(config.limits.book)
 
     async def listen(self, addresses: Sequence[Address]) -> list[str]:
         """Starts the servers; returns where they listen. What keeps them from it is no fault of a package on trial."""

@@ -9,7 +9,8 @@ from ..configuration.config import Config
 from ..errors import EdgeQwenError
 
 LIVE = frozenset(
-    {"clients", "drain_timeout_s", "log_format", "log_level", "low_power_battery_percent", "stall_timeout_s", "tokens"}
+    {"clients", "drain_timeout_s", "limits", "log_format", "log_level"}
+    | {"low_power_battery_percent", "stall_timeout_s", "tokens"}
 )
 """Settings that take effect when the configuration is read again."""
 

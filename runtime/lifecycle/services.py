@@ -43,6 +43,7 @@ class Services:
 
     server: grpc.aio.Server
     calls: OpenCalls
+    clients: Clients
     caretaker: Caretaker
     telemetry: TelemetryService
 
@@ -72,7 +73,8 @@ def make_services(
         ],
     )
     entrance.attach(server)
-    calls, generator, caretaker = OpenCalls(), Generator(models), caretaker or Caretaker(models, Health())
+    calls, generator, clients = OpenCalls(), Generator(models), clients or Clients()
+    caretaker = caretaker or Caretaker(models, Health())
     caretaker.warn_by(entrance.warnings)
     telemetry = TelemetryService(
         models, clients, board, warnings=caretaker.warnings, errors=entrance.errors, rollouts=rollouts
@@ -88,4 +90,4 @@ def make_services(
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
     caretaker.health.add_to(server)
     add_reflection(server, [*(name for name in SERVICES if name), SERVICE, "grpc.health.v1.Health"])
-    return Services(server, calls, caretaker, telemetry)
+    return Services(server, calls, clients, caretaker, telemetry)

@@ -43,7 +43,7 @@ async def supervised(alive: Callable[[], bool], reloader: Reloader, *ready: str)
     if interval_s is not None:
         stalled = lambda: log.error("the engine makes no step: the watchdog is no longer fed")  # noqa: E731
         watchdog = asyncio.create_task(feed(alive, lambda: tell("WATCHDOG=1"), interval_s, stalled=stalled))
-    loop.add_signal_handler(signal.SIGHUP, _reload, reloader)
+    loop.add_signal_handler(signal.SIGHUP, reload, reloader)
     try:
         tell("READY=1", *ready)
         yield
@@ -55,13 +55,15 @@ async def supervised(alive: Callable[[], bool], reloader: Reloader, *ready: str)
                 await watchdog
 
 
-def _reload(reloader: Reloader) -> None:
+def reload(reloader: Reloader) -> None:
+    """Reads the configuration again; systemd hears of it, and the log what came of it."""
     log = structlog.get_logger()
     tell(*reloading())
     done = reloader.reload()
     for error in done.errors:
-        log.error("reload", detail=error)
+        log.error("not reloaded", detail=error)
     if done.need_restart:
-        log.warning("reload: some settings need a restart", settings=done.need_restart)
-    log.info("reloaded", changed=done.changed)
+        log.warning("not reloaded: these settings differ and wait for a restart", settings=done.need_restart)
+    if done.changed or not done.errors:
+        log.info("reloaded", changed=done.changed)
     tell("READY=1")

@@ -120,7 +120,7 @@ def load_model(
         deterministic=config.deterministic,
         exact=session.spec.deterministic,
         adapters=names,
-        limits=config.limits.book,
+        limits=clients.limits_of if clients is not None else config.limits.book.of,
     )
     facts = ModelFacts(
         name=build.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -55,7 +55,7 @@ class RequestReader:
         deterministic: whether requests are that do not say.
         exact: whether requests can be deterministic here.
         adapters: the names of those that requests may ask for.
-        limits: how long prompts and answers of each client may be.
+        limits: how long prompts and answers of a client may be, asked for each request.
     """
 
     tokenizer: Tokenizer
@@ -69,12 +69,12 @@ class RequestReader:
     deterministic: bool = False
     exact: bool = True
     adapters: tuple[str, ...] = ()
-    limits: LimitBook = field(default_factory=LimitBook)
+    limits: Callable[[str], Limits] = LimitBook().of
 
     def read(self, message: pb.GenerateRequest) -> Request:
         """The caller's request. Raises RequestError with every fault that can be seen without the model."""
         client = current().name
-        limits = self.limits.of(client)
+        limits = self.limits(client)
         faults: list[Fault] = []
         faults += self._sampling_faults(message.sampling)
         faults += _stop_faults(message)

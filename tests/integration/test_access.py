@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration.daemons import Daemon, start
 from integration.test_daemon import run_daemon
 
-from edgeqwen.client import Client, Connection, Options, PermissionDenied, Unauthenticated
+from edgeqwen.client import Client, Connection, InvalidRequest, Options, PermissionDenied, Unauthenticated
 from runtime.access.methods import NEEDS
 from runtime.access.tokens import digest_of, make_token
 
@@ -115,24 +115,33 @@ def test_a_renewed_certificate_is_used_without_a_restart(guarded: Daemon, author
     assert "certificate reloaded" in guarded.log.read_text()
 
 
-def ask_on(client: Client) -> NoReturn:
+def ask_on(client: Client, max_tokens: int) -> NoReturn:
     """Until it fails: a signal is handled soon."""
     while True:
-        client.snapshot()
+        client.complete("a", options=Options(max_tokens=max_tokens))
 
 
-def test_a_token_is_revoked_by_a_reload(int4_package: Path, tmp_path: Path) -> None:
-    """From the next call on, on connections that are open; no restart."""
+def test_a_reload_revokes_tokens_and_limits_clients(int4_package: Path, tmp_path: Path) -> None:
+    """From the next call on, on connections that are open; no restart. What waits for one is said."""
     file = tmp_path / "d.yaml"
-    file.write_text(yaml.safe_dump({"tokens": {"gateway": digest_of(TOKEN), "other": digest_of("x")}}))
+    both = {"gateway": digest_of(TOKEN), "other": digest_of("x")}
+    file.write_text(yaml.safe_dump({"tokens": both}))
     with start(int4_package, "--no-verify", "--config", str(file), "--listen", "127.0.0.1:0") as daemon:
         with Client(port_of(daemon), token=TOKEN) as client:
-            assert client.snapshot().models
-            file.write_text(yaml.safe_dump({"tokens": {"other": digest_of("x")}}))
+            assert client.complete("a", options=Options(max_tokens=2)).finished.completion_tokens == 2
+            limits = {"default": {"output_tokens": 1}}
+            file.write_text(yaml.safe_dump({"tokens": both, "limits": limits, "queue_limit": 5}))
+            daemon.process.send_signal(signal.SIGHUP)
+            with pytest.raises(InvalidRequest, match="max_tokens: must be 1 to 1"):
+                ask_on(client, 2)
+            file.write_text(yaml.safe_dump({"tokens": {"other": digest_of("x")}, "limits": limits}))
             daemon.process.send_signal(signal.SIGHUP)
             with pytest.raises(Unauthenticated):
-                ask_on(client)
-        assert '"changed": ["tokens"]' in daemon.log.read_text()
+                ask_on(client, 1)
+        log = daemon.log.read_text()
+    assert '"changed": ["limits"]' in log
+    assert '"changed": ["tokens"]' in log
+    assert '"settings": ["queue_limit"]' in log
 
 
 def test_plaintext_off_loopback_is_said_everywhere(int4_package: Path) -> None:

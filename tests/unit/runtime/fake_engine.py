@@ -60,7 +60,7 @@ def make_reader(
         context_tokens=context_tokens,
         grammars=Grammars(byte_tokenizer(), VOCABULARY, frozenset({0})),
         adapters=adapters,
-        limits=limits or LimitBook(),
+        limits=(limits or LimitBook()).of,
     )
 
 

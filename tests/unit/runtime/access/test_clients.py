@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from runtime.access.clients import OTHERS, Clients
+from runtime.access.clients import DAEMON, OTHERS, Clients
 from runtime.access.limits import LimitBook, Limits
 from runtime.errors import RateLimited
 
@@ -84,3 +84,19 @@ def test_many_threads_lose_nothing() -> None:
         thread.join()
     [its] = clients.stats()
     assert (its.waiting, its.running, its.requests_total, its.completion_tokens_total) == (0, 0, 2000, 2000)
+
+
+def test_new_limits_count_from_the_next_request_on() -> None:
+    """And are those that are told; the daemon's own requests have none, before or after."""
+    clients = Clients(clock=lambda: 0.0)
+    for client in ("a", DAEMON):
+        clients.submitted(client, [1], ends_in_s=1.0)
+    clients.follow(LimitBook(Limits(concurrent_requests=1, output_tokens=7)))
+    assert clients.limits_of("a").output_tokens == 7
+    with pytest.raises(RateLimited, match="a may have 1 requests at once"):
+        clients.submitted("a", [1], ends_in_s=1.0)
+    clients.submitted(DAEMON, [1], ends_in_s=1.0)
+    for client in ("a", DAEMON, DAEMON):
+        clients.ended(client, started=False)
+    clients.submitted("a", [1], ends_in_s=1.0)
+    assert [its.limits.concurrent_requests for its in clients.stats()] == [1, 1]

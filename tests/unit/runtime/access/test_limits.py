@@ -66,7 +66,8 @@ def test_a_board_without_limits_remembers_nobody() -> None:
     for number in range(100):
         assert limits.admit(f"client {number}", [1000] * 9, 0.0) is None
         limits.generated(f"client {number}", 5, 0.0)
-        limits.ended(f"client {number}")
+        for _ in range(9):
+            limits.ended(f"client {number}")
     assert len(limits) == 0
 
 
@@ -135,3 +136,43 @@ def test_it_remembers_only_so_many_clients() -> None:
     assert len(limits) <= 3
     limits.generated("runs", 120, 30.0)
     assert limits.admit("runs", [1], 30.0) == Excess("tokens_per_minute", 61.0)
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), st.integers(0, 3000))
+def test_who_waits_for_a_full_minute_waits_as_long_under_new_limits(before: int, after: int, had: int) -> None:
+    limits = limiter(tokens_per_minute=before)
+    limits.admit("a", [1], 0.0)
+    limits.generated("a", had, 0.0)
+    old = limits.admit("a", [before], 0.0)
+    limits.follow(LimitBook(Limits(tokens_per_minute=after)), 0.0)
+    new = limits.admit("a", [after], 0.0)
+    assert old is not None
+    assert old.wait_s is not None
+    assert new == Excess("tokens_per_minute", pytest.approx(old.wait_s))
+
+
+def test_what_runs_counts_among_those_at_once_from_the_first_limit_on() -> None:
+    """Also where there was no limit when it began; and when it has ended it counts no more."""
+    limits = limiter()
+    assert limits.admit("a", [1, 1], 0.0) is None
+    limits.follow(LimitBook(Limits(concurrent_requests=2)), 0.0)
+    assert limits.admit("a", [1], 0.0) == Excess("concurrent_requests", None)
+    limits.ended("a")
+    assert limits.admit("a", [1], 0.0) is None
+    limits.follow(LimitBook(), 0.0)
+    assert limits.admit("a", [1] * 9, 0.0) is None
+    for _ in range(11):
+        limits.ended("a")
+    assert len(limits) == 0
+
+
+def test_a_limit_that_is_lifted_is_forgotten() -> None:
+    """With whatever was owed; one that comes again begins with a whole minute."""
+    limits, book = limiter(requests_per_minute=1), LimitBook(Limits(requests_per_minute=1))
+    assert limits.admit("a", [1], 0.0) is None
+    limits.ended("a")
+    limits.follow(LimitBook(), 0.0)
+    assert len(limits) == 0
+    limits.follow(book, 0.0)
+    assert limits.admit("a", [1], 0.0) is None
+    assert limits.admit("a", [1], 0.0) is not None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import structlog
+
 from runtime.configuration.config import Config
 from runtime.errors import ConfigError, Fault
 from runtime.lifecycle.reload import LIVE, Reloader
+from runtime.lifecycle.supervision import reload
 
 
 def config(**settings: object) -> Config:
@@ -47,6 +50,22 @@ def test_every_hook_hears_of_every_reload() -> None:
     reloader.add(lambda new: heard.append(new.log_level))
     done = reloader.reload()
     assert (done.changed, done.errors, heard) == ((), ("tls.cert: cannot be read",), ["info"])
+
+
+def test_what_went_wrong_is_not_said_to_have_been_reloaded() -> None:
+    """By the line that operators and scripts look for."""
+
+    def read() -> Config:
+        raise ConfigError([Fault("slots", "must be >= 1 (got 0)")], "configuration")
+
+    with structlog.testing.capture_logs() as lines:
+        reload(Reloader(read, config()))
+        reload(Reloader(lambda: config(slots=2), config()))
+    assert [(line["log_level"], line["event"]) for line in lines] == [
+        ("error", "not reloaded"),
+        ("warning", "not reloaded: these settings differ and wait for a restart"),
+        ("info", "reloaded"),
+    ]
 
 
 def test_live_settings_exist() -> None:
