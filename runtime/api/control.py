@@ -10,7 +10,9 @@ from edgeqwen.v1 import control_pb2 as pb
 from edgeqwen.v1 import control_pb2_grpc
 
 from ..access.caller import current
+from ..errors import Fault, RequestError
 from ..health.caretaker import Caretaker, PowerMode
+from .replies import abort
 
 _MODES: dict[int, PowerMode] = {pb.POWER_MODE_NORMAL: "normal", pb.POWER_MODE_LOW: "low"}
 
@@ -26,6 +28,6 @@ class ControlService(control_pb2_grpc.ControlServicer):
     ) -> pb.SetPowerModeResponse:
         mode = _MODES.get(request.mode)
         if mode is None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "mode: must be POWER_MODE_NORMAL or POWER_MODE_LOW")
+            await abort(context, RequestError([Fault("mode", "must be POWER_MODE_NORMAL or POWER_MODE_LOW")]))
         self._caretaker.set_power_mode(mode, by=current().name)
         return pb.SetPowerModeResponse(mode=request.mode, saving_power=self._caretaker.saving_power)

@@ -126,7 +126,9 @@ async def test_power_is_saved_until_it_is_called_off(care: Care, channel: grpc.a
 
 
 async def test_a_power_mode_must_be_named(channel: grpc.aio.Channel) -> None:
+    """Programs are told which field is wrong, as of every request that can never work."""
     for mode in (control_pb2.POWER_MODE_UNSPECIFIED, 77):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await control_pb2_grpc.ControlStub(channel).SetPowerMode(control_pb2.SetPowerModeRequest(mode=mode))
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert b"BadRequest" in dict(error.value.trailing_metadata() or ())["grpc-status-details-bin"]
