@@ -300,6 +300,7 @@ _RATES = {
     "requests_per_minute": "requests a minute",
     "tokens_per_minute": "tokens a minute, of prompts and answers together",
     "concurrent_requests": "requests at once, those that wait included",
+    "open_calls": "calls open at once, those that watch included",
 }
 
 

@@ -16,7 +16,7 @@ from ..errors import ConfigError, Fault
 from .acceptor import BACKLOG
 from .call_errors import CallErrors
 from .certificates import EXPIRES_SOON_DAYS, Certificates
-from .gate import Gate
+from .gate import CALLS_PER_CALLER, Gate
 from .group import give_to_group
 from .places import INNER_NAME_CHARS, UNIX, host_and_port, inner_folder, is_loopback
 from .relay import Relay
@@ -38,6 +38,7 @@ class Entrance:
         socket_group: who may connect to unix sockets beside this user; where there is no such group, or this user may
             not give a file to it, its own group.
         connections: how many unix sockets take at once, and how many of them one user may have.
+        calls_per_caller: as `Gate` takes it.
     """
 
     def __init__(
@@ -49,13 +50,14 @@ class Entrance:
         socket_group: str,
         connections: int,
         connections_per_user: int,
+        calls_per_caller: int = CALLS_PER_CALLER,
     ) -> None:
         self._certificates = certificates
         self._group = socket_group
         self._relay = Relay(connections, connections_per_user)
         self.errors = CallErrors()
         """What callers got, by whichever way they came in."""
-        self.gate = Gate(rules, refuse, self._relay.peer, self.errors)
+        self.gate = Gate(rules, refuse, self._relay.peer, self.errors, calls_per_caller=calls_per_caller)
         self.options = (
             ("grpc.max_allowed_incoming_connections", connections),
             ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc.aio
 import structlog
 
-from ..errors import EdgeQwenError, PermissionDenied, Unauthenticated
+from ..errors import EdgeQwenError, PermissionDenied, RateLimited, Unauthenticated
 from .acceptor import Peer
 from .call_errors import CallErrors
-from .caller import enter
+from .caller import Caller, enter
 from .rules import Evidence, Rules
 from .seldom import Seldom
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:  # gRPC's classes take parameters in its stubs only
     Handler = grpc.RpcMethodHandler[Any, Any]
     Refuse = Callable[[Context, EdgeQwenError], Awaitable[NoReturn]]
 
+CALLS_PER_CALLER = 1024
+"""Each that is open takes some 25 KB, watches of those whom nobody knows among them."""
+
 _ABSTRACT = "unix-abstract:"
+_RETRY_S = 1.0
 _NAMES_OF_CERTIFICATE = ("peer_uri", "peer_dns", "peer_email", "x509_common_name")  # the first that there is counts
 
 
@@ -34,13 +39,22 @@ class Gate(grpc.aio.ServerInterceptor):
         refuse: ends a call with an error.
         peer: who is behind an abstract name, as `Relay.peer` tells.
         errors: counts the calls that end with one, whoever ends them.
+        calls_per_caller: at a time; all whom nobody knows are one.
     """
 
     def __init__(
-        self, rules: Rules, refuse: Refuse, peer: Callable[[str], Peer | None], errors: CallErrors | None = None
+        self,
+        rules: Rules,
+        refuse: Refuse,
+        peer: Callable[[str], Peer | None],
+        errors: CallErrors | None = None,
+        *,
+        calls_per_caller: int = CALLS_PER_CALLER,
     ) -> None:
         self.rules, self._refuse, self._peer = rules, refuse, peer
         self._errors = errors or CallErrors()
+        self._calls_per_caller = calls_per_caller
+        self._open: Counter[str] = Counter()
         self._guarded: dict[str, Handler] = {}
         self._log = structlog.get_logger()
         self._seldom = Seldom()
@@ -67,17 +81,14 @@ class Gate(grpc.aio.ServerInterceptor):
         if inspect.isasyncgenfunction(answer):
 
             async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-                with self._counted(method, context):
-                    await self._admit(method, context)
-                    async with aclosing(answer(request, context)) as replies:
-                        async for reply in replies:
-                            yield reply
+                async with self._admitted(method, context), aclosing(answer(request, context)) as replies:
+                    async for reply in replies:
+                        yield reply
 
         elif inspect.iscoroutinefunction(answer):
 
             async def guarded(request: Any, context: Context) -> Any:  # type: ignore[misc]  # the other kind of handler
-                with self._counted(method, context):
-                    await self._admit(method, context)
+                async with self._admitted(method, context):
                     return await answer(request, context)
 
         else:
@@ -86,25 +97,41 @@ class Gate(grpc.aio.ServerInterceptor):
         made: Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
         return made
 
-    @contextmanager
-    def _counted(self, method: str, context: Context) -> Iterator[None]:
-        """A call that ends within is counted if it ends with an error. A caller that leaves gets none."""
+    @asynccontextmanager
+    async def _admitted(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Within, the call is open and runs as its caller. An error that ends it is counted; who leaves gets none."""
         try:
-            yield
+            name = (await self._admit(method, context)).name
+            try:
+                yield
+            finally:
+                self._open[name] -= 1
+                if not self._open[name]:
+                    del self._open[name]
         except Exception:
             code = context.code() or grpc.StatusCode.UNKNOWN  # what gRPC says of an exception that nobody expected
             self._errors.add(method, code.name)
             raise
 
-    async def _admit(self, method: str, context: Context) -> None:
+    async def _admit(self, method: str, context: Context) -> Caller:
         try:
-            enter(self.rules.admit(method, self._evidence(context)))
+            caller = self._take(method, context)
         except Unauthenticated as error:
             self._refused(method, context.peer() if context.peer().startswith("ip") else "unix", error)
             await self._refuse(context, error)
-        except PermissionDenied as error:
-            self._refused(method, error.caller, error)
+        except (PermissionDenied, RateLimited) as error:
+            self._refused(method, error.caller if isinstance(error, PermissionDenied) else error.client, error)
             await self._refuse(context, error)
+        enter(caller)
+        return caller
+
+    def _take(self, method: str, context: Context) -> Caller:
+        """Who calls, and has one more call open now. Raises Unauthenticated, PermissionDenied or RateLimited."""
+        caller = self.rules.admit(method, self._evidence(context))
+        if self._open[caller.name] >= self._calls_per_caller:
+            raise RateLimited(caller.name, "open_calls", self._calls_per_caller, _RETRY_S)
+        self._open[caller.name] += 1
+        return caller
 
     def _evidence(self, context: Context) -> Evidence:
         peer = context.peer()

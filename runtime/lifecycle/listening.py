@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..access.call_errors import CallErrors
 from ..access.certificates import Certificates, Files
 from ..access.entrance import Entrance
+from ..access.gate import CALLS_PER_CALLER
 from ..access.rules import Rules
 from ..api.replies import abort
 from ..configuration.access_settings import roles_of
@@ -30,6 +31,7 @@ def make_entrance(config: Config) -> Entrance:
         socket_group=config.socket_group,
         connections=config.connections,
         connections_per_user=config.connections_per_user,
+        calls_per_caller=CALLS_PER_CALLER + config.queue_limit,  # who fills the queue hears that it is full
     )
 
 

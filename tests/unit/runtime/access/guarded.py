@@ -79,6 +79,7 @@ async def guarded(
     *,
     connections: int = 64,
     connections_per_user: int = 16,
+    calls_per_caller: int = 1024,
     options: tuple[tuple[str, int], ...] = (),
 ) -> AsyncIterator[Guarded]:
     """Not yet bound: `add_port` of its entrance, then `start`."""
@@ -89,6 +90,7 @@ async def guarded(
         socket_group="no-such-group",
         connections=connections,
         connections_per_user=connections_per_user,
+        calls_per_caller=calls_per_caller,
     )
     server = grpc.aio.server(
         interceptors=[entrance.gate], options=[("grpc.so_reuseport", 0), *dict([*entrance.options, *options]).items()]

@@ -27,6 +27,7 @@ from runtime.errors import ConfigError, Unauthenticated
 
 ME = f"uid:{os.geteuid()}"
 AN_OUTSIDER = 12345
+TIMEOUT_S = 120  # against a hang: nothing waits so long, on a machine however busy
 
 
 @pytest.fixture
@@ -100,6 +101,40 @@ async def test_a_method_that_nobody_gave_a_role_is_for_nobody(folder: Path) -> N
             await ask(channel, "Nowhere")
         assert no.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert it.calls == []
+
+
+async def test_a_caller_has_only_so_many_calls_open(folder: Path) -> None:
+    """Over all its connections; one more hears so, others are answered, and each that ends makes room."""
+    rules = Rules({"other": digest_of(TOKEN)}, {ME: frozenset({"admin", "generate"})}, OWN_UID, NEEDS)
+    async with guarded(rules, calls_per_caller=2) as it, asyncio.timeout(TIMEOUT_S):
+        port = it.entrance.add_port("127.0.0.1:0")
+        async with (
+            grpc.aio.insecure_channel(await start(it, f"unix:{folder}/s")) as channel,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as other,
+        ):
+            held = [channel.stream_stream("/t.T/Chat")() for _ in range(2)]
+            for call in held:
+                await call.write(b"a")
+                assert await call.read() == ME.encode() + b"a"
+            with pytest.raises(
+                grpc.aio.AioRpcError, match=f"{ME} may have 2 calls open at once, .* try again in"
+            ) as no:
+                await ask(channel)
+            assert no.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            shown = (("authorization", f"Bearer {TOKEN}"),)
+            assert await ask(other, metadata=shown) == "token:other"
+            await held[0].done_writing()
+            assert await held[0].code() is grpc.StatusCode.OK
+            assert await ask(channel) == ME
+            held[1].cancel()
+            again = [channel.stream_stream("/t.T/Chat")() for _ in range(2)]
+            for call in again:
+                await call.write(b"b")
+                while await call.read() != ME.encode() + b"b":
+                    pass
+                await call.done_writing()
+                assert await call.code() is grpc.StatusCode.OK
+    assert it.entrance.errors.totals() == {("(other)", "RESOURCE_EXHAUSTED"): 1}
 
 
 async def test_grpcs_own_socket_knows_nobody(folder: Path) -> None:
