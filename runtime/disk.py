@@ -79,9 +79,12 @@ class LocalDisk:
 
     @classmethod
     def for_store(cls, folder: Path) -> LocalDisk:
-        """One that works as the owner of `folder`, or of what it will be in."""
-        found = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-        status = found.stat()
+        """One that works as the owner of `folder`, or of what it will be in; where a user has put a link in the way, as
+        that user."""
+        way = (folder.absolute(), *folder.absolute().parents)
+        links = (path.lstat() for path in way if path.is_symlink())
+        status = next((link for link in links if link.st_uid != 0), None)
+        status = status or next(path.stat() for path in way if path.exists())
         return cls((status.st_uid, status.st_gid))
 
     def write(self, path: Path, content: bytes) -> None:
@@ -91,10 +94,10 @@ class LocalDisk:
         self._put(path, content, os.O_APPEND)
 
     def fsync(self, path: Path) -> None:
-        self._sync(path, os.O_RDONLY)
+        self._sync(path, os.O_NOFOLLOW)
 
     def sync_dir(self, path: Path) -> None:
-        self._sync(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._sync(path, os.O_DIRECTORY)
 
     def rename(self, source: Path, target: Path) -> None:
         with self._as_owner():
@@ -144,7 +147,7 @@ class LocalDisk:
 
     def _sync(self, path: Path, how: int) -> None:
         with self._as_owner():
-            handle = os.open(path, how | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | how)
         try:
             os.fsync(handle)
         finally:

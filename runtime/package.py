@@ -242,9 +242,11 @@ class Package:
         with _reading(root):
             variant_dir = _variant_dir(root, variant)
             content = read_at_most(variant_dir / BUILD_FILE, MAX_BUILD_BYTES + 1)
-            package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
-            package._check_files(progress if verify else None)
-            return package
+        package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
+        for name, expected in package.build.files.items():
+            with _reading(root / name):
+                package._check_file(name, expected, progress if verify else None)
+        return package
 
     @property
     def serving_graph(self) -> Path:
@@ -343,18 +345,17 @@ class Package:
         config: dict[str, object] = json.loads(path.read_bytes()) if path.is_file() else {}
         return config
 
-    def _check_files(self, progress: Callable[[int], None] | None) -> None:
-        """With `progress`, their digests too."""
-        for name, expected in self.build.files.items():
-            path = self.root / _inside(name)
-            if path.is_symlink() or not path.is_file():
-                raise PackageCorrupt(f"{name} is missing from {self.root}: copy the package again")
-            if path.stat().st_size != expected.size_bytes:
-                raise PackageCorrupt(
-                    f"{name} has {path.stat().st_size} bytes, not {expected.size_bytes}: copy the package again"
-                )
-            if progress:
-                _require_digest(name, file_digest(path, progress), expected)
+    def _check_file(self, name: str, expected: File, progress: Callable[[int], None] | None) -> None:
+        """With `progress`, its digest too."""
+        path = self.root / _inside(name)
+        if path.is_symlink() or not path.is_file():
+            raise PackageCorrupt(f"{name} is missing from {self.root}: copy the package again")
+        if path.stat().st_size != expected.size_bytes:
+            raise PackageCorrupt(
+                f"{name} has {path.stat().st_size} bytes, not {expected.size_bytes}: copy the package again"
+            )
+        if progress:
+            _require_digest(name, file_digest(path, progress), expected)
 
 
 def adapter_base(checkpoint: str, smoothing: str | None) -> str:
@@ -440,12 +441,12 @@ def signature_name(variant: str) -> str:
 
 
 @contextmanager
-def _reading(root: Path) -> Iterator[None]:
-    """Turns OSError of the block, which reads the package at `root`, into PackageError."""
+def _reading(path: Path) -> Iterator[None]:
+    """An OSError of the block, which reads `path`, is damage of the package: a bad block, say."""
     try:
         yield
     except OSError as error:
-        raise PackageError(f"cannot read {error.filename or root} ({error.strerror})") from error
+        raise PackageCorrupt(f"cannot read {error.filename or path} ({error.strerror}): copy the package again") from error
 
 
 def _raise(error: OSError) -> None:

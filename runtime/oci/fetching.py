@@ -119,7 +119,7 @@ class _Fetch:
     def _is_placed(self, layers: list[Layer]) -> bool:
         """Whether a fetch that was stopped late has put the files into the package."""
         paths = [self._into / layer.path for layer in layers]
-        if not all(is_file(path, layers[0].size_bytes) and file_digest(path) == layers[0].sha256 for path in paths):
+        if not all(_is_blob(path, layers[0]) for path in paths):
             return False
         self._keep(layers[0])
         return True
@@ -176,7 +176,7 @@ class _Fetch:
     def _link(self, same: list[Path], layer: Layer, blob: Path) -> bool:
         """Whether one of the files `same` is what is wanted, and could be given another name."""
         for path in same:
-            if is_file(path, layer.size_bytes) and file_digest(path) == layer.sha256:
+            if _is_blob(path, layer):
                 try:
                     self._disk.link(path, blob)
                 except OSError as error:
@@ -273,6 +273,14 @@ def disk_errors(place: Path) -> Iterator[None]:
         if error.errno == errno.EFBIG:
             raise TransferError(f"the file system of {place} takes no file as large as one of the package's") from error
         raise TransferError(f"cannot write to {place} ({error.strerror}): check who may write there") from error
+
+
+def _is_blob(path: Path, layer: Layer) -> bool:
+    """Whether the file has the content of `layer`; one that cannot be read, as of a bad block, has not."""
+    try:
+        return is_file(path, layer.size_bytes) and file_digest(path) == layer.sha256
+    except OSError:
+        return False
 
 
 def _size(path: Path) -> int:

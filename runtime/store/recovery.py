@@ -34,5 +34,5 @@ def describe(package: Package, folder: str, signer: str, installed_s: float) -> 
 def _opened(folder: Path) -> Package | None:
     try:
         return Package.open(folder, verify=False)
-    except (PackageError, OSError):
+    except PackageError:
         return None

@@ -76,10 +76,11 @@ def install_from(
     contents = source.contents(offer)
     with store.installing():
         state = store.open()
-        have = _already(store, state, contents, rules)
-        if have is not None:
+        have = next((package for package in state.packages.values() if package.digest == contents.build_digest), None)
+        if have is None:
+            _refuse_downgrade(state, offer, rules, note)
+        elif _is_done(store, have, rules):
             return Installation(have, store.path(have), changed=False)
-        _refuse_downgrade(state, offer, rules, note)
         _make_room(store, state, contents, rules, cause)
         signer = _Signer(contents, rules, note)
         staged = store.incoming / _folder(contents)
@@ -130,16 +131,15 @@ def _require_this_machine(offer: Offer) -> None:
         raise PackageError(f"{offer} is for {offer.arch}, but this machine is {have}: choose another --variant")
 
 
-def _already(store: Store, state: State, contents: Contents, rules: Rules) -> Installed | None:
-    """The same package in the store, if nothing is left to be done about it."""
-    have = next((package for package in state.packages.values() if package.digest == contents.build_digest), None)
-    if have is None or not (have.signer or rules.allow_unsigned):
-        return None
+def _is_done(store: Store, have: Installed, rules: Rules) -> bool:
+    """Whether nothing is left to be done about a package of the store."""
+    if not (have.signer or rules.allow_unsigned):
+        return False
     try:
         Package.open(store.path(have), have.variant, verify=rules.repair)
-    except (PackageError, OSError):
-        return None
-    return have
+    except PackageError:
+        return False
+    return True
 
 
 def _folder(contents: Contents) -> str:
@@ -167,5 +167,5 @@ def _make_room(store: Store, state: State, contents: Contents, rules: Rules, cau
 def _digests(folder: Path) -> list[str]:
     try:
         return [file.sha256 for file in Package.open(folder, verify=False).build.files.values()]
-    except (PackageError, OSError):
+    except PackageError:
         return []

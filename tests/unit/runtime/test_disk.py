@@ -21,6 +21,7 @@ from runtime.errors import StoreBusy, StoreError
 from runtime.store.state import roll_back
 from runtime.store.store import Store
 
+TESTS = Path(__file__).parents[2]
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
 
@@ -30,10 +31,12 @@ def run_as(user: int, code: str, *arguments: object) -> subprocess.CompletedProc
     modules = (
         "import os, sys; from functools import partial; from pathlib import Path; from runtime.disk import *;"
         "from runtime.store.state import *; from runtime.store.store import Store;"
+        "from unit.runtime.store.stocked import *;"
     )
     become = f"os.setgroups([]); os.setgid({user}); os.setuid({user});"
     command = [sys.executable, "-c", modules + become + code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}:{TESTS.parent / 'protos'}"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -136,6 +139,44 @@ def test_root_follows_no_link_of_the_daemons_user(var: Path, shared: Path) -> No
             attempt()
     assert (secret / "file").read_bytes() == b"root's"
     assert [path.name for path in secret.iterdir()] == ["file"]
+
+
+@as_root
+def test_a_link_in_place_of_the_store_takes_root_nowhere(var: Path, shared: Path) -> None:
+    """Nor one on the way there, to what root alone may change; one of root's leads where root says."""
+    target = shared / "roots"
+    target.mkdir(mode=0o755)
+    (var / "link").symlink_to(target)
+    os.chown(var / "link", NOBODY, NOBODY, follow_symlinks=False)
+    for store in (Store(var / "link"), Store(var / "link" / "store")):
+        with pytest.raises(StoreError, match="Permission denied"):
+            store.open()
+    assert list(target.iterdir()) == []
+    os.chown(var / "link", 0, 0, follow_symlinks=False)
+    os.chown(target, NOBODY, NOBODY)
+    store = Store(var / "link")
+    switch(store, add(store, built(shared, "1.0.0")))
+    assert serves(store) == "1.0.0"
+    assert {path.stat().st_uid for path in target.rglob("*")} == {NOBODY}
+
+
+@as_root
+def test_what_cannot_be_read_is_replaced(var: Path, shared: Path) -> None:
+    """As of a bad block, also where other packages have the same file under another name."""
+    store = Store(var / "store")
+    for version in ("1.0.0", "1.1.0"):
+        switch(store, add(store, built(shared, version)))
+    package = store.active()
+    assert package is not None
+    (package / "models/decoder/board/serving.onnx").chmod(0)  # of both
+    code = (
+        "store = Store(Path(sys.argv[1])); assert not os.access(sys.argv[2], os.R_OK);"
+        "[add(store, Path(each), repair=True) for each in sys.argv[3:]]; print(serves(store))"
+    )
+    damaged = package / "models/decoder/board/serving.onnx"
+    done = run_as(NOBODY, code, store.folder, damaged, *sorted(shared.glob("*.ortpackage")))
+    assert (done.stdout, done.returncode) == ("1.1.0\n", 0), done.stderr
+    assert [entry.event for entry in store.read().history[-2:]] == ["repaired", "repaired"]
 
 
 @as_root

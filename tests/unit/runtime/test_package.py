@@ -74,6 +74,20 @@ def test_a_path_out_of_the_package_is_refused(tmp_path: Path, name: str) -> None
         Package.open(root)
 
 
+def test_what_cannot_be_read_is_damaged(tmp_path: Path) -> None:
+    """As of a bad block: the kernel answers EIO for the first page of its own memory, too."""
+    root = make_package(tmp_path / "p")
+    (root / "self").symlink_to("/proc/self")
+    edit_build(root, {"files": {"self/mem": {"sha256": "0" * 64, "size_bytes": 0}}})
+    Package.open(root, verify=False)
+    with pytest.raises(PackageCorrupt, match=r"self/mem of .* cannot be read \(Input/output error\): copy the package"):
+        Package.open(root)
+    (root / "models/decoder/board/build.json").unlink()
+    (root / "models/decoder/board/build.json").mkdir()
+    with pytest.raises(PackageCorrupt, match=r"build.json of .* cannot be read"):
+        Package.open(root)
+
+
 def test_a_build_file_that_is_not_ours_says_what_is_wrong(tmp_path: Path) -> None:
     root = make_package(tmp_path / "p")
     edit_build(root, {"format": 2, "extra": True})

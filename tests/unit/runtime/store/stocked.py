@@ -32,10 +32,10 @@ def nobody() -> Trust:
     raise NotTrusted("nobody is")
 
 
-def add(store: Store, package: Path, cause: Cause = BY, *, budget_bytes: int = PLENTY) -> Installed:
+def add(store: Store, package: Path, cause: Cause = BY, *, repair: bool = False) -> Installed:
     """Installs it, unsigned."""
     source = open_source(parse_reference(str(package)), Settings())
-    rules = Rules(nobody, budget_bytes, allow_unsigned=True)
+    rules = Rules(nobody, PLENTY, allow_unsigned=True, repair=repair)
     return install_from(store, source, source.offers()[0], rules, cause).package
 
 

@@ -212,6 +212,19 @@ def test_repair_reads_every_file(store: Store, build: Builds) -> None:
     assert not install(store, remote, replace(rules, repair=True)).changed
 
 
+def test_what_a_rollback_goes_back_to_is_repaired_as_well(store: Store, build: Builds) -> None:
+    """It is older than what was committed, and here already: that is no downgrade."""
+    rules = Rules(nobody, PLENTY, allow_unsigned=True, repair=True)
+    old = MemoryRemote.of(build("1.0.0"))
+    done = install(store, old, rules)
+    switch(store, done.package)
+    switch(store, install(store, MemoryRemote.of(build("1.1.0")), rules).package)
+    (done.path / WEIGHTS).unlink()
+    assert install(store, old, rules).changed
+    assert store.previous() == done.path
+    assert serves(store) == "1.1.0"
+
+
 class SmallDisk(LocalDisk):
     """Has room for so many bytes in packages."""
 
