@@ -1,4 +1,7 @@
-"""Removes packages that no slot names, the oldest first, until the store keeps to its budget."""
+"""Removes packages that no slot names, the oldest first, until the store keeps to its budget.
+
+The oldest is what was installed first, whatever the board's clock said then: without a battery it begins anywhere.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def collect(store: Store, budget_bytes: int, cause: Cause, *, keep: str | None =
     for path in leftovers:
         store.discard(path)
     gone = []
-    for package in sorted(state.packages.values(), key=lambda its: (its.installed_s, its.folder)):
+    for package in [*state.packages.values()]:
         if package.folder in (state.slots.a, state.slots.b, keep):
             continue
         if _bytes_of(store, state) <= budget_bytes:

@@ -111,6 +111,7 @@ class State:
         packages: by folder, in the order in which they were installed.
         committed: the highest version ever committed, by package name.
         history: newest last.
+        rollbacks: how many there ever were, also those that the history has forgotten.
     """
 
     packages: Mapping[str, Installed] = field(default_factory=dict)
@@ -119,6 +120,7 @@ class State:
     trial: Trial | None = None
     committed: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Entry, ...] = ()
+    rollbacks: int = 0
 
     def __post_init__(self) -> None:
         named = [folder for folder in (self.slots.a, self.slots.b) if folder is not None]
@@ -227,7 +229,8 @@ def roll_back(state: State, cause: Cause) -> State:
         if state.trial is None:
             return state
         raise NothingToRollBackTo(f"{failed} is the first package here: there is none to go back to")
-    back = replace(state, slots=state.slots.having(slot, None), active=_other(slot), trial=None)
+    slots = state.slots.having(slot, None)
+    back = replace(state, slots=slots, active=_other(slot), trial=None, rollbacks=state.rollbacks + 1)
     return _noted(back, "rolled_back", failed, slot, cause)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..disk import Disk
@@ -27,9 +28,15 @@ def remove_tree(disk: Disk, path: Path) -> None:
 
 
 def disk_bytes(folders: Iterable[Path]) -> int:
-    """What the files below all of `folders` take together; one with several names counts once."""
-    found = (path.lstat() for folder in folders for path, _ in below(folder))
-    return sum({(its.st_dev, its.st_ino): its.st_blocks * 512 for its in found}.values())
+    """What the files below all of `folders` take together; one with several names counts once. What somebody removes
+    meanwhile counts or does not."""
+    found = {}
+    for folder in folders:
+        with suppress(FileNotFoundError):
+            for path, _ in below(folder):
+                its = path.lstat()
+                found[its.st_dev, its.st_ino] = its.st_blocks * 512
+    return sum(found.values())
 
 
 def below(folder: Path) -> Iterator[tuple[Path, bool]]:

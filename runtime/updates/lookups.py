@@ -56,6 +56,8 @@ def packages(verify: bool, folder: Path | None, as_json: bool) -> None:
         state = store.read()
         found = [_looked_at(store, state, package, verify=verify) for package in state.packages.values()]
         used, free = _room(store, state)
+        there = store.read().packages
+        found = [each for each in found if each["package"] in there]  # what is collected meanwhile is not damaged
     if as_json:
         about = {"store": str(store.folder), "used_bytes": used, "free_bytes": free, "committed": dict(state.committed)}
         click.echo(json.dumps(about | {"packages": found}))
@@ -138,7 +140,7 @@ def _looked_at(store: Store, state: State, package: Installed, *, verify: bool) 
     path, damage = store.path(package), ""
     try:
         Package.open(path, package.variant, verify=verify)
-    except (PackageError, OSError) as error:
+    except PackageError as error:
         damage = str(error)
     slot = next((name for name, folder in (("a", state.slots.a), ("b", state.slots.b)) if folder == package.folder), "")
     active = slot != "" and slot == state.active

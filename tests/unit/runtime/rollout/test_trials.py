@@ -81,6 +81,7 @@ async def test_a_model_that_breaks_calls_is_rolled_back(device: Device) -> None:
             "tiny 2.0.0 was rolled back 30 min ago: the model broke 3 of 3 calls; tiny 1.0.0 serves."
         )
         assert running.rollouts.standing.check(9.0 + 3601).status is Status.OK
+        assert running.rollouts.standing.check(9.0 - 3601).status is Status.OK, "the clock was put right since"
         served = running.rollouts.standing.served
         assert served is not None
         assert (served.version, served.trial, served.rollbacks_total) == ("1.0.0", False, 1)

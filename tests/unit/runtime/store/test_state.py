@@ -217,6 +217,18 @@ def test_a_downgrade_is_by_numbers() -> None:
     require_no_downgrade(state, "other", "0.0.1")
 
 
+def test_rollbacks_are_counted_past_what_the_history_remembers() -> None:
+    """A counter that falls is one that began anew, to those who watch it."""
+    first, second = package("1.0.0"), package("1.1.0")
+    state = install(install(State(), first, BY), second, BY)
+    state = commit(activate(state, first.folder, BY), BY)
+    counts = []
+    for _ in range(MAX_HISTORY):
+        state = roll_back(activate(state, second.folder, BY), BY)
+        counts.append(decoded(encoded(state)).rollbacks)
+    assert counts == list(range(1, MAX_HISTORY + 1))
+
+
 def test_the_history_is_bounded() -> None:
     """The last so many entries stay."""
     state = install(State(), package("1.0.0"), BY)

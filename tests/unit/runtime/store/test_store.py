@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from runtime.package import Package
 from runtime.store.collect import collect
 from runtime.store.state import Cause, State, activate, refuse, roll_back
 from runtime.store.store import Store
-from runtime.store.tree import disk_bytes
+from runtime.store.tree import disk_bytes, remove_tree
 
 GRAPH = "models/decoder/board/serving.onnx"
 
@@ -93,6 +94,19 @@ def test_one_installation_at_a_time(store: Store) -> None:
         Store(store.folder).change(partial(roll_back, cause=BY))
     with Store(store.folder).installing():
         pass
+
+
+def test_one_says_what_serves(store: Store) -> None:
+    """A daemon from before it loads until its end, or whoever changes that while there is none."""
+    assert not store.is_served
+    assert not (store.folder / "serving").exists(), "nothing is made by asking"
+    with store.serving():
+        assert Store(store.folder).is_served
+        with pytest.raises(StoreBusy, match=r"an edgeqwend has .*--target"), Store(store.folder).serving(0):
+            pass
+        with Store(store.folder).installing():
+            pass
+    assert not store.is_served
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -207,6 +221,31 @@ def test_collection_keeps_slots_and_the_budget(store: Store, tmp_path: Path) -> 
     assert serves(store) == "1.1.0"
 
 
+def test_the_oldest_was_installed_first_whatever_the_clock_said(store: Store, tmp_path: Path) -> None:
+    """A board without a battery begins in 1970, or where it was switched off."""
+    for version, time_s in (("1.2.0", 9000.0), ("1.3.0", 1.0), ("1.4.0", 5000.0)):
+        add(store, built(tmp_path, version), replace(BY, time_s=time_s))
+    budget = disk_bytes(store.path(its) for its in store.read().packages.values() if its.version != "1.2.0")
+    with store.installing():
+        assert [package.version for package in collect(store, budget, BY).packages] == ["1.2.0"]
+
+
+def test_sizes_are_told_while_packages_go(tmp_path: Path) -> None:
+    """Whoever looks holds no lock."""
+
+    def folders() -> Iterator[Path]:
+        for number in range(3):
+            folder = tmp_path / f"{number}"
+            folder.mkdir()
+            (folder / "file").write_bytes(b"x" * 4096)
+            if number == 1:
+                remove_tree(LocalDisk(), folder)
+            yield folder
+
+    whole = disk_bytes([tmp_path])
+    assert disk_bytes(folders()) == disk_bytes([tmp_path / "0", tmp_path / "2"]) > whole
+
+
 def test_leftovers_go_when_something_newer_is_installed(store: Store) -> None:
     """A download that was cut stays until then; what is no package and in no record goes."""
     (store.incoming / "sha256-00.part").write_bytes(b"old")
@@ -229,12 +268,35 @@ class FullDisk(FragileDisk):
         raise OSError(28, "No space left on device")
 
 
+class ReadOnlyDisk(LocalDisk):
+    """What the kernel makes of one that fails."""
+
+    def lock(self, path: Path, wait_s: float) -> AbstractContextManager[None]:
+        raise OSError(30, "Read-only file system")
+
+
 def test_a_full_disk_is_said_and_nothing_changes(store: Store) -> None:
     """With what helps."""
     before = store.read()
     with pytest.raises(StoreError, match="is full: free some, or `edgeqwen collect --budget 0`"):
         Store(store.folder, FullDisk(store.folder)).change(partial(roll_back, cause=BY))
     assert store.read() == before
+
+
+def test_a_disk_that_fails_is_said(store: Store) -> None:
+    """Root could do nothing about it."""
+    with pytest.raises(StoreError, match=r"\(Read-only file system\): `dmesg` has why"):
+        Store(store.folder, ReadOnlyDisk()).change(partial(roll_back, cause=BY))
+
+
+def test_what_is_damaged_can_be_looked_at_where_nothing_can_be_written(store: Store) -> None:
+    """As it would be put right."""
+    before = store.read()
+    store.change(partial(roll_back, cause=BY))
+    (store.folder / "state.json").write_bytes(b"")
+    found = Store(store.folder, ReadOnlyDisk()).look()
+    assert replace(found, history=before.history) == before
+    assert (store.folder / "state.json").read_bytes() == b""
 
 
 def test_who_may_not_write_is_told(store: Store) -> None:
