@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,12 @@ from ..models.model import Model, footprint_of_loaded, load_model
 from ..models.registry import Loader, Models
 from ..models.repository import Repository
 from ..package import Package, variants_of
-from ..rollout.boot import Boot
+from ..rollout.boot import Boot, hold
 from ..rollout.canary import Canary, Pause
 from ..rollout.gate import Terms
 from ..rollout.rollouts import Rollouts
 from ..sensing.board import Board
-from ..store.store import Store
+from ..store.store import Step, Store
 from .observability import Observability
 from .services import Services, make_services
 from .startup import Startup
@@ -51,9 +51,11 @@ class Daemon:
         observability: Observability,
         http: HttpListener | None = None,
         rollouts: Rollouts | None = None,
+        held: ExitStack | None = None,
     ) -> None:
         self._models = models
         self._rollouts = rollouts
+        self._held = held or ExitStack()
         self._entrance = entrance
         self._http = http
         self._services = services
@@ -71,22 +73,23 @@ class Daemon:
         """Loads the packages; nothing listens yet. Raises PackageError, ConfigError, SessionError or StoreError."""
         clients = Clients(config.limits.book)
         packages = Packages(config, startup, clients, observability)
-        models = packages.models()
-        board = Board(folders=watched_folders(config))
-        caretaker = _make_caretaker(models, config)
-        rollouts = packages.rollouts(models, caretaker)
-        services = make_services(
-            models,
-            config.max_message_bytes,
-            entrance,
-            clients,
-            board,
-            caretaker,
-            rollouts,
-            interceptors=observability.interceptors,
-        )
-        trim_after_load()
-        return cls(models, entrance, services, observability, http, rollouts)
+        with packages.hold() as held:
+            models = packages.models()
+            board = Board(folders=watched_folders(config))
+            caretaker = _make_caretaker(models, config)
+            rollouts = packages.rollouts(models, caretaker)
+            services = make_services(
+                models,
+                config.max_message_bytes,
+                entrance,
+                clients,
+                board,
+                caretaker,
+                rollouts,
+                interceptors=observability.interceptors,
+            )
+            trim_after_load()
+            return cls(models, entrance, services, observability, http, rollouts, held.pop_all())
 
     @property
     def summary(self) -> dict[str, str | int]:
@@ -158,6 +161,7 @@ class Daemon:
         if self._http is not None:
             await self._http.close()
         await self._observability.close()
+        self._held.close()
 
 
 class Packages:
@@ -169,6 +173,11 @@ class Packages:
         self._clients = clients
         self._observability = observability
         self._store = Store(config.store.path) if config.store is not None else None
+        self._unnoted: Sequence[Step] = ()
+
+    def hold(self) -> ExitStack:
+        """The store, if there is one, until it is closed. Raises StoreBusy."""
+        return ExitStack() if self._store is None else hold(self._store)
 
     def models(self) -> Models:
         """Those that are loaded, and what may come later."""
@@ -178,7 +187,9 @@ class Packages:
         loader = Loader(self._open, self._load, lambda package: footprint_of_loaded(package, config), available_bytes)
         models = Models(Repository(folder, named), loader, config.drain_timeout_s)
         if self._store is not None:
-            models.add(Boot(self._store, self._load_at_start, self._try_at_start).model(), started=True)
+            boot = Boot(self._store, self._load_at_start, self._try_at_start)
+            models.add(boot.model(), started=True)
+            self._unnoted = boot.unnoted
         for path in named:
             package = self._open_at_start(path)
             models.require_room_for(package)
@@ -191,8 +202,15 @@ class Packages:
             return None
         said = self._config.store
         terms = Terms(said.commit_after_s, said.commit_after_calls)
-        stalled, budget_bytes = caretaker.stalled, said.budget_bytes
-        return Rollouts(self._store, models, self._canary(), terms, stalled=stalled, budget_bytes=budget_bytes)
+        return Rollouts(
+            self._store,
+            models,
+            self._canary(),
+            terms,
+            stalled=caretaker.stalled,
+            unnoted=self._unnoted,
+            budget_bytes=said.budget_bytes,
+        )
 
     def _open(self, path: Path, variant: str | None, progress: Callable[[int], None] = lambda _: None) -> Package:
         if variant is None and self._config.variant in variants_of(path):

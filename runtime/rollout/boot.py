@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from ..errors import PackageError, StateNewer, StoreError
+from ..errors import PackageError, StateNewer, StoreBusy, StoreError
 from ..health.checks import Check
 from ..memory import trim_after_unload
 from ..models.model import Model
@@ -24,6 +25,21 @@ from .canary import require_well
 
 MOST_STARTS = 3
 """That a package on trial may have, none of which settled or ended as it should."""
+
+
+def hold(store: Store) -> ExitStack:
+    """Nobody else says what serves from `store` until this is closed. Raises StoreBusy.
+
+    Where nothing can be written nobody could say it anyhow.
+    """
+    held = ExitStack()
+    try:
+        held.enter_context(store.serving())
+    except StoreBusy:
+        raise
+    except StoreError as error:
+        structlog.get_logger().error("the store cannot be changed", detail=str(error))
+    return held
 
 
 class Boot:
@@ -47,6 +63,8 @@ class Boot:
         self._load = load
         self._try_out = try_out
         self._now = now
+        self.unnoted: list[Step] = []
+        """Steps that were taken, and that the disk did not take."""
         self._log = structlog.get_logger()
 
     def model(self) -> Model:
@@ -70,14 +88,14 @@ class Boot:
             trim_after_unload()
 
     def _state(self) -> State:
-        """Put right where it is damaged; as it is where nothing can be written."""
+        """Put right where it is damaged, though not on disk where nothing can be written."""
         try:
             return self._store.open()
         except StateNewer:
             raise
         except StoreError as error:
             self._log.error("the store cannot be changed", detail=str(error))
-            return self._store.read()
+            return self._store.look()
 
     def _start(self, package: Installed, *, on_trial: bool) -> Model:
         model = self._load(self._store.path(package))
@@ -95,10 +113,10 @@ class Boot:
         return self._change(state, partial(roll_back, cause=Cause(self._now(), DAEMON, why)))
 
     def _change(self, state: State, step: Step) -> State:
-        """A store that cannot be written to, as on a full disk, is no reason to serve nothing: the next start will try
-        again to note it."""
+        """A store that cannot be written to, as on a full disk, is no reason to serve nothing: it is noted later."""
         try:
             return self._store.change(step)
         except StoreError as error:
             self._log.error("the store cannot be changed", detail=str(error))
+            self.unnoted.append(step)
             return step(state)

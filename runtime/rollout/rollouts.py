@@ -62,6 +62,7 @@ class Rollouts:
     Args:
         stalled: whether an engine hangs. Never blocks.
         terms: when a trial ends well.
+        unnoted: what was done already, and the disk did not take.
         budget_bytes: what packages may take when one is committed; None: a share of the disk.
         now: Unix time, for the history.
         clock: monotonic seconds.
@@ -77,6 +78,7 @@ class Rollouts:
         terms: Terms,
         *,
         stalled: Callable[[Engine], bool],
+        unnoted: Sequence[Step] = (),
         budget_bytes: int | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -93,7 +95,8 @@ class Rollouts:
         self._clock = clock
         self._period_s = period_s
         self._idle_s = idle_s
-        self._state = store.read()
+        self._unnoted = [*unnoted]
+        self._state = self._noted(store.look())
         self._gate: Gate | None = None
         self._watching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -112,13 +115,15 @@ class Rollouts:
     async def refresh(self) -> Standing:
         """The same, of what is on disk now: installs change that too."""
         async with self._disk:
-            self._state = await asyncio.to_thread(self._store.read)
+            self._state = self._noted(await asyncio.to_thread(self._store.look))
         return self.standing
 
     async def start(self) -> None:
         """Watches over the package that serves, if it is on trial."""
         if self._state.trial is not None:
             self._watch()
+        if self._unnoted:
+            self._go_alone(self._note())
 
     async def stop(self) -> None:
         """The daemon was told to end: that is no failed start of what is on trial, and what is under way ends too."""
@@ -196,7 +201,7 @@ class Rollouts:
         except Exception as error:
             if refused is None:
                 await self._note_refusal(package, by, error)
-            self._serve_on()
+            await self._serve_on()
             if refused is not None:
                 raise refused from error
             raise error if isinstance(error, EdgeQwenError) else SessionError(str(error)) from error
@@ -206,16 +211,17 @@ class Rollouts:
         """In the history, unless it says nothing of the package."""
         self._log.warning("not activated", package=str(package), reason=str(why))
         if not isinstance(why, _NOT_ITS_FAULT):
-            with suppress(StoreError):
+            with suppress(StoreError, PackageNotInstalled):  # it may have been removed meanwhile
                 await self._change(partial(steps.refuse, folder=package.folder, cause=Cause(self._now(), by, str(why))))
 
-    def _serve_on(self) -> None:
-        """What served before an activation that failed must be there, and is watched as before."""
+    async def _serve_on(self) -> None:
+        """After an activation that failed, what the state says must be there, and is watched as before: what served
+        before, or what somebody has gone back to meanwhile."""
         if self._leaving:
             return
-        if self._serving() is None:
-            self.lost.set()
-        elif self._state.trial is not None:
+        with suppress(Exception):  # what failed is what the caller hears of
+            await self._follow()
+        if self._state.trial is not None:
             self._watch()
 
     async def _roll_back(self, cause: Cause) -> Outcome:
@@ -280,14 +286,13 @@ class Rollouts:
         if self._watching is not None:
             self._watching.cancel()
         gate = self._gate = Gate(self._terms, self._clock())
-        self._watching = asyncio.create_task(self._run(package, gate))
+        self._watching = self._go_alone(self._run(package, gate))
 
     async def _stop_watching(self) -> None:
         watching, self._watching, self._gate = self._watching, None, None
         if watching is not None:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.wait([watching])
 
     async def _run(self, package: Installed, gate: Gate) -> None:
         """Until `gate` has decided, and what it decided is on disk."""
@@ -332,9 +337,30 @@ class Rollouts:
 
     async def _change(self, step: Step) -> tuple[State, bool]:
         """The state after `step`, and whether it is another one."""
+        before = self._state
+
+        def from_here(state: State) -> State:
+            nonlocal before
+            before = self._noted(state)
+            return step(before)
+
         async with self._disk:
-            self._state, changed = await asyncio.to_thread(self._store.change_told, step)
-            return self._state, changed
+            self._state = await asyncio.to_thread(self._store.change, from_here)
+            self._unnoted.clear()
+            return self._state, self._state is not before
+
+    def _noted(self, state: State) -> State:
+        """`state`, with what the disk has not taken yet."""
+        for step in self._unnoted:
+            state = step(state)
+        return state
+
+    async def _note(self) -> None:
+        """Tells the disk what it did not take, until it does: it may have been full."""
+        while self._unnoted and not self._leaving:
+            with suppress(StoreError):
+                await self._change(lambda state: state)
+            await asyncio.sleep(self._period_s)
 
     async def _go_on(self, change: Coroutine[Any, Any, T]) -> T:
         """To its end, also without whoever asked for it: half of a change is no state to be in."""

@@ -5,6 +5,7 @@ FOLDER/state.json.previous    what it was one change ago, for when it cannot be 
 FOLDER/state.json.damaged     what could not be read, for whoever wants to know why
 FOLDER/lock                   whoever changes the state holds it
 FOLDER/installing             whoever adds or removes packages holds it
+FOLDER/serving                a daemon that serves from here holds it, or whoever changes what serves while none does
 FOLDER/packages/              whole, verified packages of one variant each; nothing in them ever changes
 FOLDER/incoming/              downloads under way, and packages that are being put together
 """
@@ -14,11 +15,11 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..disk import Disk, LocalDisk
-from ..errors import StateNewer, StateUnusable, StoreError
+from ..errors import StateNewer, StateUnusable, StoreBusy, StoreError
 from ..package import file_digest
 from .recovery import recovered
 from .state import Cause, Installed, State, install, repaired
@@ -30,6 +31,7 @@ PREVIOUS_FILE = "state.json.previous"
 DAMAGED_FILE = "state.json.damaged"
 LOCK_FILE = "lock"
 INSTALLING_FILE = "installing"
+SERVING_FILE = "serving"
 PACKAGES = "packages"
 INCOMING = "incoming"
 
@@ -82,6 +84,15 @@ class Store:
                 raise StateUnusable(_unusable(path, str(error.strerror))) from error
             raise StoreError(f"cannot read {path} ({error.strerror}): run as root, or in the group edgeqwen") from error
 
+    def look(self) -> State:
+        """`read`; of a damaged state what `open` would put it right to. Nothing is written."""
+        try:
+            return self.read()
+        except StateNewer:
+            raise
+        except StateUnusable as error:
+            return self._recovered(error)
+
     def open(self) -> State:
         """`read` for whoever is about to serve: what is damaged is put right first, if anything whole is here."""
         return self.change(lambda state: state)
@@ -130,6 +141,34 @@ class Store:
         except OSError as error:
             raise self.cannot_write(error) from error
 
+    @contextmanager
+    def serving(self, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+        """For a daemon, from before it reads what to serve until its end, and for whoever changes that while none is
+        there: what a daemon loads is then what the state says. Raises StoreBusy after `wait_s`."""
+        with ExitStack() as held:
+            try:
+                self._make_folders()
+                held.enter_context(self.disk.lock(self.folder / SERVING_FILE, wait_s))
+            except StoreBusy as error:
+                raise StoreBusy(
+                    f"an edgeqwend has {self.folder} and does not answer here: try again if it starts or ends, else say"
+                    " where it listens (--target)"
+                ) from error
+            except OSError as error:
+                raise self.cannot_write(error) from error
+            yield
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a daemon has it, be it at its start or its end."""
+        if not (self.folder / SERVING_FILE).exists():
+            return False
+        try:
+            with self.serving(0):
+                return False
+        except StoreBusy:
+            return True
+
     def add(self, staged: Path, package: Installed, cause: Cause) -> State:
         """Takes in `staged`, a whole and verified package below `incoming`: it is on disk before the state names it.
 
@@ -177,7 +216,10 @@ class Store:
         """`error`, which came from `disk`, in words."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreError(f"the disk of {self.folder} is full: free some, or `edgeqwen collect --budget 0`")
-        return StoreError(f"cannot write to {self.folder} ({error.strerror}): run as root or as the daemon's user")
+        hint = "run as root or as the daemon's user"
+        if error.errno in (errno.EROFS, errno.EIO):
+            hint = "`dmesg` has why, unless the service may not write there: `edgeqwen service install` allows it"
+        return StoreError(f"cannot write to {self.folder} ({error.strerror}): {hint}")
 
     def _whole(self) -> State:
         """The state, put right where it has to be."""
@@ -186,10 +228,12 @@ class Store:
         except StateNewer:
             raise
         except StateUnusable as error:
-            cause = Cause(time.time(), "edgeqwen", str(error))
-            state = recovered(self._earlier(), self.packages, cause)
+            state = self._recovered(error)
             self._publish(state, keep_as=DAMAGED_FILE)
             return state
+
+    def _recovered(self, error: StateUnusable) -> State:
+        return recovered(self._earlier(), self.packages, Cause(time.time(), "edgeqwen", str(error)))
 
     def _earlier(self) -> State | None:
         try:
@@ -220,7 +264,10 @@ def _is_same(one: Path, other: Path) -> bool:
     """Whether both are names of one file, or files of one content."""
     if not one.is_file() or one.is_symlink():
         return False
-    return one.samefile(other) or file_digest(one) == file_digest(other)
+    try:
+        return one.samefile(other) or file_digest(one) == file_digest(other)
+    except OSError:  # a bad block
+        return False
 
 
 def _unusable(path: Path, why: str) -> str:

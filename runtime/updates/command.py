@@ -132,15 +132,8 @@ it.
 def rollback(connection: Connection, /, if_active: str | None, why: str, folder: Path | None, as_json: bool) -> None:
     """Have the package serve again that served before."""
     with one_line_errors(), _refusals():
-        from .switching import Switched
-
         store, _ = open_store(folder)
-        switch = _switch(connection, store)
-        serving = switch.serving()
-        if if_active is not None and (serving is None or not serving.is_called(if_active)):
-            switched = Switched(serving, changed=False, by_daemon=False, checks={})
-        else:
-            switched = switch.roll_back(why)
+        switched = _switch(connection, store).roll_back(why, if_active=if_active)
     _print_switched(switched, "rolled back to", as_json=as_json)
 
 
@@ -223,7 +216,7 @@ def _install(reference: str, folder: Path | None, flags: dict[str, Any]) -> tupl
 def _switch(connection: Connection, store: Store) -> Switch:
     from .switching import switch_of
 
-    return switch_of(connection, store, who())
+    return switch_of(connection, store, who(), note)
 
 
 def _activate(connection: Connection, store: Store, wanted: str, said: _Switching) -> Switched:

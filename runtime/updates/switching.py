@@ -20,6 +20,8 @@ from ..store.state import Cause, Installed, State
 from ..store.store import Step, Store
 
 _LOOK_S = 1.0
+_START_S = 60.0  # that a daemon may take to answer, from when it has the store
+_POLL_S = 0.2
 
 Note = Callable[[str], None]
 
@@ -67,22 +69,31 @@ class Switch(Protocol):
     def activate(self, folder: str, *, allow_downgrade: bool, note: Note) -> Switched:
         """`folder` serves, on trial; `note` hears how far it is."""
 
-    def roll_back(self, why: str) -> Switched:
-        """What served before serves again."""
+    def roll_back(self, why: str, *, if_active: str | None = None) -> Switched:
+        """What served before serves again; with `if_active` only if that is what serves now."""
 
     def commit(self, why: str) -> Switched:
         """What is on trial is kept."""
 
 
-def switch_of(connection: Connection, store: Store, by: str) -> Switch:
-    """The daemon at `connection`; where it should be on this machine and is not, the store itself, changed by `by`."""
-    if connection.is_here and not somebody_listens(connection.address):
-        return StoreSwitch(store, by)
+def switch_of(connection: Connection, store: Store, by: str, note: Note, *, patience_s: float = _START_S) -> Switch:
+    """The daemon at `connection`, also one that starts; where it should be on this machine and there is none, the store
+    itself, changed by `by`."""
+    if not connection.is_here:
+        return DaemonSwitch(connection)
+    deadline, told = time.monotonic() + patience_s, False
+    while not somebody_listens(connection.address):
+        if not store.is_served or time.monotonic() >= deadline:
+            return StoreSwitch(store, by)
+        if not told:
+            note(f"an edgeqwend has {store.folder} and does not answer at {connection.address} yet: waiting for it")
+            told = True
+        time.sleep(_POLL_S)
     return DaemonSwitch(connection)
 
 
 class StoreSwitch:
-    """Changes the state that a daemon starts from."""
+    """Changes the state that a daemon starts from. Raises StoreBusy while one has the store."""
 
     def __init__(self, store: Store, by: str) -> None:
         self._store, self._by = store, by
@@ -96,8 +107,12 @@ class StoreSwitch:
             partial(steps.activate, folder=folder, cause=self._cause(why), allow_downgrade=allow_downgrade)
         )
 
-    def roll_back(self, why: str) -> Switched:
-        return self._change(partial(steps.roll_back, cause=self._cause(why)))
+    def roll_back(self, why: str, *, if_active: str | None = None) -> Switched:
+        def step(state: State) -> State:
+            wanted = _is_meant(_serving_of(state), if_active)
+            return steps.roll_back(state, self._cause(why)) if wanted else state
+
+        return self._change(step)
 
     def commit(self, why: str) -> Switched:
         return self._change(partial(steps.commit, cause=self._cause(why)))
@@ -106,7 +121,8 @@ class StoreSwitch:
         return Cause(time.time(), self._by, why)
 
     def _change(self, step: Step) -> Switched:
-        state, changed = self._store.change_told(step)
+        with self._store.serving(_LOOK_S):
+            state, changed = self._store.change_told(step)
         return Switched(_serving_of(state), changed, by_daemon=False, checks={})
 
 
@@ -133,9 +149,9 @@ class DaemonSwitch:
             raise _rolled_back(last.active.folder)
         return Switched(serving, last.changed, by_daemon=True, checks=checks)
 
-    def roll_back(self, why: str) -> Switched:
+    def roll_back(self, why: str, *, if_active: str | None = None) -> Switched:
         with Client(self._connection) as client:
-            changed = client.roll_back(why).changed
+            changed = _is_meant(_serving_at(client), if_active) and client.roll_back(why).changed
             return Switched(_serving_at(client), changed, by_daemon=True, checks={})
 
     def commit(self, why: str) -> Switched:
@@ -175,6 +191,10 @@ def require_no_failure(state: State, package: Installed) -> None:
         when = datetime.fromtimestamp(entry.time_s).astimezone().strftime("%Y-%m-%d %H:%M")
         event = entry.event.replace("_", " ")
         raise CanaryFailed(f"{package} was {event} here on {when} ({entry.why}): --again tries it once more")
+
+
+def _is_meant(serving: Serving | None, wanted: str | None) -> bool:
+    return wanted is None or (serving is not None and serving.is_called(wanted))
 
 
 def _rolled_back(folder: str) -> CanaryFailed:

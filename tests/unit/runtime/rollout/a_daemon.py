@@ -82,10 +82,12 @@ async def daemon(
     idle_s: float = 1e9,
     killed: bool = False,
     budget_bytes: int | None = None,
+    listen: str | None = None,
 ) -> AsyncIterator[Running]:
-    """One that has started from the store of `device`; `killed`, nobody tells it to end."""
+    """One that has started from the store of `device` and is at `listen`, too; `killed`, nobody tells it to end."""
     models, stalled = device.models(), set[str]()
-    models.add(Boot(device.store, device.load_at, device.canary().try_at_start).model(), started=True)
+    boot = Boot(device.store, device.load_at, device.canary().try_at_start)
+    models.add(boot.model(), started=True)
 
     def stalls(engine: object) -> bool:
         return any(model.engine is engine and model.facts.package_version in stalled for model in models.loaded)
@@ -96,6 +98,7 @@ async def daemon(
         device.canary(NoMeasure),
         terms,
         stalled=stalls,
+        unnoted=boot.unnoted,
         budget_bytes=budget_bytes,
         now=lambda: 9.0,
         clock=Clock(),
@@ -105,6 +108,8 @@ async def daemon(
     await rollouts.start()
 
     def add(server: grpc.aio.Server) -> None:
+        if listen is not None:
+            server.add_insecure_port(listen)
         service = GenerationService(models, Generator(models), OpenCalls())
         generation_pb2_grpc.add_GenerationServicer_to_server(service, server)
         rollout_pb2_grpc.add_RolloutServicer_to_server(RolloutService(rollouts), server)

@@ -159,6 +159,16 @@ class FullDisk(LocalDisk):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_damaged_state_on_a_full_disk_is_no_reason_either(device: Device) -> None:
+    """What it would be put right to serves."""
+    two(device)
+    (device.store.folder / "state.json").write_text("{")
+    device.store = Store(device.store.folder, FullDisk())
+    with booted(device) as model:
+        assert version(model) == "1.0.0"
+    assert (device.store.folder / "state.json").read_text() == "{"
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_a_full_disk_is_no_reason_to_serve_nothing(device: Device, works: bool) -> None:
     """What cannot be noted is done all the same."""

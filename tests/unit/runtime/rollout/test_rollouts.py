@@ -23,13 +23,28 @@ from runtime.api.rollout_service import RolloutService
 from runtime.disk import LocalDisk
 from runtime.health.checks import Status
 from runtime.models.model import Model
+from runtime.package import Package
 from runtime.rollout.gate import Terms
-from runtime.store.state import State
+from runtime.store.collect import collect
+from runtime.store.state import Cause, State
 from runtime.store.store import Store
 
 
 def phases(replies: list[pb.ActivateResponse]) -> list[str]:
     return [pb.ActivationPhase.Name(reply.phase).removeprefix("ACTIVATION_PHASE_") for reply in replies]
+
+
+class Held(Waits):
+    """The first time until it may go on."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
+        self.entered, self.may_go = threading.Event(), threading.Event()
+
+    def __call__(self, seconds: float) -> None:
+        self.entered.set()
+        assert self.may_go.wait(TIMEOUT_S)
+        super().__call__(seconds)
 
 
 async def test_a_package_that_passes_its_canary_serves_on_trial(device: Device) -> None:
@@ -216,6 +231,52 @@ async def test_two_activations_come_one_after_the_other(device: Device) -> None:
         ]
 
 
+@pytest.mark.parametrize("room", [None, 150 * MB])
+async def test_what_was_gone_back_to_while_another_was_tried_serves(tmp_path: Path, room: int | None) -> None:
+    """Though that other one fails: no answer of what was given up, and no new process for that."""
+    device = Device(tmp_path, free_bytes=room)
+    device.activate(device.install("1.0.0"), commit=True)
+    device.install("2.0.0")
+    device.install("3.0.0", answer=99)
+    device.pause = held = Held(device)
+    async with daemon(device) as running:
+        await running.activate("tiny-2.0.0")
+        device.celsius = [95.0, 20.0]
+        activation = asyncio.create_task(running.activate("tiny-3.0.0"))
+        await asyncio.to_thread(held.entered.wait, TIMEOUT_S)
+        back = asyncio.create_task(running.stub.RollBack(pb.RollBackRequest()).code())
+        await running.until(lambda: "rolled_back 2.0.0" in device.history())
+        held.may_go.set()
+        with refused(grpc.StatusCode.ABORTED, "tiny 3.0.0 failed its canary"):
+            await activation
+        assert await back is grpc.StatusCode.OK
+        assert await running.says() == "1.0.0"
+        assert [model.facts.package_version for model in running.models.loaded] == ["1.0.0"]
+        assert not running.rollouts.lost.is_set()
+    assert device.store.read().trial is None
+
+
+async def test_a_package_that_is_removed_while_it_is_loaded_is_refused(device: Device) -> None:
+    """As `edgeqwen collect` may do. What was watched is watched on."""
+    third = device.install("3.0.0")
+    device.failing.add("3.0.0")
+    load = device.load
+
+    def removed(package: Package) -> Model:
+        if package.build.version == "3.0.0":
+            with device.store.installing():
+                collect(device.store, 0, Cause(9.0, "root"))
+        return load(package)
+
+    device.load = removed  # type: ignore[method-assign]
+    async with daemon(device, Terms(commit_after_s=50.0, commit_after_calls=1000)) as running:
+        await running.activate("tiny-2.0.0")
+        with refused(grpc.StatusCode.INTERNAL, "3.0.0 does not run"):
+            await running.activate(third.folder)
+        await running.until(running.committed)
+    assert str(device.store.read().active_package) == "tiny 2.0.0"
+
+
 async def test_a_caller_that_leaves_does_not_stop_an_activation(device: Device) -> None:
     async with daemon(device) as running:
         call = running.stub.Activate(pb.ActivateRequest())
@@ -228,20 +289,12 @@ async def test_a_caller_that_leaves_does_not_stop_an_activation(device: Device) 
 async def test_a_daemon_that_leaves_takes_no_new_package(device: Device) -> None:
     """One that is being tried is not refused for that."""
     device.celsius = [95.0]
-    entered, waits = threading.Event(), threading.Event()
-
-    class Held(Waits):
-        def __call__(self, seconds: float) -> None:
-            entered.set()
-            assert waits.wait(TIMEOUT_S)
-            super().__call__(seconds)
-
-    device.pause = Held(device)
+    device.pause = held = Held(device)
     async with daemon(device) as running:
         activation = asyncio.create_task(running.activate())
-        await asyncio.to_thread(entered.wait, TIMEOUT_S)
+        await asyncio.to_thread(held.entered.wait, TIMEOUT_S)
         await running.rollouts.stop()
-        waits.set()
+        held.may_go.set()
         with refused(grpc.StatusCode.UNAVAILABLE, "shutting down"):
             await activation
     assert device.history()[-1] == "installed 2.0.0"
@@ -317,6 +370,24 @@ async def test_a_verdict_is_carried_out_when_the_disk_takes_it(device: Device) -
         assert not running.committed()
         disk.full = False
         await running.until(running.committed)
+
+
+async def test_what_a_start_could_not_note_is_noted_when_the_disk_takes_it(device: Device) -> None:
+    """Until then the daemon knows what serves, and what failed does not come again without its canary."""
+    device.activate(device.install("3.0.0", answer=99))
+    device.store = Store(device.store.folder, disk := FullDisk())
+    disk.full = True
+    async with daemon(device) as running:
+        assert await running.says() == "1.0.0"
+        told = await running.stub.GetRollout(pb.GetRolloutRequest())
+        assert (told.active.version, told.HasField("trial"), told.history[-1].event) == ("1.0.0", False, "rolled_back")
+        assert str(device.store.read().active_package) == "tiny 3.0.0"
+        with refused(grpc.StatusCode.ABORTED, "failed its canary"):
+            await running.activate("tiny-3.0.0")
+        disk.full = False
+        await running.until(lambda: str(device.store.read().active_package) == "tiny 1.0.0")
+        assert (await running.activate("tiny-2.0.0"))[-1].changed
+    assert device.history()[-3:] == ["activated 3.0.0", "rolled_back 3.0.0", "activated 2.0.0"]
 
 
 async def test_what_cannot_come_back_asks_for_another_start(tmp_path: Path) -> None:
