@@ -20,7 +20,7 @@ main()
 PROGRAM
     chmod 755 "/opt/edgeqwen/bin/$name"
 done <<<$'edgeqwend runtime.daemon main\nedgeqwen edgeqwen.cli main\nservice runtime.deploy.command service'
-chmod 755 /opt /opt/src/hanging_daemon.py
+chmod 755 /opt /opt/src/{hanging,crashing}_daemon.py
 
 # No unit of this machine's starts but those that ours needs.
 for folder in /usr/lib/systemd/system/*.wants /etc/systemd/system/*.wants /etc/tmpfiles.d /usr/lib/tmpfiles.d; do
@@ -32,6 +32,9 @@ for unit in systemd-{udevd,udev-trigger,tmpfiles-setup,tmpfiles-setup-dev,tmpfil
     sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount getty.target; do
     ln -sf /dev/null "/etc/systemd/system/$unit"
 done
+# As an image may have it: the second start of a service within an hour is its last.
+mkdir -p /etc/systemd/system.conf.d
+printf '[Manager]\nDefaultStartLimitIntervalSec=1h\nDefaultStartLimitBurst=1\n' > /etc/systemd/system.conf.d/90-few-starts.conf
 cat > /etc/systemd/system/scenario.service <<'UNIT'
 [Unit]
 DefaultDependencies=no

@@ -76,6 +76,24 @@ journalctl --unit=edgeqwend --output=cat --lines=200
 systemctl stop edgeqwend
 rm "$override"
 
+echo '== a package that crashes at each start'
+versions=(1.0.0 2.0.0)
+for version in "${versions[@]}"; do
+    cp -r /var/lib/edgeqwen/test.ortpackage "/tmp/$version.ortpackage"
+    sed -i "s/^ \"version\": .*/ \"version\": \"$version\",/" /tmp/"$version".ortpackage/models/decoder/*/build.json
+done
+rm "$config"
+"$service" install --bin-dir /opt/edgeqwen/bin --store > /dev/null; status
+"$edgeqwen" install /tmp/1.0.0.ortpackage --allow-unsigned --activate; status
+"$edgeqwen" commit; status
+"$edgeqwen" install /tmp/2.0.0.ortpackage --allow-unsigned --activate; status
+override 'RestartSec=100ms\nRestartSteps=0\nExecStart=\nExecStart=/opt/src/crashing_daemon.py --config /etc/edgeqwen/edgeqwend.yaml --log-format json\n'
+until shown | grep -qxE 'SubState=(running|failed)'; do sleep 0.1; done
+shown
+ask; status
+"$edgeqwen" history --json
+rm "$override"
+
 echo '== uninstalled'
 "$service" uninstall; status
 "$service" uninstall; status

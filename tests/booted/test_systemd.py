@@ -91,6 +91,17 @@ def test_the_watchdog_ends_an_engine_that_hangs(parts: dict[str, str]) -> None:
     assert "One, two" not in text
 
 
+def test_a_package_that_crashes_at_each_start_is_rolled_back_whatever_starts_are_allowed(parts: dict[str, str]) -> None:
+    """The start limit of this machine would end the service at its second start; the fourth serves the package before."""
+    text = parts["a package that crashes at each start"]
+    assert re.findall(r"^status (\d)", text, re.MULTILINE) == ["0"] * 5
+    properties = shown(text)
+    assert (properties["SubState"], properties["NRestarts"]) == ("running", "3")
+    last = json.loads(text.splitlines()[-1])["history"][-1]
+    assert (last["event"], last["version"], last["by"]) == ("rolled_back", "2.0.0", "edgeqwend")
+    assert last["why"].startswith("3 starts with it")
+
+
 def test_uninstall_leaves_what_is_the_operators(parts: dict[str, str]) -> None:
     """Configuration and packages, until --purge."""
     text = parts["uninstalled"]
