@@ -32,7 +32,8 @@ A setting is taken from its flag, else from EDGEQWEN_<NAME>, else from the --con
 The first SIGTERM or SIGINT stops accepting requests and lets running ones end; a second leaves at once.
 SIGHUP reads the configuration again; the log says what of it needs a restart.
 SIGUSR1 saves power, SIGUSR2 ends that.
-Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use.""",
+Exit status: 0 left as told, 1 error, 2 usage, 3 configuration, 4 package, 5 model cannot run, 6 address in use,
+75 another daemon has the store.""",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file of these settings.")
 @click.option("--package", type=click.Path(path_type=Path), help="The package to serve.")

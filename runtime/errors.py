@@ -83,6 +83,12 @@ class PackageCorrupt(PackageError):
     """A file of the package is not what was built."""
 
 
+class PackageUnreadable(PackageCorrupt):
+    """A file of the package cannot be read now, as of a bad block or a disk that went: another attempt may."""
+
+    exit_code = 1
+
+
 class NotTrusted(EdgeQwenError):
     """A package is not signed, or by nobody whom this machine trusts: gRPC FAILED_PRECONDITION."""
 

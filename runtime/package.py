@@ -30,7 +30,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from .errors import PackageCorrupt, PackageError
+from .errors import PackageCorrupt, PackageError, PackageUnreadable
 from .profile import Profile
 from .validation import StrictModel, faults_of
 
@@ -446,7 +446,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PackageCorrupt(f"cannot read {error.filename or path} ({error.strerror}): copy the package again") from error
+        what = f"{error.filename or path} ({error.strerror})"
+        raise PackageUnreadable(f"cannot read {what}: copy the package again") from error
 
 
 def _raise(error: OSError) -> None:

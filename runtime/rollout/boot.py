@@ -24,7 +24,7 @@ from ..store.store import Step, Store
 from .canary import require_well
 
 MOST_STARTS = 3
-"""That a package on trial may have, none of which settled or ended as it should."""
+"""That a package on trial may have, none of which ended as it should."""
 
 
 def hold(store: Store) -> ExitStack:
@@ -71,7 +71,7 @@ class Boot:
         """A model that works, whose engine runs. Raises what the last package raises that there is to load."""
         state = self._state()
         if state.trial is not None and state.trial.starts >= MOST_STARTS and state.previous_package is not None:
-            state = self._back(state, f"{state.trial.starts} starts with it neither settled nor ended as they should")
+            state = self._back(state, f"{state.trial.starts} starts with it did not end as they should")
         while True:
             if state.trial is not None:
                 state = self._change(state, booted)

@@ -57,7 +57,7 @@ class Trial:
 
     Args:
         since_s: when it was activated, in Unix time.
-        starts: of the daemon with it, that neither became healthy nor ended as they should.
+        starts: of the daemon with it, that did not end as they should; none from before it was first healthy.
         healthy: whether it ever was.
     """
 

@@ -36,6 +36,7 @@ PACKAGES = "packages"
 INCOMING = "incoming"
 
 LOCK_WAIT_S = 30.0
+SERVING_WAIT_S = 2.0  # no longer: a daemon holds it for all its life, and others for a moment
 
 Step = Callable[[State], State]
 """From a state to the next; the same one where nothing is to change."""
@@ -142,7 +143,7 @@ class Store:
             raise self.cannot_write(error) from error
 
     @contextmanager
-    def serving(self, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    def serving(self, wait_s: float = SERVING_WAIT_S) -> Iterator[None]:
         """For a daemon, from before it reads what to serve until its end, and for whoever changes that while none is
         there: what a daemon loads is then what the state says. Raises StoreBusy after `wait_s`."""
         with ExitStack() as held:

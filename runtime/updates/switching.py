@@ -121,7 +121,7 @@ class StoreSwitch:
         return Cause(time.time(), self._by, why)
 
     def _change(self, step: Step) -> Switched:
-        with self._store.serving(_LOOK_S):
+        with self._store.serving():
             state, changed = self._store.change_told(step)
         return Switched(_serving_of(state), changed, by_daemon=False, checks={})
 

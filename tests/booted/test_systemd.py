@@ -92,7 +92,7 @@ def test_the_watchdog_ends_an_engine_that_hangs(parts: dict[str, str]) -> None:
 
 
 def test_a_package_that_crashes_at_each_start_is_rolled_back_whatever_starts_are_allowed(parts: dict[str, str]) -> None:
-    """The start limit of this machine would end the service at its second start; the fourth serves the package before."""
+    """This machine's start limit would end the service at its second start; the fourth serves the package before."""
     text = parts["a package that crashes at each start"]
     assert re.findall(r"^status (\d)", text, re.MULTILINE) == ["0"] * 5
     properties = shown(text)

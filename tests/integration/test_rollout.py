@@ -161,6 +161,14 @@ def test_a_package_that_says_something_else_does_not_serve(store: Store, small_p
     assert history(store)[-1] == "refused 3.0.0"
 
 
+def test_a_second_daemon_of_a_store_leaves(store: Store) -> None:
+    """Each would switch and judge beneath the other; systemd tries again, as the first may be at its end."""
+    with serving(store), serving(store, wait=False) as second:
+        assert second.process.wait(timeout=60) == 75
+        assert f"an edgeqwend has {store.folder}" in second.log.read_text()
+    assert not store.is_served
+
+
 def test_one_that_was_activated_while_no_daemon_ran_is_tried_at_the_start(store: Store, small_package: Path) -> None:
     """And the package before it serves from that very start."""
     wrong = install(store, small_package, "3.0.0", golden=[5, 6, 7, 8])
