@@ -241,6 +241,7 @@ class Package:
         """
         with _reading(root):
             variant_dir = _variant_dir(root, variant)
+        with _reading(variant_dir / BUILD_FILE):
             content = read_at_most(variant_dir / BUILD_FILE, MAX_BUILD_BYTES + 1)
         package = cls(root, variant_dir, _parse_build(content, variant_dir), hashlib.sha256(content).hexdigest())
         for name, expected in package.build.files.items():
@@ -446,8 +447,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what = f"{error.filename or path} ({error.strerror})"
-        raise PackageUnreadable(f"cannot read {what}: copy the package again") from error
+        what = error.filename if isinstance(error.filename, str) else path  # it may be a descriptor
+        raise PackageUnreadable(f"cannot read {what} ({error.strerror}): copy the package again") from error
 
 
 def _raise(error: OSError) -> None:

@@ -80,14 +80,12 @@ def test_what_cannot_be_read_is_damaged(tmp_path: Path) -> None:
     (root / "self").symlink_to("/proc/self")
     edit_build(root, {"files": {"self/mem": {"sha256": "0" * 64, "size_bytes": 0}}})
     Package.open(root, verify=False)
-    with pytest.raises(
-        PackageCorrupt, match=r"self/mem of .* cannot be read \(Input/output error\): copy"
-    ) as unreadable:
+    with pytest.raises(PackageCorrupt, match=r"cannot read .*self/mem \(Input/output error\): copy") as unreadable:
         Package.open(root)
     assert unreadable.value.exit_code not in (2, 3, 4), "systemd tries it again: the disk may come back"
     (root / "models/decoder/board/build.json").unlink()
     (root / "models/decoder/board/build.json").mkdir()
-    with pytest.raises(PackageCorrupt, match=r"build.json of .* cannot be read"):
+    with pytest.raises(PackageCorrupt, match=r"cannot read .*/build.json \(Is a directory"):
         Package.open(root)
 
 
