@@ -370,7 +370,7 @@ DOORS = {
     "distributed": "toolchain.matrix.cluster toolchain.matrix.run toolchain.matrix.transfer toolchain.matrix.worker",
     "gguf": "toolchain.checkpoints.sources",
     "google.protobuf": "runtime.api.reflection runtime.api.replies runtime.api.wellformed runtime.requests.fields"
-    " edgeqwen.status edgeqwen.watch",
+    " edgeqwen.errors edgeqwen.status edgeqwen.watch",
     "google.rpc": "runtime.api.replies runtime.http.failures edgeqwen.errors",
     "grpc": "runtime.access.certificates runtime.access.entrance runtime.access.gate runtime.api.control"
     " runtime.api.health_report runtime.api.models_service runtime.api.open_calls runtime.api.reflection"

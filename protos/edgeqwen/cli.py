@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -111,6 +112,7 @@ Exit status: 0 done, 1 error, 2 usage, 3 invalid request, 4 no such model, 69 no
 @click.pass_context
 def main(ctx: click.Context, connection: Connection) -> None:
     """Talk to an edgeqwen daemon."""
+    logging.getLogger("grpc").addHandler(logging.NullHandler())  # what it writes to stderr, our errors say in a line
     ctx.obj = connection
 
 

@@ -32,6 +32,7 @@ from .errors import (
     ServerUnavailable,
     TryAgain,
     Unauthenticated,
+    answered,
     errors_of,
     raise_for,
 )
@@ -393,8 +394,10 @@ class AsyncClient(Connected[grpc.aio.Channel], AsyncObserving, AsyncOperations):
     async def health(self, service: str = "", *, timeout_s: float = 5.0) -> str:
         """ "SERVING" or "NOT_SERVING"."""
         with errors_of(self.target):
-            reply = await self._health.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
+            reply: health_pb2.HealthCheckResponse | None = await self._health.Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s
+            )
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answered(reply, self.target).status))
 
     async def wait_until_serving(self, *, timeout_s: float = 30.0) -> None:
         """Returns when the daemon accepts requests. Raises ServerUnavailable if that takes longer."""

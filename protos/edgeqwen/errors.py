@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn, cast
+from typing import NoReturn, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 Violation = tuple[str, str]
 """A field as generation.proto names it, such as "sampling.top_p", and what is wrong with it."""
+
+_Message = TypeVar("_Message", bound=Message)
 
 
 class ClientError(Exception):
@@ -93,15 +96,22 @@ def raise_for(error: grpc.RpcError, target: str) -> NoReturn:
     if code is grpc.StatusCode.NOT_FOUND:
         raise NotFound(message) from error
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        by_daemon = _details(error).code != 0
+        by_daemon = _status(error).code != 0
         raise DeadlineExceeded(message if by_daemon else "the timeout passed before the answer was complete") from error
     if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):  # the message says of what
-        raise Refused(message, _info(error).reason) from error
+        raise Refused(message, _detail(error, error_details_pb2.ErrorInfo()).reason) from error
     if code is grpc.StatusCode.UNAUTHENTICATED:
         raise Unauthenticated(f"{target}: {message} (--token-file, --certificate and --key)") from error
     if code is grpc.StatusCode.PERMISSION_DENIED:
         raise PermissionDenied(f"{target}: {message}", _role(error)) from error
     raise ClientError(f"{code.name}: {message}") from error
+
+
+def answered(reply: _Message | None, target: str) -> _Message:
+    """The reply. Raises ClientError where it is None, as gRPC within asyncio has it for bytes that are no message."""
+    if reply is None:
+        raise ClientError(f"{target} answers what cannot be read: is it an edgeqwend?")
+    return reply
 
 
 @contextmanager
@@ -126,45 +136,48 @@ def _unavailable(message: str, target: str) -> str:
     if reason == "Permission denied":
         return f"{target} is not for this user (permission denied); are you in the daemon's group? `id` tells"
     if reason in ("Socket closed", "Connection reset by peer"):
-        return f"{target} closed the connection: does it want TLS (https://), or are too many clients connected?"
+        wants = "a certificate (--certificate and --key)" if target.startswith("https://") else "TLS (https://)"
+        return f"{target} closed the connection: does it want {wants}, or are too many clients connected?"
     return f"nothing listens at {target} ({reason}); is edgeqwend running? try `systemctl status edgeqwend`"
 
 
-def _details(error: grpc.RpcError) -> status_pb2.Status:
+def _status(error: grpc.RpcError) -> status_pb2.Status:
+    """What the daemon says beside code and message; empty if that is nothing, or from whoever else answered."""
     metadata = dict(cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()))
-    return status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
+    return _parsed(status_pb2.Status(), metadata.get("grpc-status-details-bin", b""))
+
+
+def _detail(error: grpc.RpcError, detail: _Message) -> _Message:
+    """`detail`, filled with what the status has of its kind; empty if it has none."""
+    found = [each.value for each in _status(error).details if each.Is(detail.DESCRIPTOR)]
+    return _parsed(detail, found[-1]) if found else detail
+
+
+def _parsed(message: _Message, content: bytes) -> _Message:
+    try:
+        message.ParseFromString(content)
+    except DecodeError:
+        message.Clear()
+    return message
 
 
 def _violations(error: grpc.RpcError) -> tuple[Violation, ...]:
-    request = error_details_pb2.BadRequest()
-    found = [detail for detail in _details(error).details if detail.Unpack(request)]
-    return tuple((v.field, v.description) for v in request.field_violations) if found else ()
+    request = _detail(error, error_details_pb2.BadRequest())
+    return tuple((v.field, v.description) for v in request.field_violations)
 
 
 def _exhausted(error: grpc.RpcError, message: str) -> TryAgain:
-    info, quota = error_details_pb2.ErrorInfo(), error_details_pb2.QuotaFailure()
-    for detail in _details(error).details:
-        detail.Unpack(info)
-        detail.Unpack(quota)
-    if info.reason != "RATE_LIMITED":
+    if _detail(error, error_details_pb2.ErrorInfo()).reason != "RATE_LIMITED":
         return QueueFull(message, _retry_after_s(error))
+    quota = _detail(error, error_details_pb2.QuotaFailure())
     limit = "".join(violation.description.partition(":")[0] for violation in quota.violations[:1])
     return RateLimited(message, _retry_after_s(error), limit)
 
 
-def _info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
-    """What the status says for programs; empty if it says nothing."""
-    info = error_details_pb2.ErrorInfo()
-    for detail in _details(error).details:
-        detail.Unpack(info)
-    return info
-
-
 def _role(error: grpc.RpcError) -> str:
-    return str(_info(error).metadata.get("role", ""))
+    return str(_detail(error, error_details_pb2.ErrorInfo()).metadata.get("role", ""))
 
 
 def _retry_after_s(error: grpc.RpcError) -> float:
-    retry = error_details_pb2.RetryInfo()
-    found = [detail for detail in _details(error).details if detail.Unpack(retry)]
-    return retry.retry_delay.ToMilliseconds() / 1e3 if found else 1.0
+    retry = _detail(error, error_details_pb2.RetryInfo())
+    return retry.retry_delay.ToMilliseconds() / 1e3 if retry.HasField("retry_delay") else 1.0

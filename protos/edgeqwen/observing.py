@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing
 
-from .errors import errors_of
+from .errors import answered, errors_of
 from .newest import newest_of, newest_of_async, silence_s
 from .v1 import telemetry_pb2, telemetry_pb2_grpc
 
@@ -46,10 +46,10 @@ class AsyncObserving:
     async def snapshot(self, *, timeout_s: float = 5.0) -> telemetry_pb2.Snapshot:
         """What the daemon and its machine are doing."""
         with errors_of(self.target):
-            reply: telemetry_pb2.Snapshot = await self._telemetry.GetSnapshot(
+            reply: telemetry_pb2.Snapshot | None = await self._telemetry.GetSnapshot(
                 telemetry_pb2.GetSnapshotRequest(), timeout=timeout_s
             )
-        return reply
+        return answered(reply, self.target)
 
     async def watch(self, *, interval_ms: int = 1000) -> AsyncGenerator[telemetry_pb2.Snapshot, None]:
         """As `Client.watch`. Leave it early with `contextlib.aclosing` around it."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import grpc
 
-from .errors import errors_of
+from .errors import answered, errors_of
 from .v1 import control_pb2, control_pb2_grpc, health_pb2, health_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 
 PowerMode = Literal["normal", "low"]
@@ -84,10 +84,10 @@ class AsyncOperations:
         """As `Client.health_report`."""
         stub = health_pb2_grpc.HealthStub(self._channel)
         with errors_of(self.target):
-            reply: health_pb2.HealthReport = await stub.GetHealthReport(
+            reply: health_pb2.HealthReport | None = await stub.GetHealthReport(
                 health_pb2.GetHealthReportRequest(), timeout=timeout_s
             )
-        return reply
+        return answered(reply, self.target)
 
     async def set_power_mode(self, mode: PowerMode, *, timeout_s: float = 5.0) -> str:
         """As `Client.set_power_mode`."""

@@ -36,10 +36,11 @@ class Board:
     metrics: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.name) <= MAX_NAME or not self.name.isprintable():
-            raise InventoryError(
-                f"{self.name[:MAX_NAME]!r} is no name for a board: 1 to {MAX_NAME} printable characters"
-            )
+        for what, name in (("board", self.name), ("group", self.group), ("profile", self.profile)):
+            if len(name) > MAX_NAME or not name.isprintable() or (what == "board" and not name):
+                raise InventoryError(
+                    f"{name[:MAX_NAME]!r} is no name for a {what}: at most {MAX_NAME} printable characters"
+                )
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ class Inventory:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """What names are ordered by: digits count as the number that they are, however long."""
+    """What names are ordered by: digits count as the number that they are, however long; no two names are alike."""
     parts = [part for part in re.split(r"(\d+)", name) if part]
     numbers = [part.lstrip("0") if part.isdecimal() else None for part in parts]
     return [
-        (1, 0, part) if number is None else (0, len(number), number)
-        for part, number in zip(parts, numbers, strict=True)
+        *(
+            (1, 0, part) if number is None else (0, len(number), number)
+            for part, number in zip(parts, numbers, strict=True)
+        ),
+        (-1, 0, name),
     ]

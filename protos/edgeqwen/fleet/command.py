@@ -167,12 +167,12 @@ def _shown(findings: Sequence[Finding], problems: bool) -> list[Finding]:
 
 
 def _print_json(findings: Sequence[Finding], problems: bool) -> None:
-    click.echo(json.dumps(as_json(findings, _shown(findings, problems)), ensure_ascii=False))
+    click.echo(json.dumps(as_json(findings, _shown(findings, problems))))
 
 
 def _print(findings: Sequence[Finding], console: Console, problems: bool) -> None:
     if shown := _shown(findings, problems):
-        console.print(table(shown))
+        console.print(table(shown, console.width if console.is_terminal else None))
         console.print()
     console.print(totals_text(findings))
 
@@ -187,7 +187,7 @@ def _watch(seen: Iterable[list[Finding]], console: Console, problems: bool) -> N
     if console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             for findings in seen:
-                rows = table(_shown(findings, problems), console.height - 4)
+                rows = table(_shown(findings, problems), console.width, console.height - 4)
                 below = Text(f"{datetime.now():%H:%M:%S}; Ctrl-C leaves", style="dim")
                 live.update(Group(rows, Text(), totals_text(findings), below), refresh=True)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -55,8 +56,10 @@ class Finding:
         return self.snapshot.served if self.snapshot is not None and self.snapshot.HasField("served") else None
 
     @property
-    def tokens_per_second(self) -> float:
-        return sum(each.engine.completion_tokens_per_second for each in self.models)
+    def tokens_per_second(self) -> float | None:
+        if self.snapshot is None:
+            return None
+        return _number(sum(each.engine.completion_tokens_per_second for each in self.models))
 
     @property
     def waiting(self) -> int:
@@ -70,7 +73,12 @@ class Finding:
     def celsius(self) -> float | None:
         """Of its hottest sensor."""
         hot = None if self.snapshot is None else hottest(self.snapshot.machine)
-        return None if hot is None else hot.celsius
+        return None if hot is None else _number(hot.celsius)
+
+    @property
+    def uptime_s(self) -> float | None:
+        """Since its daemon was ready."""
+        return None if self.snapshot is None else _number(self.snapshot.uptime_s)
 
     @property
     def free_bytes(self) -> int | None:
@@ -78,6 +86,11 @@ class Finding:
         if self.snapshot is None or not self.snapshot.machine.HasField("memory_available_bytes"):
             return None
         return self.snapshot.machine.memory_available_bytes
+
+
+def _number(said: float) -> float | None:
+    """None for what JSON has no word for."""
+    return said if math.isfinite(said) else None
 
 
 def judged(board: Board, serving: bool, snapshot: telemetry_pb2.Snapshot, report: health_pb2.HealthReport) -> Finding:

@@ -23,7 +23,7 @@ def targets(inventory: Inventory, port: int) -> tuple[str, list[str]]:
             continue
         labels = {"board": board.name, "group": board.group, "profile": board.profile}
         groups.append({"targets": [address], "labels": {name: value for name, value in labels.items() if value}})
-    return json.dumps(groups, indent=1, ensure_ascii=False) + "\n", left_out
+    return json.dumps(groups, indent=1) + "\n", left_out
 
 
 def _beside(board: Board, port: int) -> str | None:

@@ -40,12 +40,17 @@ def a_snapshot(version: str = "1.2.0", name: str = "qwen", celsius: float = 50.0
 
 @dataclass
 class FakeBoard:
-    """What a board says. `meanwhile` runs while it is asked for its snapshot."""
+    """What a board says. `meanwhile` runs while it is asked for its snapshot.
+
+    `garbled` is the method whose answer is no message; `details` come with a refusal.
+    """
 
     snapshot: pb.Snapshot = field(default_factory=a_snapshot)
     checks: Sequence[report_pb.Check] = (WELL,)
     serving: bool = True
     refusal: grpc.StatusCode | None = None
+    details: bytes = b""
+    garbled: str = ""
     meanwhile: Callable[[], Any] = lambda: None
 
     @property
@@ -61,6 +66,7 @@ class _Telemetry(telemetry_pb2_grpc.TelemetryServicer):
         self, request: pb.GetSnapshotRequest, context: grpc.ServicerContext
     ) -> pb.Snapshot:
         if self._board.refusal is not None:
+            context.set_trailing_metadata((("grpc-status-details-bin", self._board.details),))
             context.abort(self._board.refusal, "not for you")
         self._board.meanwhile()
         return self._board.snapshot
@@ -76,13 +82,25 @@ class _Report(report_grpc.HealthServicer):
         return self._board.report
 
 
+class _Garbling(grpc.ServerInterceptor):
+    """Answers a method with what is no message; none, if it has no name."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def intercept_service(self, continuation: Callable[..., Any], handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if self._method and handler_call_details.method.endswith(f"/{self._method}"):
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\xff" * 9)
+        return continuation(handler_call_details)
+
+
 @contextmanager
 def online(boards: Sequence[FakeBoard]) -> Iterator[list[str]]:
     """Serves them, each on a port of its own; yields HOST:PORT of each."""
     with ThreadPoolExecutor(32) as threads, ExitStack() as stack:
         targets = []
         for board in boards:
-            server = grpc.server(threads)
+            server = grpc.server(threads, interceptors=[_Garbling(board.garbled)])
             checks = health.HealthServicer()
             state = health_pb2.HealthCheckResponse
             checks.set("", state.SERVING if board.serving else state.NOT_SERVING)

@@ -195,6 +195,8 @@ def test_what_ansible_printed_elsewhere_needs_no_ansible(
         ({"edgeqwen_target": "https://a:1", "edgeqwen_client_ca": "none.pem"}, "cannot read /f/none.pem"),
         ({"edgeqwen_target": "https://a:1", "edgeqwen_client_key": "k"}, "belong together"),
         ({"edgeqwen_target": "https://a:1", "edgeqwen_client_token_file": "t"}, "cannot read the token in /f/t"),
+        ({"edgeqwen_target": "https://a:1", "edgeqwen_variant": "a\nb"}, "'a.nb' is no name for a profile"),
+        ({"edgeqwen_target": "https://a:1", "edgeqwen_fleet_group": "\ud800"}, "is no name for a group"),
         ({"edgeqwen_target": "https://a:1", "edgeqwen_metrics_target": "a"}, "a target is"),
         ({"edgeqwen_target": "https://a:1", "edgeqwen_metrics_target": "https://a:9465"}, "is HOST:PORT"),
     ],
@@ -262,6 +264,13 @@ def test_names_are_in_the_order_in_which_people_count(numbers: list[int]) -> Non
     assert names == [f"pump-{number}" for number in sorted(numbers)]
     filled = sorted((f"pump-{number:06}" for number in numbers), key=natural)
     assert filled == [f"pump-{number:06}" for number in sorted(numbers)]
+
+
+@given(st.permutations(["pump-1", "pump-01", "pump-001", "pump", "pump-", "pump-1a", "pump-10", "1", "01"]))
+def test_names_that_count_alike_have_one_order(names: list[str]) -> None:
+    """So that a file that is made of them changes only if they do."""
+    ordered = ["01", "1", "pump", "pump-", "pump-001", "pump-01", "pump-1", "pump-1a", "pump-10"]
+    assert sorted(names, key=natural) == ordered
 
 
 JSON = st.recursive(

@@ -189,12 +189,45 @@ async def test_what_is_no_daemon_of_ours_is_unknown(code: grpc.StatusCode) -> No
     assert code.name in finding.reason
 
 
+def test_no_board_hides_the_others(tmp_path: Path) -> None:
+    """Bytes that are no message, statuses that are none, states that nobody knows: each is its own board's reason."""
+    garbled = [FakeBoard(garbled=method) for method in ("Check", "GetSnapshot", "GetHealthReport")]
+    codes = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.ABORTED, grpc.StatusCode.INVALID_ARGUMENT)
+    odd = [FakeBoard(refusal=code, details=b"\xff" * 9) for code in codes]
+    with online([*garbled, *odd, FakeBoard()]) as targets:
+        done = run(tmp_path, targets)
+    assert done.exit_code == 1
+    assert done.stderr == ""
+    rows = done.stdout.splitlines()[1:-2]
+    assert [row.split()[1] for row in rows] == ["unknown"] * 6 + ["serving"]
+    assert all("answers what cannot be read" in row for row in rows[:3])
+    assert all("not for you" in row for row in rows[3:6])
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf"), -float("inf"), 1e300])
+def test_figures_that_are_no_numbers_are_not_known(tmp_path: Path, figure: float) -> None:
+    """JSON has no word for them, so one board would make it unreadable for all."""
+    snapshot = a_snapshot(celsius=figure)
+    snapshot.uptime_s = figure
+    snapshot.models[0].engine.completion_tokens_per_second = figure
+    with online([FakeBoard(snapshot=snapshot)]) as targets:
+        done = run(tmp_path, targets)
+        told = run(tmp_path, targets, "--json").stdout
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 4)
+    [board] = json.loads(told, parse_constant=pytest.fail)["boards"]
+    figures = {board[name] for name in ("temperature_c", "uptime_s", "tokens_per_second")}
+    assert figures == {figure if figure == 1e300 else None}
+
+
 def test_what_a_board_says_moves_no_cursor(tmp_path: Path) -> None:
     """Escapes in names are from a board, not from us; long texts end."""
-    nasty = a_snapshot(name="\x1b[2Jq\nb", version="9" * 1000)
+    nasty = a_snapshot(name="\x1b[2Jq\nb\x9b2J\u202e", version="9" * 1000)
     with online([FakeBoard(snapshot=nasty)]) as targets:
         done = run(tmp_path, targets)
-    assert "\x1b" not in done.stdout
+        told = run(tmp_path, targets, "--json").stdout
+    assert done.stdout.replace("\n", "").isprintable()
+    assert told.isascii()
+    assert told.removesuffix("\n").isprintable()
     assert len(done.stdout.splitlines()) == 4
     assert max(map(len, done.stdout.splitlines())) < 500
 
@@ -260,12 +293,66 @@ def test_the_table_fits_where_it_is_to_fit(count: int, rows: int) -> None:
     findings = [finding(f"b{number}", State.SERVING) for number in range(count)]
     console = Console(width=200)
     with console.capture() as drawn:
-        console.print(table(findings, rows))
+        console.print(table(findings, 200, rows))
     lines = drawn.get().splitlines()
     assert len(lines) <= rows
     shown = sum(line.startswith("b") for line in lines)
     more = [int(line.split()[2]) for line in lines if line.startswith("...")]
     assert shown + sum(more) == count
+
+
+@given(
+    width=st.integers(52, 250),
+    names=st.lists(st.text("abc-", min_size=1, max_size=40), min_size=1, max_size=4),
+    package=st.text("q", max_size=300),
+    group=st.text("g", max_size=200),
+    reason=st.text("why ", max_size=400),
+)
+def test_a_narrow_terminal_has_who_how_and_why(
+    width: int, names: list[str], package: str, group: str, reason: str
+) -> None:
+    """Whatever else is long, also of another board: nothing is cut there for columns that say less."""
+    snapshot = a_snapshot(name=package, version="1.0.0")
+    boards = [Board(name, Connection("unix:/x"), group=group) for name in names]
+    findings = [Finding(board, State.DEGRADED, reason, snapshot) for board in boards]
+    console = Console(width=width)
+    with console.capture() as drawn:
+        console.print(table(findings, width))
+    lines = drawn.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert {"BOARD", "STATE", "WHY"} <= set(lines[0].split())
+    if width >= 52 + 27:
+        assert [line.split()[0] for line in lines[1:] if "degraded" in line] == names
+    assert sum("degraded" in line for line in lines) == len(names)
+
+
+def test_a_wide_terminal_has_everything() -> None:
+    """As much as a pipe."""
+    findings = [Finding(Board("b1", Connection("unix:/x")), State.SERVING, "", a_snapshot())]
+    console = Console(width=160)
+    with console.capture() as wide:
+        console.print(table(findings, 160))
+    with console.capture() as piped:
+        console.print(table(findings))
+    assert wide.get().split() == piped.get().split()
+    assert "DAEMON" in wide.get()
+
+
+def test_a_low_limit_on_open_files_makes_it_slower_and_no_board_unreachable(tmp_path: Path) -> None:
+    """Where it cannot be raised, fewer are asked at a time."""
+    (tmp_path / "limited.py").write_text(
+        "import resource, runpy\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))\n"
+        "runpy.run_module('edgeqwen.cli', run_name='__main__')\n"
+    )
+    with online([FakeBoard() for _ in range(120)]) as targets:
+        file = tmp_path / "boards.txt"
+        file.write_text("\n".join(targets))
+        command = [sys.executable, str(tmp_path / "limited.py"), "fleet", "status", "-i", str(file), "--json"]
+        command += ["--timeout", str(LONG_S), "--parallel", "120"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["summary"]["serving"] == 120
 
 
 def test_changes_are_told_once() -> None:
