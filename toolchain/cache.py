@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runtime.package import file_digest
+
 from .progress import Reporter
+
+_SEAL = "digests.json"
 
 
 def default_cache() -> Path:
@@ -41,13 +45,46 @@ def alone(cache: Path, entry: str, report: Reporter) -> Iterator[None]:
 
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
-    """A path to write to, which is `target` once the block has ended, and nowhere if it failed."""
+    """A path to write to, which is `target` once the block has ended, also after a power cut; nowhere if it failed."""
     unfinished = target.with_suffix(".tmp")
     try:
         yield unfinished
+        sync(unfinished)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def seal(folder: Path) -> None:
+    """Remembers the contents of a result that is done, all of which is on the disk when this returns."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _SEAL)
+    digests = {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    (folder / _SEAL).write_text(json.dumps(digests))
+    flush(folder)
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether every file that was sealed is as it was; others may have come since. Reads them all."""
+    try:
+        digests = json.loads((folder / _SEAL).read_bytes())
+        return all(file_digest(folder / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def flush(folder: Path) -> None:
+    """Everything below `folder` is on the disk when this returns."""
+    for path in [folder, *folder.rglob("*")]:
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """A file's content, or a folder's entries, are on the disk when this returns."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def keep(path: Path, data: object) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from runtime.errors import BuildError
 
+from .cache import seal
 from .exhaustion import out_of_memory, raise_if_exhausted
 from .recipes.recipe import CALIBRATION_DATA, OUR_PASSES, Recipe
 
@@ -79,6 +80,7 @@ def run_olive(
         raise BuildError(f"Olive failed (exit status {status}): {_last_error(log)}; its whole log is {log}")
     for record in _RECORDS:  # they hold times and paths, and nobody reads them
         (unfinished / record).unlink(missing_ok=True)
+    seal(unfinished)
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
     unfinished.replace(out)

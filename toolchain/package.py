@@ -32,6 +32,7 @@ from runtime.package import (
 from runtime.presets import FILE as PRESETS_FILE
 from runtime.presets import Presets, presets_json
 
+from .cache import flush, sync
 from .compile import olive_model_package
 from .variant import VariantParts
 
@@ -178,19 +179,15 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def flush(folder: Path) -> None:
-    """Everything below `folder` is on the disk when this returns."""
-    for path in [folder, *folder.rglob("*")]:
-        _sync(path)
-
-
 def publish(package: Path, target: Path) -> None:
     """Puts `package` at `target` in one step; what was there is at `package` then."""
-    if target.exists():
+    try:
+        package.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
         _exchange(package, target)
-    else:
-        package.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> None:
@@ -199,8 +196,3 @@ def _exchange(one: Path, other: Path) -> None:
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise BuildError(f"{other} is there and cannot be replaced ({reason}): remove it, or choose another --output")
-
-
-def _sync(path: Path) -> None:
-    with _handle(path) as handle:
-        os.fsync(handle)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from runtime.package import File, file_digest
 from runtime.validation import StrictModel
 
-from ..cache import whole
+from ..cache import sync
 
 RECORDS = ".matrix"
 """The folder for them, in the output folder."""
@@ -52,10 +52,12 @@ def read_record(out: Path, job: str) -> Record | None:
         return None
 
 
-def write_record(out: Path, job: str, record: Record) -> None:
-    """Whole, or not at all."""
-    with whole(_path(out, job)) as unfinished:
-        unfinished.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+def write_record(out: Path, job: str, record: Record, scratch: Path) -> None:
+    """Whole, or not at all, by way of the folder `scratch`, which is this run's own."""
+    unfinished = scratch / f"{job}.json"
+    unfinished.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    sync(unfinished)
+    unfinished.replace(_path(out, job))
 
 
 def _path(out: Path, job: str) -> Path:

@@ -114,7 +114,7 @@ class MatrixRun:
         self._retries = retries
         self._fail_fast = fail_fast
         self._topic = f"matrix-{uuid.uuid4().hex}"
-        self._mark = ""
+        self._mark = Path()
         self._versions = all_versions()
         self._inbox: SimpleQueue[_Future | dict[str, Any]] = SimpleQueue()
         self._pending: dict[str, _Pending] = {}
@@ -127,8 +127,8 @@ class MatrixRun:
         """
         client, records = self._workers.client, self._out / RECORDS
         records.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(records, "run-") as mark:
-            self._mark = mark.name
+        with scratch_folder(records, ".run-") as mark:
+            self._mark = mark
             client.subscribe_topic(self._topic, lambda event: self._inbox.put(event[1]))
             try:
                 self._pending = {job.name: _Pending(job, read_record(self._out, job.name)) for job in jobs}
@@ -146,7 +146,7 @@ class MatrixRun:
             job=each.job,
             topic=self._topic,
             out=self._out,
-            mark=self._mark,
+            mark=self._mark.name,
             cache=self._cache,
             known=each.known.inputs if each.known else None,
             versions=self._versions,
@@ -216,7 +216,7 @@ class MatrixRun:
                 self._again(each, str(error))
                 return
         record = Record(inputs=made.inputs, package=package, files=dict(made.files), variants=list(made.variants))
-        write_record(self._out, each.job.name, record)
+        write_record(self._out, each.job.name, record, self._mark)
         self._finish(each, self._good("built", each, outcome, record), f"built in {outcome.seconds:.1f} s")
 
     def _good(self, status: Status, each: _Pending, outcome: Outcome, record: Record) -> Result:

@@ -14,7 +14,8 @@ from distributed import Client
 
 from runtime.package import File
 
-from ..package import flush, publish, scratch_folder
+from ..cache import flush
+from ..package import publish, scratch_folder
 from .work import BuildDied
 from .worker import discard, read_part
 

@@ -21,7 +21,7 @@ from runtime.profile import Profile
 from runtime.sessions.qnn_pipeline import SINK_FILE, QnnPipeline
 from runtime.sessions.static_session import StaticSession
 
-from ..cache import alone, keep, key_of
+from ..cache import alone, is_sound, keep, key_of, seal
 from ..evaluation import packaged
 from ..evaluation.divergence import Model
 from ..evaluation.float_reference import FloatReference
@@ -96,13 +96,15 @@ def _settled(stages: Stages, pipeline: Path, sink: int) -> Path:
     key = key_of(pipeline.name, file_digest(text), str(sink), str(TEXTS))
     out = stages.cache / "compiled" / key
     with alone(stages.cache, key, stages.report):
-        if not out.is_dir():
+        if not is_sound(out):
+            shutil.rmtree(out, ignore_errors=True)
             unfinished = out.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             shutil.copytree(pipeline, unfinished)
             texts = calibration_tokens(text, stages.checkpoint.folder / "tokenizer.json")[:TEXTS]
             with stages.report.stage("ranges of activations") as stage:
                 settle(unfinished, texts, sink, threads=cores(), on_text=stage.update)
+            seal(unfinished)
             unfinished.replace(out)
     return out
 

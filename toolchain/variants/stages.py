@@ -19,7 +19,7 @@ from runtime.package import Fidelity, Golden, file_digest
 from runtime.sessions.session import Session
 
 from .. import calibrate
-from ..cache import alone, keep, key_of
+from ..cache import alone, is_sound, keep, key_of
 from ..checkpoints.sources import Checkpoint
 from ..checkpoints.weights import parameters
 from ..compile import code_digest, run_olive
@@ -92,7 +92,9 @@ class Stages:
         log = self.cache / "logs" / f"{key}.log"
         log.parent.mkdir(exist_ok=True)
         with alone(self.cache, key, self.report):
-            if not out.is_dir():
+            if not is_sound(out):
+                if out.exists():
+                    self.report.note(f"{out} is not as it was made, and is made again")
                 require_room(self.cache, self.disk_bytes)
                 with self.report.stage("Olive") as stage, emptied_when_full(work):
                     run_olive(

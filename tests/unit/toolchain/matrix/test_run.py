@@ -82,6 +82,21 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "first.ortpackage" / "signatures").is_dir()
 
 
+@pytest.mark.parametrize("name", ["run-1", "run-", "tmp"])
+def test_no_name_of_a_package_is_in_the_way_of_a_run(tmp_path: Path, name: str) -> None:
+    """Its record lies beside what a run has for itself."""
+    for status in ("built", "unchanged"):
+        matrix = MatrixRun(
+            Workers(ScriptedClient({})),  # type: ignore[arg-type]
+            Jobs(),
+            out=tmp_path,
+            cache=None,
+            retries=0,
+            fail_fast=False,
+        )
+        assert [each.status for each in matrix.run([job(name)])] == [status]
+
+
 def test_packages_come_from_workers_that_do_not_share_the_folder(tmp_path: Path) -> None:
     """Whole, and nothing stays there."""
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
@@ -110,7 +125,7 @@ def test_a_lost_scheduler_ends_the_run_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"the scheduler is gone, .* run this again"):
         run(client, tmp_path)
     assert len(client.cancelled) == 3
-    assert not list((tmp_path / RECORDS).glob("run-*"))
+    assert not list((tmp_path / RECORDS).glob(".run-*"))
 
 
 def test_a_fault_of_ours_fails_its_job(tmp_path: Path) -> None:
