@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,17 +53,29 @@ def _message(kind: str, message: str, context: dict[str, object], value: object)
     if kind == "extra_forbidden":
         return "is not a known key"
     if kind in bounds:
-        return f"must be {bounds[kind].format(**context)} (got {value!r})"
+        return f"must be {bounds[kind].format(**context)} (got {_short(value)})"
     if kind == "literal_error":
-        return f"must be {context['expected']} (got {value!r})"
+        return f"must be {context['expected']} (got {_short(value)})"
+    if kind in ("dict_type", "model_type"):
+        return f"must be keys and values (got {_short(value)})"
     if kind == "string_pattern_mismatch":
         return f"must match {context['pattern']} (got {_short(value)})"
     if kind == "value_error":
         return str(context["error"])
+    if kind in ("string_too_long", "string_too_short"):
+        return f"must have {message.partition(' should have ')[2]} (got {_short(value)})"
     said = message.removeprefix("Input should be ").removeprefix("Input ").removeprefix("Value error, ")
     return f"must be {said} (got {_short(value)})"
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    text = _REPR.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+_LONGEST = 60
+_REPR = reprlib.Repr()
+"""What comes from outside may be deep, and few bytes of YAML may name one thing a billion times."""
+_REPR.maxlevel = 3
+_REPR.maxlist = _REPR.maxdict = _REPR.maxtuple = _REPR.maxset = 20
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = _LONGEST

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from runtime.errors import PresetError
+from runtime.errors import Fault, PresetError
 from runtime.presets import Presets, parse_presets
 
 OURS = Path(__file__).parent / "data" / "presets.yaml"
@@ -17,5 +17,5 @@ def read_presets_file(path: Path = OURS) -> Presets:
     try:
         data = yaml.safe_load(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
-        raise PresetError([], f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise PresetError([Fault("", f"cannot be read: {' '.join(str(error).split())}")], str(path)) from error
     return parse_presets(data or {}, subject=str(path), error=PresetError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, Security
+from distributed.comm.core import connect
 
 from runtime.errors import BuildError
 
@@ -84,8 +86,11 @@ def cluster_workers(address: str, *, patience_s: float = 15) -> Iterator[Workers
     _require_usable(address)
     with _quiet():
         try:
+            asyncio.run(_greet(address, patience_s))
             client = Client(address, timeout=patience_s, set_as_default=False)
-        except OSError as error:
+        except TimeoutError as error:
+            raise BuildError(f"no Dask scheduler answers at {address} within {patience_s:g} s") from error
+        except Exception as error:  # whatever Dask makes of what another server says
             raise BuildError(f"no Dask scheduler answers at {address}: {_line(error)}") from error
         with client:
             try:
@@ -96,6 +101,13 @@ def cluster_workers(address: str, *, patience_s: float = 15) -> Iterator[Workers
             if faults := list(_faults(client)):
                 raise BuildError("; ".join(faults))
             yield Workers(client)
+
+
+async def _greet(address: str, patience_s: float) -> None:
+    """Dask waits for ever for an answer from who took its connection."""
+    security = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, **security), patience_s)
+    await comm.close()
 
 
 def _require_usable(address: str) -> None:

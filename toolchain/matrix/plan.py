@@ -82,7 +82,7 @@ def jobs_of(file: MatrixFile, folder: Path, subject: str, *, sources_are_here: b
     plan = _Plan(file, folder.absolute(), sources_are_here)
     jobs = plan.jobs(plan.combinations())
     if not jobs and not plan.faults:
-        plan.fault("", "nothing is left to build")
+        plan.fault("", "nothing is left to build: models x profiles x precisions, less exclude, and include make it")
     if plan.faults:
         raise MatrixError(plan.faults, subject)
     seen: Counter[str] = Counter()

@@ -78,7 +78,7 @@ def test_curl_over_tcp_and_a_unix_socket(where: str) -> None:
     ("body", "says"),
     [
         (b"", "is no JSON"),
-        (b"[]", "must be a valid dictionary"),
+        (b"[]", "must be keys and values"),
         (b'{"a":', "is no JSON"),
         (b"\xff\xfe", "must be UTF-8"),
         (b'{"temperature": NaN}', "NaN is no number"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,12 +59,37 @@ def test_encrypted_addresses_need_certificates() -> None:
         pass
 
 
-def test_nobody_at_an_address_is_said() -> None:
-    with (
-        pytest.raises(BuildError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1: "),
-        cluster_workers("tcp://127.0.0.1:1", patience_s=0.1),
-    ):
+def refused(address: str) -> str:
+    """Why no workers were found there."""
+    with pytest.raises(BuildError) as raised, cluster_workers(address, patience_s=0.1):
         pass
+    return str(raised.value)
+
+
+def test_nobody_at_an_address_is_said() -> None:
+    assert refused("tcp://127.0.0.1:1") == "no Dask scheduler answers at tcp://127.0.0.1:1 within 0.1 s"
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0" * 64])
+def test_who_is_no_scheduler_is_not_waited_for(said: bytes) -> None:
+    """Whether it says nothing, as one that hangs, or something else."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with suppress(OSError):  # the end of the test
+                while True:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(said)
+
+        connections: list[socket.socket] = []
+        answering = threading.Thread(target=answer)
+        answering.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        assert refused(address).startswith(f"no Dask scheduler answers at {address}")
+        server.shutdown(socket.SHUT_RDWR)
+        answering.join()
+    for connection in connections:
+        connection.close()
 
 
 def test_a_worker_that_builds_several_at_once_is_refused(client: Client) -> None:

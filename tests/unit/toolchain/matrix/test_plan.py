@@ -18,6 +18,10 @@ MODELS = ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen3-0.6B", "reference")
 PROFILES = ("generic-x86_64", "raspberry-pi-5", "rk3588-cpu")
 PRECISIONS = ("int4", "int8", "float32")
 AXES = ("model", "profile", "precision")
+NOTHING = "nothing is left to build: models x profiles x precisions, less exclude, and include make it"
+_NESTED = (f"{chr(at + 1)}: &{chr(at + 1)} [{','.join(['*' + chr(at)] * 9)}]" for at in range(ord("a"), ord("i")))
+BOMB = "\n".join(["a: &a [x]", *_NESTED, "models: *i"])
+"""A few hundred bytes that name one text 9^8 times."""
 
 
 def jobs(folder: Path, *, here: bool = True, **content: object) -> list[Job]:
@@ -107,7 +111,7 @@ def test_what_is_built_is_the_product_less_the_excluded_and_the_included(
     }
     folder = tmp_path_factory.mktemp("matrix")
     if not left:
-        assert faults(folder, **content) == ["nothing is left to build"]
+        assert faults(folder, **content) == [NOTHING]
         return
     found = jobs(folder, **content)
     assert built(found) == left
@@ -214,10 +218,10 @@ def test_every_fault_is_named_at_once_with_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"models": []}, "nothing is left to build"),
+        ({"models": []}, NOTHING),
         (
             {"models": ["a/b"], "profiles": ["raspberry-pi-5"], "exclude": [{"model": "a/b"}]},
-            "nothing is left to build",
+            NOTHING,
         ),
         (
             {
@@ -270,7 +274,14 @@ def test_the_form_is_strict(tmp_path: Path, content: dict[str, object], expected
         (b"models: [", "cannot be read: while parsing"),
         (b"models: [a/b]\n" + b"#" * (256 << 10), "is larger than 256 KiB: is it a matrix of builds?"),
         (b"[" * 5000, "cannot be read: "),
-        (b"- a", "must be a valid dictionary"),
+        (b"- a", "must be keys and values (got ['a'])"),
+        (b"", "nothing is left to build"),
+        (b"models: [a]\nprofiles: [b]\nmodels: [c]\n", "cannot be read: line 1: models is there more than once"),
+        (b"include:\n- model: a\n  model: b\n", "cannot be read: line 2: model is there more than once"),
+        (b'models: ["a\\0b"]', "models[0]: names no file and no model (got 'a\\x00b')"),
+        (b"models: [" + b"x" * 256 + b"]", "models[0]: names no file and no model"),
+        (b"models: [" + b"x" * 2000 + b"]", "models[0]: must have at most 1024 characters"),
+        (BOMB.encode(), "a: is not a known key; b: is not a known key; "),
     ],
 )
 def test_what_is_no_matrix_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -278,8 +289,9 @@ def test_what_is_no_matrix_is_refused(tmp_path: Path, content: bytes, reason: st
     file = tmp_path / "matrix.yaml"
     file.write_bytes(content)
     with pytest.raises(MatrixError) as refused:
-        read_matrix_file(file)
-    assert reason in str(refused.value)
+        jobs_of(read_matrix_file(file), tmp_path, str(file), sources_are_here=True)
+    assert str(refused.value).startswith(f"{file}: {reason}")
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_a_product_without_bounds_is_refused(tmp_path: Path) -> None:
