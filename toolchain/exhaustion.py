@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.errors import BuildError, OutOfDisk, OutOfMemory
@@ -105,13 +105,28 @@ def out_of_memory(who: str) -> OutOfMemory:
     )
 
 
-def available_memory() -> int:
-    """MemAvailable of /proc/meminfo, in bytes; elsewhere, what the machine has."""
+def available_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """MemAvailable of /proc/meminfo, in bytes, or less where a container has less; elsewhere, what the machine has."""
     try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return int(found[1]) << 10 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = int(found[1]) << 10 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(0, min([machine, *_left_by_groups(proc, groups)]))
+
+
+def _left_by_groups(proc: Path, groups: Path) -> Iterator[int]:
+    """What each control group (v2) above this process still lets it have: files that are only cached make room."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for own in (groups / line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # "max" is no limit, and the root has none
+                most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                yield most - used + int(stat.get("inactive_file", 0))
 
 
 def sized(size_bytes: int) -> str:

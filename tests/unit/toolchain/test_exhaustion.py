@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import BuildError, OutOfDisk, OutOfMemory
-from toolchain.exhaustion import emptied_when_full, raise_if_exhausted, require_room, said
+from toolchain.exhaustion import available_memory, emptied_when_full, raise_if_exhausted, require_room, said
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -74,3 +74,34 @@ def test_scratch_files_go_when_the_disk_is_full_and_stay_otherwise(tmp_path: Pat
     with pytest.raises(OSError, match="No space"), emptied_when_full(scratch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not scratch.exists()
+
+
+GROUP_OF_2_GB = {
+    "memory.max": "2000000000",
+    "memory.current": "1500000000",
+    "memory.stat": "anon 1\ninactive_file 300\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "groups", "expected"),
+    [
+        ("0::/\n", {}, 8_000_000 << 10),
+        ("", {"": GROUP_OF_2_GB}, 8_000_000 << 10),
+        ("0::/\n", {"": GROUP_OF_2_GB}, 500_000_300),
+        ("1:cpu:/x\n0::/build/one\n", {"build": GROUP_OF_2_GB, "build/one": {"memory.max": "max"}}, 500_000_300),
+        ("0::/build\n", {"build": GROUP_OF_2_GB | {"memory.max": "9000000000000"}}, 8_000_000 << 10),
+        ("0::/build\n", {"build": GROUP_OF_2_GB | {"memory.max": "1000000000"}}, 0),
+        ("0::/build\n", {"build": GROUP_OF_2_GB | {"memory.stat": "what?"}}, 8_000_000 << 10),
+    ],
+)
+def test_a_container_has_the_memory_that_its_groups_leave(
+    tmp_path: Path, own: str, groups: dict[str, dict[str, str]], expected: int
+) -> None:
+    """Whichever of them has the least, if that is less than the machine has."""
+    files = {"proc/meminfo": "MemTotal: 1 kB\nMemAvailable: 8000000 kB\n", "proc/self/cgroup": own}
+    files |= {f"groups/{group}/{name}": said for group, its in groups.items() for name, said in its.items()}
+    for name, said_there in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(said_there)
+    assert available_memory(tmp_path / "proc", tmp_path / "groups") == expected
