@@ -39,7 +39,7 @@ class Board:
         for what, name in (("board", self.name), ("group", self.group), ("profile", self.profile)):
             if len(name) > MAX_NAME or not name.isprintable() or (what == "board" and not name):
                 raise InventoryError(
-                    f"{name[:MAX_NAME]!r} is no name for a {what}: at most {MAX_NAME} printable characters"
+                    f"{name[:MAX_NAME]!r} is no name for a {what}: 1 to {MAX_NAME} printable characters"
                 )
 
 

@@ -25,7 +25,7 @@ def room_for(boards: int) -> int:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = boards * _FILES_EACH + _FILES_BESIDE
     wanted = needed if most == resource.RLIM_INFINITY else min(needed, most)
-    if resource.RLIM_INFINITY != limit < wanted:
+    if limit != resource.RLIM_INFINITY and limit < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
             limit = wanted

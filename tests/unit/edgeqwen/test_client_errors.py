@@ -28,6 +28,7 @@ from edgeqwen.client import (
     Started,
     checked_target,
 )
+from edgeqwen.errors import raise_for
 from edgeqwen.requests import build_request
 from edgeqwen.v1 import generation_pb2 as pb
 
@@ -106,6 +107,29 @@ def test_what_keeps_a_client_from_its_daemon_is_named(tmp_path: Path) -> None:
             ask(target)
         hint = "is edgeqwend running? try `systemctl status edgeqwend`"
         assert str(raised.value) == f"nothing listens at {target} ({reason}); {hint}"
+
+
+class Closed(grpc.RpcError):
+    """As gRPC has it where a server ends a connection after its handshake."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:10.0.0.1:1: Socket closed"
+
+    def trailing_metadata(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("target", "wants"),
+    [("10.0.0.1:1", r"TLS \(https://\)"), ("https://10.0.0.1:1", r"a certificate \(--certificate and --key\)")],
+)
+def test_who_closes_the_connection_may_want_what_was_not_shown(target: str, wants: str) -> None:
+    """Over TLS already, it is not TLS that is missing."""
+    with pytest.raises(ServerUnavailable, match=f"^{target} closed the connection: does it want {wants}, or "):
+        raise_for(Closed(), target)
 
 
 def test_a_proxy_for_the_web_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
