@@ -28,6 +28,7 @@ SCRAPE_BYTES, SCRAPE_SERIES = 28_532, 229
 STATUS_CPU_S = 1.35e-3
 TASK_CPU_S = 0.18
 STATE_BYTES = 150_000
+POLL_BYTES = 7_300
 
 # Assumed: change them to yours, and run this again.
 REGISTRY_BITS = 1e9
@@ -38,9 +39,10 @@ WAVES = ("1", "10%", "50%", "100%")
 """As Ansible's `serial` has them: boards, or a share of all; the last takes who is left."""
 TASKS, TASK_S, CONTROLLER_CORES = 20, 1.0, 8
 """Tasks of the rollout for each board, what one takes over ssh, and the cores of the machine that Ansible runs on."""
-TRIAL_S = 600
-POLL_S, POLL_BYTES, CLOCKS_S = 900, 6_000, 1.0
-"""A poll with its TLS handshake, and how far the clocks of boards are apart."""
+SWITCH_S, TRIAL_S = 30, 600
+"""Until a board has loaded the package and tried it, and for how long it is on trial then."""
+POLL_S, CLOCKS_S = 900, 1.0
+"""How often boards look for another package, and how far their clocks are apart."""
 SERIES_MEMORY_BYTES, SAMPLE_BYTES, KEPT_DAYS = 4_000, 1.5, 15
 FLASH_BYTES, FLASH_CYCLES = 16e9, 3_000
 UPDATES_A_YEAR = 52
@@ -83,28 +85,42 @@ def wave_sizes(boards: int = BOARDS) -> list[int]:
     return sizes
 
 
-def fetch_s(boards: int, forks: int, package_bytes: float = PACKAGE_BYTES) -> float:
-    """`forks` boards fetch at a time, each as fast as its link and its share of the registry's allow."""
-    rate = min(BOARD_BITS, REGISTRY_BITS / min(forks, boards))
+def fetch_s(boards: int, forks: int, package_bytes: float = PACKAGE_BYTES, *, mirrors: bool = False) -> float:
+    """`forks` boards fetch at a time, those of a site together, as they stand in the inventory.
+
+    Args:
+        mirrors: whether each site has one, which fetches once, and gives on what comes.
+    """
+    boards_at_once = min(forks, boards)
+    sites_at_once = math.ceil(boards_at_once / SITE_BOARDS)
+    share_a_link = 1 if mirrors else min(boards_at_once, SITE_BOARDS)
+    ask_the_registry = sites_at_once if mirrors else boards_at_once
+    rate = min(BOARD_BITS, SITE_BITS / share_a_link, REGISTRY_BITS / ask_the_registry)
     return math.ceil(boards / forks) * package_bytes * 8 / rate
 
 
-def wave_s(boards: int, forks: int, package_bytes: float = PACKAGE_BYTES) -> float:
-    """Fetching, the tasks over ssh, and the trial."""
-    tasks_s = max(math.ceil(boards / forks) * TASKS * TASK_S, boards * TASKS * TASK_CPU_S / CONTROLLER_CORES)
-    return fetch_s(boards, forks, package_bytes) + tasks_s + TRIAL_S
+def wave_s(boards: int, forks: int, package_bytes: float = PACKAGE_BYTES, *, mirrors: bool = False) -> float:
+    """Fetching, the tasks over ssh, switching, and the trial, which all boards of the wave have at the same time."""
+    rounds = math.ceil(boards / forks)
+    tasks_s = max(rounds * TASKS * TASK_S, boards * TASKS * TASK_CPU_S / CONTROLLER_CORES)
+    return fetch_s(boards, forks, package_bytes, mirrors=mirrors) + tasks_s + rounds * SWITCH_S + TRIAL_S
 
 
 def waves() -> Table:
-    """rounds = boards / forks; time = rounds x bits / min(link, registry / forks) + rounds x tasks (or CPU) + trial."""
+    """rounds = boards / forks; time = rounds x (bits / rate + switch) + rounds x tasks (or CPU) + trial."""
     sizes = wave_sizes()
     parts = [(str(at), [size]) for at, size in enumerate(sizes, 1)] + [("all", sizes)]
     rows = []
     for name, part in parts:
-        times = [sum(wave_s(size, forks) for size in part) for forks in (50, 200)]
+        times = [
+            sum(wave_s(size, forks, mirrors=mirrors) for size in part)
+            for mirrors in (False, True)
+            for forks in (50, 200)
+        ]
         times.append(sum(wave_s(size, 200, delta_bytes()) for size in part))
-        rows.append([name, str(sum(part)), f"{sum(part) * PACKAGE_BYTES / 1e9:.1f} GB", *map(hours, times)])
-    return ("wave", "boards", "registry sends", "50 forks", "200 forks", "200 forks, other build.json"), rows
+        rows.append([name, str(sum(part)), *map(hours, times)])
+    mirrored = [f"{forks} forks, a mirror a site" for forks in (50, 200)]
+    return ("wave", "boards", "50 forks", "200 forks", *mirrored, "200 forks, other build.json"), rows
 
 
 def links() -> Table:
@@ -191,7 +207,9 @@ def hours(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
 
 
 TABLES: dict[str, Callable[[], Table]] = {

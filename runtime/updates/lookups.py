@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 _DAMAGED = 4
+_LOOK_S = 1.0
 _WIDE = 4000
 
 
@@ -42,18 +43,26 @@ _WIDE = 4000
 Examples:
   edgeqwen packages
   edgeqwen packages --verify --json | jq -r '.packages[] | select(.damage != "") | .package'
+  edgeqwen packages --wait 900             # until the trial has ended, one way or the other
 
 \b
 {EXIT_STATUS}"""
 )
 @click.option("--verify", is_flag=True, help="Read every file and compare it with its digest; exit with 4 for damage.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Until nothing is on trial any more; exit with 75 if something still is.",
+)
 @store_option
 @json_option
-def packages(verify: bool, folder: Path | None, as_json: bool) -> None:
+def packages(verify: bool, wait_s: float | None, folder: Path | None, as_json: bool) -> None:
     """What is installed, and what of it serves."""
     with one_line_errors():
         store, _ = open_store(folder)
-        state = store.read()
+        state = _settled(store, wait_s or 0.0)
         found = [_looked_at(store, state, package, verify=verify) for package in state.packages.values()]
         used, free = _room(store, state)
         there = store.read().packages
@@ -66,7 +75,13 @@ def packages(verify: bool, folder: Path | None, as_json: bool) -> None:
     damaged = [each for each in found if each["damage"]]
     for each in damaged:
         note(f"{each['package']}: {each['damage']}: `edgeqwen install REF --repair` mends it")
-    sys.exit(_DAMAGED if damaged else 0)
+    if damaged:
+        sys.exit(_DAMAGED)
+    if wait_s is not None and state.trial is not None:
+        with one_line_errors():
+            from .switching import still_on_trial
+
+            raise still_on_trial(state.active_package, wait_s)
 
 
 @click.command(
@@ -130,6 +145,14 @@ def collect(budget_bytes: int | None, folder: Path | None, as_json: bool) -> Non
     if done.leftovers:
         click.echo(f"removed {len(done.leftovers)} leftovers of installations")
     click.echo(f"{done.left_bytes / 1e6:.0f} MB in packages, of {most / 1e6:.0f} MB")
+
+
+def _settled(store: Store, seconds: float) -> State:
+    """What it is when nothing is on trial any more, or after so long."""
+    deadline = time.monotonic() + seconds
+    while (state := store.read()).trial is not None and (left_s := deadline - time.monotonic()) > 0:
+        time.sleep(min(_LOOK_S, left_s))
+    return state
 
 
 def _looked_at(store: Store, state: State, package: Installed, *, verify: bool) -> dict[str, Any]:

@@ -178,10 +178,13 @@ def wait_for_verdict(switch: Switch, folder: str, seconds: float) -> Serving:
             if not serving.trial:
                 return serving
             if time.monotonic() >= deadline:
-                raise StillOnTrial(
-                    f"{serving} is still on trial after {seconds:g} s: `edgeqwen health` has how it goes"
-                )
+                raise still_on_trial(serving, seconds)
         time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+
+
+def still_on_trial(package: object, seconds: float) -> StillOnTrial:
+    """What to say of `package` where that was waited for."""
+    return StillOnTrial(f"{package} is still on trial after {seconds:g} s: `edgeqwen health` has how it goes")
 
 
 def require_no_failure(state: State, package: Installed) -> None:

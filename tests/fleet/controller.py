@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -45,6 +46,12 @@ def documented(playbook: str) -> list[list[str]]:
     lines = re.findall(rf"^ansible-playbook {re.escape(playbook)}(.*)$", _GUIDE, re.MULTILINE)
     assert lines, f"docs/deploying.md does not call {playbook}"
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def setting(**changed: object) -> str:
+    """The inventory's settings of the daemon with these beside or instead."""
+    listen = ["unix:/run/edgeqwen/edgeqwend.sock", "0.0.0.0:50443"]
+    return json.dumps({"edgeqwen_config": {"listen": listen, "store": {"commit_after_s": 2}, **changed}})
 
 
 class Controller:

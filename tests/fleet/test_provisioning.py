@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from certificates import Authority
-from fleet.boards import answers, daemons, events, versions
-from fleet.controller import Controller, documented
+from fleet.boards import active, answers, daemons, events, versions
+from fleet.conftest import VERSION
+from fleet.controller import Controller, documented, setting
 from fleet.publisher import Publisher
 from fleet.site import Board, Site
 from fleet.wheelhouse import NEXT_VERSION
@@ -17,7 +18,7 @@ from fleet.wheelhouse import NEXT_VERSION
 pytestmark = pytest.mark.fleet
 
 Boards = dict[str, Board]
-IN_WAVES = '{"edgeqwen_waves": [1, "100%"], "edgeqwen_max_fail_percentage": 0}'
+IN_WAVES = '{"edgeqwen_waves": [1, "100%"]}'
 
 
 def test_check_mode_on_a_board_with_nothing_changes_nothing(controller: Controller, boards: Boards) -> None:
@@ -93,6 +94,31 @@ def test_a_setting_is_checked_before_it_is_written(provisioned: Controller, boar
     assert {name for name in boards if after[name] != before[name]} == {"lab"}
 
 
+def test_a_board_that_fails_holds_up_no_other(provisioned: Controller, boards: Boards) -> None:
+    """It has new settings by then, and a daemon with the old ones. The next run starts that again, though there is
+    nothing left to write."""
+    drop_ins = "/etc/systemd/system/edgeqwend.service.d"
+    boards["pump"].run(f"mount -t tmpfs -o ro none {drop_ins}")
+    before = daemons(boards)
+    play = provisioned.play("provision.yml", "-e", setting(queue_limit=6))
+    assert play.exit_status == 2
+    assert play.of("failed") == {"lab": 0, "press": 0, "pump": 1}, play.output
+    boards["pump"].run(f"umount {drop_ins}")
+    after = daemons(boards)
+    assert {name for name in boards if after[name] != before[name]} == {"lab", "press"}
+    assert "queue_limit: 6" in boards["pump"].run("cat /etc/edgeqwen/edgeqwend.yaml")
+    mended = provisioned.play("provision.yml", "--limit", "pump", "-e", setting(queue_limit=6))
+    assert mended.exit_status == 0, mended.output
+    assert daemons(boards)["pump"] != after["pump"]
+
+
+def test_a_user_who_is_misspelt_is_not_made(provisioned: Controller, boards: Boards) -> None:
+    play = provisioned.play("provision.yml", "--limit", "lab", "-e", '{"edgeqwen_group_members": ["amdin"]}')
+    assert play.exit_status == 2
+    assert "(item=amdin)" in play.output
+    assert boards["lab"].ssh("id amdin").returncode != 0
+
+
 def test_what_the_inventory_no_longer_names_is_no_longer_trusted(
     provisioned: Controller, publisher: Publisher, boards: Boards
 ) -> None:
@@ -107,7 +133,8 @@ def test_what_the_inventory_no_longer_names_is_no_longer_trusted(
 
 def test_a_new_version_of_the_software_takes_the_place_of_the_old(provisioned: Controller, boards: Boards) -> None:
     """In waves, as the guide calls it; each daemon is another process then that serves what it served, and the old
-    version is gone."""
+    version is gone, as is one that was never completed."""
+    boards["lab"].run("python3 -m venv --without-pip /opt/edgeqwen/0.1.9-oci-runtime")
     before, serving = daemons(boards), versions(boards)
     play = provisioned.play("provision.yml", *documented("provision.yml")[2])
     assert play.exit_status == 0, play.output
@@ -120,7 +147,14 @@ def test_a_new_version_of_the_software_takes_the_place_of_the_old(provisioned: C
         assert board.run("ls /opt/edgeqwen").split() == [f"{NEXT_VERSION}-oci-runtime", "current"]
 
 
-def setting(**changed: object) -> str:
-    """The inventory's settings of the daemon with these beside."""
-    listen = ["unix:/run/edgeqwen/edgeqwend.sock", "0.0.0.0:50443"]
-    return json.dumps({"edgeqwen_config": {"listen": listen, "store": {"commit_after_s": 2}, **changed}})
+def test_the_software_goes_back_as_it_came(provisioned: Controller, boards: Boards) -> None:
+    """To the version that the inventory has: it serves what the newer one did."""
+    lab = boards["lab"]
+    before, serving = daemons(boards)["lab"], active(lab)
+    play = provisioned.play("provision.yml", "--limit", "lab")
+    assert play.exit_status == 0, play.output
+    assert daemons(boards)["lab"] != before
+    assert VERSION in lab.run("edgeqwend --version")
+    assert lab.run("ls /opt/edgeqwen").split() == [f"{VERSION}-oci-runtime", "current"]
+    assert active(lab) == serving
+    assert answers(lab)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable, Sequence
 
 import pytest
 from fleet.boards import active, answers, daemons, events, packages, versions
-from fleet.controller import Controller, Play, documented
+from fleet.controller import Controller, Play, documented, setting
 from fleet.publisher import Publisher
 from fleet.site import Board
 
@@ -25,6 +26,41 @@ ALL_AT_ONCE = '{"edgeqwen_waves": ["100%"]}'
 
 def roll_out(controller: Controller, reference: str, waves: str = ONE_THEN_ALL, *more: str) -> Play:
     return controller.play("rollout.yml", "-e", f"edgeqwen_package={reference}", "-e", waves, *more)
+
+
+class Rollout:
+    """One of all boards at once, while it runs; `play` is what became of it."""
+
+    def __init__(self, controller: Controller, reference: str, *more: str) -> None:
+        self.play = Play(-1, "")
+        self._thread = threading.Thread(target=self._run, args=(controller, reference, more))
+
+    def _run(self, controller: Controller, reference: str, more: Sequence[str]) -> None:
+        self.play = roll_out(controller, reference, ALL_AT_ONCE, *more)
+
+    def __enter__(self) -> Rollout:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.join()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """It must come true before the end."""
+        while not condition():
+            assert self._thread.is_alive(), self.play.output
+
+
+def have_tried_for(controller: Controller, board: Board, seconds: float) -> None:
+    """The board, and only that, tries packages for so long."""
+    settings = setting(store={"commit_after_s": seconds})
+    play = controller.play("provision.yml", "--limit", board.name, "-e", settings)
+    assert play.exit_status == 0, play.output
+
+
+def is_tried(board: Board, version: str) -> bool:
+    serving = active(board)
+    return serving["version"] == version and bool(serving["trial"])
 
 
 def test_a_good_package_reaches_every_board_in_waves(
@@ -76,9 +112,10 @@ def test_a_wave_goes_back_as_a_whole(provisioned: Controller, publisher: Publish
     before keeps it."""
     boards["pump"].run("systemctl stop edgeqwend")
     reference = publisher.publish("1.4.0")
-    play = roll_out(provisioned, reference, ONE_THEN_ALL, "-e", "edgeqwen_commit_timeout_s=15")
+    play = roll_out(provisioned, reference)
     assert play.exit_status == 2, play.output
-    assert "1 of 2 boards of this wave failed or were lost" in play.text
+    assert "1 of 2 boards of this wave failed or were lost: it is undone, and no other begins" in play.text
+    assert "pump: tiny-float32 1.1.0, edgeqwend does not run" in play.text
     assert versions(boards) == {"lab": "1.4.0", "press": "1.1.0", "pump": "1.1.0"}
     assert [event for event, _ in events(boards["press"], "1.4.0")] == [
         *("installed", "activated", "committed", "rolled_back"),
@@ -108,18 +145,14 @@ def test_a_board_that_loses_power_while_it_installs(
     reference = publisher.publish("1.6.0", width=160)
     before = versions(boards)
     slowly = json.dumps({"edgeqwen_install_arguments": ["--limit-rate", "40K"]})
-    plays: list[Play] = []
-    rollout = threading.Thread(target=lambda: plays.append(roll_out(provisioned, reference, ALL_AT_ONCE, "-e", slowly)))
-    rollout.start()
     press = boards["press"]
-    while press.ssh("ls /var/lib/edgeqwen/store/incoming/*.part").returncode != 0:
-        assert rollout.is_alive(), plays
-    press.cut_power()
-    rollout.join()
-    [play] = plays
+    with Rollout(provisioned, reference, "-e", slowly) as rollout:
+        rollout.wait_until(lambda: press.ssh("ls /var/lib/edgeqwen/store/incoming/*.part").returncode == 0)
+        press.cut_power()
+    play = rollout.play
     assert play.exit_status != 0
     assert "1 of 3 boards of this wave failed or were lost" in play.text
-    assert f"press: tiny-float32 {before['press']}, lost" in play.text
+    assert f"press: lost; it had tiny-float32 {before['press']}" in play.text
     press.boot()
     assert versions(boards) == before
     assert all(answers(board) for board in boards.values())
@@ -127,3 +160,49 @@ def test_a_board_that_loses_power_while_it_installs(
     assert again.exit_status == 0, again.output
     assert versions(boards) == dict.fromkeys(boards, "1.6.0")
     assert active(press)["damage"] == ""
+
+
+def test_a_board_that_does_not_go_back_is_named(provisioned: Controller, publisher: Publisher, boards: Boards) -> None:
+    """Its flash takes no more writes, as at the end of its life. Nobody says that its wave was undone."""
+    press = boards["press"]
+    have_tried_for(provisioned, press, 3600)
+    reference = publisher.publish("1.7.0")
+    soon = ("--limit", "press", "-e", "edgeqwen_commit_timeout_s=20")
+    with Rollout(provisioned, reference, *soon) as rollout:
+        rollout.wait_until(lambda: is_tried(press, "1.7.0"))
+        press.run("chattr +i /var/lib/edgeqwen/store")
+    press.run("chattr -i /var/lib/edgeqwen/store")
+    assert rollout.play.exit_status == 2
+    said = rollout.play.text
+    assert "1 of 1 boards of this wave failed or were lost: it is undone, but not on press, and no other" in said
+    assert re.search(
+        "press: tiny-float32 1.7.0, .* still on trial after 20 s.*, and it did not go back: cannot write", said
+    )
+    assert is_tried(press, "1.7.0")
+    press.run("edgeqwen rollback")
+
+
+def test_a_board_that_loses_power_while_it_switches(
+    provisioned: Controller, publisher: Publisher, boards: Boards
+) -> None:
+    """Its wave goes back without it. It comes back with what it had begun to try, and keeps that if it proves itself;
+    the play run again brings it to the others too."""
+    lab, press = boards["lab"], boards["press"]
+    have_tried_for(provisioned, press, 3600)
+    reference = publisher.publish("1.8.0")
+    before = versions(boards)
+    with Rollout(provisioned, reference, "--limit", "lab,press") as rollout:
+        rollout.wait_until(lambda: is_tried(press, "1.8.0"))
+        press.cut_power()
+    said = rollout.play.text
+    assert "1 of 2 boards of this wave failed or were lost: it is undone, but not on press, and no other" in said
+    assert f"press: lost; it had tiny-float32 {before['press']}" in said
+    assert active(lab)["version"] == before["lab"]
+    press.boot()
+    assert is_tried(press, "1.8.0")
+    assert answers(press)
+    have_tried_for(provisioned, press, 2)
+    again = roll_out(provisioned, reference)
+    assert again.exit_status == 0, again.output
+    assert versions(boards) == dict.fromkeys(boards, "1.8.0")
+    assert [event for event, _ in events(press, "1.8.0")] == ["installed", "activated", "committed"]

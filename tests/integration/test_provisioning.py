@@ -79,6 +79,16 @@ def test_the_example_inventory_is_one(tmp_path: Path) -> None:
         assert "hosts (21)" in done.stdout
 
 
+def test_waves_that_ansible_would_not_hear_of_are_refused(tmp_path: Path) -> None:
+    """In an inventory they do nothing: a thousand boards would be one wave."""
+    file = tmp_path / "inventory.yml"
+    variables = {"edgeqwen_version": "0.1.0", "edgeqwen_waves": [1, "100%"]}
+    file.write_text(yaml.safe_dump({"edgeqwen": {"hosts": {"press": {}}, "vars": variables}}))
+    done = ansible("ansible-playbook", "-i", file, "provision.yml", home=tmp_path)
+    assert done.returncode == 2
+    assert "edgeqwen_waves does nothing in an inventory" in done.stdout + done.stderr
+
+
 def test_user_data_has_what_the_board_needs(inventory: Path, tmp_path: Path) -> None:
     """Files as they are on the controller, a script that a shell can read, and no key that others can."""
     done = ansible("ansible-playbook", "-i", inventory, "cloud-init.yml", home=tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import fleet_figures as figures
@@ -25,20 +26,32 @@ def test_waves_have_every_board_once(boards: int) -> None:
     assert sizes[0] == 1
 
 
-@given(st.integers(1, 10_000), st.integers(1, 500))
-def test_no_wave_is_faster_than_its_links(boards: int, forks: int) -> None:
-    """Neither than a board's own, nor than the registry's for all of them."""
+@given(st.integers(1, 10_000), st.integers(1, 500), st.booleans())
+def test_no_wave_is_faster_than_its_links(boards: int, forks: int, mirrors: bool) -> None:
+    """Neither than a board's own, nor than a site's or the registry's for all that comes over it."""
     bits = figures.PACKAGE_BYTES * 8
-    assert figures.fetch_s(boards, forks) >= bits / figures.BOARD_BITS * (1 - 1e-9)
-    assert figures.fetch_s(boards, forks) >= boards * bits / figures.REGISTRY_BITS * (1 - 1e-9)
+    sites = math.ceil(boards / figures.SITE_BOARDS)
+    over_a_site, sent = (1, sites) if mirrors else (min(boards, figures.SITE_BOARDS), boards)
+    seconds = figures.fetch_s(boards, forks, mirrors=mirrors) * (1 + 1e-9)
+    assert seconds >= bits / figures.BOARD_BITS
+    assert seconds >= over_a_site * bits / figures.SITE_BITS
+    assert seconds >= sent * bits / figures.REGISTRY_BITS
 
 
-def test_from_some_number_of_forks_on_the_registry_decides() -> None:
-    """As the guide says: a hundred boards of 10 Mbit/s fill its link."""
-    assert figures.fetch_s(5000, 100) < figures.fetch_s(5000, 50)
-    assert figures.fetch_s(5000, 200) == pytest.approx(figures.fetch_s(5000, 100))
+def test_without_mirrors_the_links_of_the_sites_decide() -> None:
+    """As the guide says: one site after another with as many forks as a site has boards."""
+    a_site = figures.fetch_s(figures.SITE_BOARDS, figures.SITE_BOARDS)
+    assert a_site == pytest.approx(figures.SITE_BOARDS * figures.PACKAGE_BYTES * 8 / figures.SITE_BITS)
+    for sites in (1, 4):
+        assert figures.fetch_s(5000, sites * figures.SITE_BOARDS) == pytest.approx(5000 / 50 / sites * a_site)
+
+
+def test_a_mirror_never_makes_a_wave_slower() -> None:
+    for boards in (1, 30, 1000, 5000):
+        for forks in (1, 50, 200, 1000):
+            assert figures.fetch_s(boards, forks, mirrors=True) <= figures.fetch_s(boards, forks)
 
 
 def test_times_are_as_people_say_them() -> None:
-    said = [figures.hours(seconds) for seconds in (0.25, 45, 600, 7199, 36_000)]
-    assert said == ["0.2 s", "45 s", "10 min", "120 min", "10.0 h"]
+    said = [figures.hours(seconds) for seconds in (0.25, 45, 600, 7199, 36_000, 1e6)]
+    assert said == ["0.2 s", "45 s", "10 min", "120 min", "10.0 h", "11.6 d"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from unit.runtime.store.stocked import BY, built, serves
 
 from edgeqwen.client import Connection
 from runtime.store.state import Cause, roll_back
+from runtime.store.state import commit as keep
 from runtime.store.store import Store
 from runtime.updates.command import activate, commit, install, rollback
 from runtime.updates.lookups import collect, history, packages
@@ -199,6 +201,18 @@ def test_damage_is_found_and_repaired(device: Device) -> None:
     assert not device.ok(install, root)["changed"]
     assert device.ok(install, root, "--repair")["changed"]
     assert device.run(packages, "--verify").exit_code == 0
+
+
+def test_whoever_waits_hears_when_the_trial_has_ended(device: Device) -> None:
+    """Also where somebody else ends it; and that it has not, where it takes longer."""
+    device.ok(install, device.package("1.0.0"), "--activate")
+    done = device.run(packages, "--wait", "0.01", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["packages"][0]["trial"]) == (75, True)
+    assert "tiny 1.0.0 is still on trial after 0.01 s" in done.stderr
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(device.ok, packages, "--wait", "3600")
+        device.store.change(partial(keep, cause=BY))
+        assert not waiting.result()["packages"][0]["trial"]
 
 
 def test_collect_says_what_went(device: Device) -> None:
