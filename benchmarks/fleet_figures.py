@@ -37,7 +37,7 @@ SITE_BITS, SITE_BOARDS = 20e6, 50
 MANIFEST_BYTES, SIGNATURE_BYTES = 10_000, 10_000
 WAVES = ("1", "10%", "50%", "100%")
 """As Ansible's `serial` has them: boards, or a share of all; the last takes who is left."""
-TASKS, TASK_S, CONTROLLER_CORES = 20, 1.0, 8
+TASKS, TASK_S, CONTROLLER_CORES = 16, 1.0, 8
 """Tasks of the rollout for each board, what one takes over ssh, and the cores of the machine that Ansible runs on."""
 SWITCH_S, TRIAL_S = 30, 600
 """Until a board has loaded the package and tried it, and for how long it is on trial then."""
