@@ -75,13 +75,12 @@ def packages(verify: bool, wait_s: float | None, folder: Path | None, as_json: b
     damaged = [each for each in found if each["damage"]]
     for each in damaged:
         note(f"{each['package']}: {each['damage']}: `edgeqwen install REF --repair` mends it")
-    if damaged:
-        sys.exit(_DAMAGED)
     if wait_s is not None and state.trial is not None:
         with one_line_errors():
             from .switching import still_on_trial
 
             raise still_on_trial(state.active_package, wait_s)
+    sys.exit(_DAMAGED if damaged else 0)
 
 
 @click.command(
