@@ -81,7 +81,6 @@ def build(options: Options, report: Reporter) -> tuple[Path, list[Build]]:
     Raises BuildError, and writes none, if a variant is above its profile's fidelity gate and that is not allowed.
     """
     with said([options.cache, options.out]):
-        load_olive()
         return make(options, find(options, report), report)
 
 
@@ -116,6 +115,7 @@ def find(options: Options, report: Reporter) -> Found:
 
 def make(options: Options, found: Found, report: Reporter) -> tuple[Path, list[Build]]:
     """Builds the package of what was found; see `build`."""
+    load_olive()
     checkpoint = found.checkpoint
     for sentence in fitted_contexts(options.profiles, checkpoint.geometry.context_tokens):
         report.note(sentence)

@@ -38,8 +38,12 @@ class Place:
 
     def build(self, source: Path | str, *more: str, precision: str = "int8") -> list[str]:
         """The command."""
-        command = [sys.executable, "-m", "toolchain.cli", "build", str(source), "--precision", precision]
-        return [*command, "--cache", str(self.cache), "-o", str(self.out), *more]
+        return [sys.executable, "-m", "toolchain.cli", *self.arguments(source, *more, precision=precision)]
+
+    def arguments(self, source: Path | str, *more: str, precision: str = "int8") -> list[str]:
+        """Of the command."""
+        places = ("--cache", str(self.cache), "-o", str(self.out))
+        return ["build", str(source), "--precision", precision, *places, *more]
 
 
 def run(

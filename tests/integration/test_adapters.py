@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from integration.compiler import compile
 from integration.daemons import start
 from lora import reference_logits, train_adapter
 from tiny import make_tiny
@@ -45,11 +44,10 @@ class Made:
     cache: Path
 
 
-def compile(*arguments: object, status: int = 0) -> str:
+def compiled(*arguments: object, status: int = 0) -> str:
     """Runs `edgeqwen-compile`; returns what it wrote to stderr."""
-    command = [sys.executable, "-m", "toolchain.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
+    done = compile(*arguments)
+    assert done.exit_code == status, done.stderr
     return done.stderr
 
 
@@ -66,9 +64,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     }
     named = [f"--adapter={name}={adapters[name]}" for name in ("first", "second")]
     build = ("build", checkpoint, "--profile", "generic-x86_64", "--precision", "float32", "--cache", folder / "cache")
-    compile(*build, *named, "-o", folder / "out")
+    compiled(*build, *named, "-o", folder / "out")
     [package] = (folder / "out").glob("*.ortpackage")
-    compile("adapter", adapters["beside"], "--package", package, "-o", folder / "beside" / "beside.onnx_adapter")
+    compiled("adapter", adapters["beside"], "--package", package, "-o", folder / "beside" / "beside.onnx_adapter")
     return Made(checkpoint, adapters, package, folder / "cache")
 
 
@@ -150,9 +148,9 @@ def test_what_cannot_stand_apart_can_be_merged(made: Made, tmp_path: Path) -> No
     it takes no adapters; apart, it is refused before anything is built."""
     folder = train_adapter(made.checkpoint, tmp_path / "dora", range(100, 110), targets=ATTENTION, use_dora=True)
     flags = ("--profile", "generic-x86_64", "--precision", "float32", "--cache", made.cache, "-o", tmp_path / "out")
-    refused = compile("build", made.checkpoint, "--adapter", f"dora={folder}", *flags, status=4)
+    refused = compiled("build", made.checkpoint, "--adapter", f"dora={folder}", *flags, status=4)
     assert "use_dora is set" in refused.splitlines()[-1]
-    compile("build", made.checkpoint, "--merge-adapter", folder, *flags)
+    compiled("build", made.checkpoint, "--merge-adapter", folder, *flags)
     package = Package.open(tmp_path / "out" / "tiny-dora-float32.ortpackage")
     assert (package.build.source.id, package.adapter_graph) == ("tiny+dora", None)
     session = OrtSession(package.serving_graph, slots=1, context_tokens=256, threads=2)
@@ -165,7 +163,7 @@ def test_quantized_weights_take_adapters_too(made: Made, tmp_path: Path) -> None
     """With int8 weights, evened out before, and an int8 KV cache the adapter costs no more fidelity than the model does
     without. What is converted for this model is refused by one whose channels are as they were, and the other way."""
     flags = ("--profile", "generic-arm64", "--precision", "int8", "--cache", made.cache, "-o", tmp_path)
-    compile("build", made.checkpoint, "--adapter", f"first={made.adapters['first']}", *flags)
+    compiled("build", made.checkpoint, "--adapter", f"first={made.adapters['first']}", *flags)
     package = Package.open(tmp_path / "tiny-int8.ortpackage")
     build = package.build
     assert build.adapter_targets == list(ATTENTION)
@@ -175,7 +173,7 @@ def test_quantized_weights_take_adapters_too(made: Made, tmp_path: Path) -> None
     assert fidelity.mean_kld < 2 * build.fidelity.mean_kld + 0.01
     for one, other in ((package, Package.open(made.package)), (Package.open(made.package), package)):
         later = tmp_path / one.root.stem / "later.onnx_adapter"
-        compile("adapter", made.adapters["first"], "--package", one.root, "-o", later)
+        compiled("adapter", made.adapters["first"], "--package", one.root, "-o", later)
         assert [adapter.name for adapter in find_adapters(one, later.parent)] == sorted([*one.build.adapters, "later"])
         with pytest.raises(AdapterError, match="made for another model"):
             find_adapters(other, later.parent)

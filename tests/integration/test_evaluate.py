@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import Result
+from integration.compiler import compile
 from tiny import make_tiny
 
 from runtime.engine.tokenizer import Tokenizer
@@ -26,11 +26,6 @@ pytestmark = pytest.mark.slow
 PROFILE = "generic-x86_64"
 
 
-def compile_command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "toolchain.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoint, `tiny`, and the cache of its builds."""
@@ -39,15 +34,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(place: Path, profile: str | Path, out: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def build(place: Path, profile: str | Path, out: Path, *flags: str) -> Result:
     precision = ("--precision", "int8", "--cache", place / "cache")
-    return compile_command("build", place / "tiny", "--profile", profile, *precision, *flags, "-o", out)
+    return compile("build", place / "tiny", "--profile", profile, *precision, *flags, "-o", out)
 
 
 @pytest.fixture(scope="module")
 def package(place: Path) -> Path:
     done = build(place, PROFILE, place / "dist")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     return place / "dist" / "tiny-int8.ortpackage"
 
 
@@ -72,11 +67,11 @@ def test_a_report_has_everything_and_is_a_page_by_itself(place: Path, package: P
     """JSON on stdout and in the folder is the same; int8 is as good as float here; held to a schema every answer fits.
     The page has the same figures and the plots, and loads nothing; no id in it is there twice."""
     out = tmp_path / "report"
-    done = compile_command(
+    done = compile(
         *("evaluate", package, "--against", place / "tiny", "--limit", "20", "--answer-tokens", "64"),
         *("--cache", place / "cache", "--json", "-o", out),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "multiple choice, float: " in done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((out / "report.json").read_text())
@@ -107,11 +102,11 @@ def test_only_what_is_asked_for_is_measured(place: Path, package: Path, tmp_path
     text, questions = tmp_path / "own.txt", tmp_path / "own.jsonl"
     text.write_text("The pump in hall 3 leaks. " * 60)
     questions.write_text(json.dumps({"query": "Question: Is it?", "choices": ["yes", "no"], "gold": 1}))
-    done = compile_command(
+    done = compile(
         *("evaluate", package, "--against", place / "tiny", "--only", "kld", "--only", "choices"),
         *("--text", text, "--windows", "2", "--choices", questions, "--cache", place / "cache"),
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "own.txt: 2 windows, 1024 tokens" in done.stdout
     assert "own.jsonl: 1 questions" in done.stdout
     assert "No gate" in done.stdout
@@ -136,8 +131,8 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(place: Path, package: P
         ((package, "--text", tmp_path / "nowhere", *tiny), 3, "cannot be read"),
         ((package, "--windows", "0", *tiny), 2, "0 is not in the range"),
     ):
-        done = compile_command("evaluate", *words, "--cache", place / "cache")
-        assert done.returncode == status, done.stderr
+        done = compile("evaluate", *words, "--cache", place / "cache")
+        assert done.exit_code == status, done.stderr
         assert said in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
         assert done.stdout == ""
@@ -170,7 +165,7 @@ def test_a_package_above_its_gate_is_not_written(place: Path, package: Path, tmp
     """One line says what was measured, what the gate is, and what to do; what another profile allows does not help."""
     out = tmp_path / "out"
     done = build(place, strict_profile(tmp_path), out, "--profile", PROFILE)
-    assert done.returncode == 8
+    assert done.exit_code == 8
     last = done.stderr.splitlines()[-1]
     assert re.search(
         r"no package was written: strict: mean KLD 0\.\d{4} on .* is above the profile's gate of 1e-09", last
@@ -184,7 +179,7 @@ def test_a_package_above_its_gate_is_written_where_that_is_allowed(place: Path, 
     """build.json says so, and the command; a variant within its gate mentions nothing."""
     flags = ("--profile", PROFILE, "--allow-low-fidelity", "--json")
     done = build(place, strict_profile(tmp_path), tmp_path / "out", *flags)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     root = tmp_path / "out" / "tiny-int8.ortpackage"
     [said] = Package.open(root, "strict").build.low_fidelity
     assert "is above the profile's gate of 1e-09" in said

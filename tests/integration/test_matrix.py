@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 from certificates import Authority
+from integration.compiler import compile
 from processes import descendants
 from tiny import change_config, make_tiny
 
@@ -41,9 +42,9 @@ def plain(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     """All files of the packages of `tiny`, built one after the other without any worker."""
     folder = tmp_path_factory.mktemp("plain")
     for precision in PRECISIONS:
-        command = [sys.executable, "-m", "toolchain.cli", "build", str(models / "tiny"), "--precision", precision]
-        command += ["--profile", PROFILE, "--cache", str(folder / "cache"), "-o", str(folder / "out")]
-        subprocess.run(command, check=True, capture_output=True)
+        places = ("--cache", folder / "cache", "-o", folder / "out")
+        done = compile("build", models / "tiny", "--precision", precision, "--profile", PROFILE, *places)
+        assert done.exit_code == 0, done.stderr
     return packages(folder / "out")
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 import onnxruntime_genai as og
 import pytest
+from integration.compiler import compile
 from integration.daemons import start
 from integration.reference import expected_logits
-from integration.refusals import Place, refused, run
+from integration.refusals import Place, refused
 from tiny import change_config, make_tiny
 
 from edgeqwen.client import Client, Options
@@ -46,9 +47,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def build(made: tuple[Path, Place], precision: str) -> Package:
     checkpoint, place = made
-    status, stderr = run(place.build(checkpoint, *CPU, *OPTIMUM, precision=precision))
-    assert status == 0, stderr
-    assert "Optimum's graph is slower than ModelBuilder's and runs one request at a time" in stderr
+    done = compile(*place.arguments(checkpoint, *CPU, *OPTIMUM, precision=precision))
+    assert done.exit_code == 0, done.stderr
+    assert "Optimum's graph is slower than ModelBuilder's and runs one request at a time" in done.stderr
     return Package.open(place.out / f"tiny-{precision}.ortpackage")
 
 
@@ -123,7 +124,8 @@ def test_onnxruntime_genai_runs_it_too(made: tuple[Path, Place]) -> None:
 def test_a_graph_that_optimum_did_not_write_is_refused(tmp_path: Path) -> None:
     """The serving graph of the other exporter has no mask."""
     place = Place(tmp_path / "cache", tmp_path / "out")
-    assert run(place.build(make_tiny(tmp_path / "tiny", "qwen2"), *CPU, precision="float32"))[0] == 0
+    done = compile(*place.arguments(make_tiny(tmp_path / "tiny", "qwen2"), *CPU, precision="float32"))
+    assert done.exit_code == 0, done.stderr
     [package] = place.out.iterdir()
     with pytest.raises(SessionError, match="is no decoder as Optimum exports them"):
         PlainSession(Package.open(package).variant_dir / "serving.onnx", context_tokens=64, threads=1)

@@ -84,10 +84,10 @@ def sweep(
     from ..variants.stages import Stages
 
     report, folder = Reporter(), cache or default_cache()
-    load_olive()
     with said([folder, out]):
         with report.stage("checkpoint"):
             checkpoint = resolve(source, revision=revision, cache=folder)
+        load_olive()
         found = run_sweep(
             Stages(checkpoint, folder, calibration, report),
             board,

@@ -78,7 +78,6 @@ def _end_with(worker: Connection) -> None:
 
 def _build(order: Order, report: Reporter) -> Made:
     from .. import build as builder
-    from ..compile import load_olive
     from ..exhaustion import said
     from .inputs import inputs_key
     from .versions import tool_versions
@@ -105,7 +104,6 @@ def _build(order: Order, report: Reporter) -> Made:
         inputs = inputs_key(job, found, tool_versions())
         if inputs == order.known:
             return Made(inputs)
-        load_olive()
         package, builds = builder.make(options, found, report)
         return Made(inputs, package.name, files_of(package), tuple(builder.summary(builds)))
 

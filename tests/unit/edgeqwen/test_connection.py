@@ -98,7 +98,7 @@ def test_a_certificate(ask: Ask, with_certificates: str, authority: Authority) -
 
 
 @both
-@pytest.mark.parametrize("token", [None, NOBODYS])
+@pytest.mark.parametrize("token", [None, NOBODYS], ids=["none", "nobodys"])
 def test_who_is_not_known_is_told_so(ask: Ask, with_tokens: str, authority: Authority, token: str | None) -> None:
     """And what to do about it."""
     with pytest.raises(Unauthenticated, match=r"has to know who calls: send a bearer token .*\(--token-file, "):
