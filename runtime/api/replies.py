@@ -35,6 +35,7 @@ from ..errors import (
     RateLimited,
     RequestError,
     StoreBusy,
+    StoreError,
     TooHot,
     Unauthenticated,
     Unavailable,
@@ -70,6 +71,7 @@ _CODES: tuple[tuple[type[EdgeQwenError], int], ...] = (
     (TooHot, code_pb2.FAILED_PRECONDITION),
     (CanaryFailed, code_pb2.ABORTED),
     (StoreBusy, code_pb2.ABORTED),
+    (StoreError, code_pb2.FAILED_PRECONDITION),
     (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
     (RateLimited, code_pb2.RESOURCE_EXHAUSTED),
     (DeadlineTooShort, code_pb2.DEADLINE_EXCEEDED),
@@ -92,6 +94,7 @@ _INFO_REASONS: tuple[tuple[type[EdgeQwenError], str], ...] = (
     (TooHot, "TOO_HOT"),
     (CanaryFailed, "CANARY_FAILED"),
     (StoreBusy, "STORE_BUSY"),
+    (StoreError, "STORE_UNUSABLE"),
     (Unauthenticated, "CALLER_UNKNOWN"),
     (PermissionDenied, "ROLE_MISSING"),
 )

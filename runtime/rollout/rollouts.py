@@ -21,6 +21,7 @@ from ..errors import (
     ConfigError,
     EdgeQwenError,
     NoRoom,
+    PackageError,
     PackageNotInstalled,
     SessionError,
     StoreError,
@@ -147,7 +148,8 @@ class Rollouts:
         return await self._go_on(self._activate(wanted, by, allow_downgrade, report))
 
     async def roll_back(self, *, by: str, why: str) -> Outcome:
-        """Serves what served before. Raises NothingToRollBackTo, StoreError, and what loading raises."""
+        """Serves what served before. Raises NothingToRollBackTo, StoreError, PackageCorrupt if that is damaged,
+        and what loading raises."""
         return await self._go_on(self._roll_back(Cause(self._now(), by, why)))
 
     async def commit(self, *, by: str, why: str) -> Outcome:
@@ -225,6 +227,7 @@ class Rollouts:
             self._watch()
 
     async def _roll_back(self, cause: Cause) -> Outcome:
+        await asyncio.to_thread(self._store.require_way_back, self._state)
         state, changed = await self._flip_back(cause)
         if changed:
             await self._stop_watching()
@@ -324,16 +327,27 @@ class Rollouts:
         if verdict.action == "commit":
             await self._keep(cause, package.folder)
             return True
-        if verdict.action == "roll_back" and self._state.previous_package is not None:
+        if verdict.action == "roll_back":
+            if why_not := await self._no_way_back():
+                self._log.warning("not rolled back", package=str(package), reason=verdict.why, detail=why_not)
+                gate.begin_again()
+                return False
             await self._flip_back(cause, package.folder)
             self._go_alone(self._follow_in_turn())  # whoever watches a model holds it, so this task must end first
             return True
-        if verdict.action == "roll_back":
-            self._log.warning("nothing to roll back to", package=str(package), reason=verdict.why)
-            gate.begin_again()
-        elif gate.settled and trial is not None and not trial.healthy:
+        if gate.settled and trial is not None and not trial.healthy:
             await self._change(steps.became_healthy)
         return False
+
+    async def _no_way_back(self) -> str:
+        """Why not; empty if there is one. No digests: what hangs must have lost its slot before the watchdog bites."""
+        if self._state.previous_package is None:
+            return "it is the first package here"
+        try:
+            await asyncio.to_thread(self._store.require_way_back, self._state, verify=False)
+        except PackageError as error:
+            return str(error)
+        return ""
 
     async def _change(self, step: Step) -> tuple[State, bool]:
         """The state after `step`, and whether it is another one."""

@@ -19,8 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..disk import Disk, LocalDisk
-from ..errors import StateNewer, StateUnusable, StoreBusy, StoreError
-from ..package import file_digest
+from ..errors import PackageCorrupt, PackageError, StateNewer, StateUnusable, StoreBusy, StoreError
+from ..package import Package, file_digest
 from .recovery import recovered
 from .state import Cause, Installed, State, install, repaired
 from .state_file import decoded, encoded
@@ -107,6 +107,20 @@ class Store:
         """The package that a rollback goes back to."""
         package = self.read().previous_package
         return self.path(package) if package else None
+
+    def require_way_back(self, state: State, *, verify: bool = True) -> None:
+        """Raises PackageCorrupt if a rollback would go back to what is damaged: what it leaves keeps no slot.
+
+        Args:
+            verify: compares digests, too, for which all files are read.
+        """
+        package = state.previous_package
+        if package is None:
+            return
+        try:
+            Package.open(self.path(package), package.variant, verify=verify)
+        except PackageError as error:
+            raise PackageCorrupt(f"not rolled back, as {package} could not serve: {error}") from error
 
     def change(self, step: Step) -> State:
         """Takes `step`, on disk when this returns, and returns the state that it led to.

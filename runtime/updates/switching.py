@@ -109,8 +109,10 @@ class StoreSwitch:
 
     def roll_back(self, why: str, *, if_active: str | None = None) -> Switched:
         def step(state: State) -> State:
-            wanted = _is_meant(_serving_of(state), if_active)
-            return steps.roll_back(state, self._cause(why)) if wanted else state
+            if not _is_meant(_serving_of(state), if_active):
+                return state
+            self._store.require_way_back(state)
+            return steps.roll_back(state, self._cause(why))
 
         return self._change(step)
 

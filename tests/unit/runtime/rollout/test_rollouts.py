@@ -196,6 +196,23 @@ async def test_an_operator_goes_back_and_keeps(device: Device) -> None:
     assert device.why() == "too talkative"
 
 
+@pytest.mark.parametrize("damage", [b"", b"g r h"], ids=["cut", "changed"])
+async def test_nothing_goes_back_to_what_is_damaged(device: Device, damage: bytes) -> None:
+    """What serves would lose its slot to what cannot, and the board would be dark."""
+    async with daemon(device) as running:
+        await running.activate()
+        graph = device.store.packages / "tiny-1.0.0.ortpackage/models/decoder/board/serving.onnx"
+        content = graph.read_bytes()
+        graph.write_bytes(damage)
+        for call in (running.stub.RollBack(pb.RollBackRequest()), running.activate("tiny-1.0.0")):
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, r"not rolled back, as tiny 1.0.0 could not serve: .*"):
+                await call
+        assert await running.says() == "2.0.0"
+        graph.write_bytes(content)
+        assert (await running.stub.RollBack(pb.RollBackRequest())).changed
+        assert await running.says() == "1.0.0"
+
+
 async def test_activating_what_came_before_is_a_rollback(device: Device) -> None:
     """It is known to work: no canary, no trial."""
     async with daemon(device) as running:
@@ -351,7 +368,7 @@ async def test_a_full_disk_changes_nothing(device: Device) -> None:
     device.store = Store(device.store.folder, disk)
     async with daemon(device) as running:
         disk.full = True
-        with refused(grpc.StatusCode.INTERNAL, "is full: free some"):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "is full: free some"):
             await running.activate()
         assert await running.says() == "1.0.0"
         disk.full = False

@@ -130,6 +130,27 @@ async def test_the_trial_of_a_first_package_has_nothing_to_go_back_to(tmp_path: 
     assert "rolled_back 1.0.0" not in device.history()
 
 
+async def test_a_trial_does_not_end_with_what_is_damaged(device: Device) -> None:
+    """What fails serves on while what came before has no graph, and goes once that is mended."""
+    session = ScriptedSession(lambda history: device.says["2.0.0"])
+    device.sessions["2.0.0"] = session
+    graph = device.store.packages / "tiny-1.0.0.ortpackage/models/decoder/board/serving.onnx"
+    async with daemon(device) as running:
+        await running.activate()
+        graph.rename(graph.with_suffix(".away"))
+        first = running.rollouts.standing.gate
+        assert first is not None
+        running.stalled.add("2.0.0")
+        await running.until(lambda: first.last.stalled)
+        running.stalled.clear()
+        await running.until(lambda: not first.last.stalled)
+        assert await running.says() == "2.0.0"
+        assert "rolled_back 2.0.0" not in device.history()
+        graph.with_suffix(".away").rename(graph)
+        running.stalled.add("2.0.0")
+        await running.until(lambda: "rolled_back 2.0.0" in device.history())
+
+
 async def test_a_trial_goes_on_after_a_failed_activation(device: Device) -> None:
     device.install("3.0.0", answer=99)
     async with daemon(device, Terms(commit_after_s=50.0, commit_after_calls=1000)) as running:

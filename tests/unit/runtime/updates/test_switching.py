@@ -17,7 +17,7 @@ from unit.runtime.rollout.a_device import Device
 from unit.runtime.store.stocked import add, built, serves, switch
 
 from edgeqwen.client import Connection
-from runtime.errors import StoreBusy
+from runtime.errors import PackageCorrupt, StoreBusy
 from runtime.store.store import Store
 from runtime.updates.command import rollback
 from runtime.updates.switching import DaemonSwitch, StoreSwitch, Switch, Switched, switch_of
@@ -83,6 +83,18 @@ def test_between_two_starts_of_one_that_crashes_the_store_is_changed(store: Stor
     assert found.roll_back("it crashes", if_active="1.1.0").changed
     assert serves(store) == "1.0.0"
     assert not store.is_served
+
+
+def test_nothing_goes_back_to_what_is_damaged(store: Store, address: Path) -> None:
+    """Without a daemon, too: the next start would have nothing to serve."""
+    previous = store.previous()
+    assert previous is not None
+    (previous / "models/decoder/board/serving.onnx").write_bytes(b"g r h")
+    before = (store.folder / "state.json").read_bytes()
+    switch = switch_of(Connection(f"unix:{address}"), store, "root", lambda line: None)
+    with pytest.raises(PackageCorrupt, match=r"not rolled back, as tiny 1.0.0 could not serve: .*serving.onnx"):
+        switch.roll_back("because")
+    assert (store.folder / "state.json").read_bytes() == before
 
 
 async def test_a_rollback_of_one_package_only_at_a_daemon(tmp_path: Path, address: Path) -> None:
