@@ -59,7 +59,7 @@ _REAL = {
 }
 
 
-def make_tiny(folder: Path, architecture: Architecture, **changed: int) -> Path:
+def make_tiny(folder: Path, architecture: Architecture, **changed: float) -> Path:
     """Two small layers: compiled in seconds. `changed` is what config.json says otherwise."""
     return _make(folder, architecture, _TINY | _MORE[architecture] | changed)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from integration.refusals import Place, reason, refused, run
+from integration.compiler import compile
+from integration.refusals import Place, reason, refused
 from tiny import make_tiny
 
 from runtime.package import SMOOTHING_FILE, Package
@@ -39,10 +40,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(tiny: Path, tmp_path: Path)
         assert "this build needs about " in said
         return said
 
+    def succeeds() -> None:
+        done = compile(*place.arguments(tiny, *CPU))
+        assert done.exit_code == 0, done.stderr
+
     assert str(place.cache) in refusal((tiny / "model.safetensors").stat().st_size // 8)
     assert not place.entries
-    status, stderr = run(build)
-    assert status == 0, stderr
+    succeeds()
     [package] = place.out.iterdir()
     digest = Package.open(package).build_digest
     [serving] = (kept.with_name(SERVING_GRAPH) for kept in place.cache.rglob(SMOOTHING_FILE))
@@ -50,7 +54,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(tiny: Path, tmp_path: Path)
     serving.unlink()
     refusal(size // 2)
     assert not serving.exists()
-    assert run(build)[0] == 0
+    succeeds()
     refusal(serving.stat().st_size // 2)
     assert [path.name for path in place.out.iterdir()] == [package.name]
     assert Package.open(package).build_digest == digest
@@ -68,7 +72,7 @@ def test_what_the_kernel_kills_for_memory_is_said(tiny: Path, tmp_path: Path) ->
     assert said.endswith(" are available now: end other programs, add swap, or build on a machine with more")
     assert not place.out.exists()
     assert not list(place.cache.glob("compiled/*"))
-    assert run(place.build(tiny, *CPU))[0] == 0
+    assert compile(*place.arguments(tiny, *CPU)).exit_code == 0
 
 
 def _olive(build: subprocess.Popen[str]) -> int:
