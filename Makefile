@@ -5,6 +5,7 @@ VENV ?= .venv
 MODEL ?= reference
 TORCH_INDEX_URL ?=
 BENCH ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 # The environment is current while its stamp carries this key.
@@ -60,14 +61,16 @@ help:
 	@echo '  MODEL            hub id, local folder, GGUF file, or "reference" (the default)'
 	@echo '  PYTHON           interpreter to make the environment with, 3.11 or later (python3)'
 	@echo '  BENCH            flags of benchmarks/peers.py'
+	@echo '  WORKERS          tests that `make test` runs at once (2); 0 for one after the other, in one process'
 	@echo '  VENV             where the environment is (.venv)'
 	@echo '  TORCH_INDEX_URL  where else pip may find torch; https://download.pytorch.org/whl/cpu saves some GB on x86'
 
 demo: $(DEMO_ENV)
 	@$(BIN)/python scripts/demo.py --model '$(MODEL)'
 
+# Each worker takes a file of tests after the other, in their order: fixtures of a file are made once.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses '$(WORKERS)' --dist loadfile --no-loadscope-reorder
 
 test-tools:
 	scripts/debian-tools.sh

@@ -18,6 +18,7 @@ os.environ["EDGEQWEN_STATE_DIR"] = "/nowhere"  # what somebody measured on this 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("ours", deadline=None)  # no test may fail on time
+hypothesis.settings.register_profile("few", deadline=None, max_examples=5)  # by --hypothesis-profile
 hypothesis.settings.load_profile("ours")
 
 REPO = Path(__file__).parents[1]

@@ -154,12 +154,14 @@ def test_compiler_command_answers_on_a_build_host() -> None:
 
 
 def test_runtime_tests_pass_against_the_wheel(device: Environment) -> None:
-    """The fast unit tests of the device side pass on what was installed, without the checkout in sight."""
+    """The fast unit tests of the device side pass on what was installed, without the checkout in sight. What a wheel
+    or an environment lacks, the first examples of a property show."""
     shutil.copytree(REPO / "tests", device.workdir / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "pyproject.toml", device.workdir)
     where = device.run("python", "-c", "import edgeqwen, runtime; print(edgeqwen.__file__, runtime.__file__)")
     assert all(Path(file).is_relative_to(device.folder) for file in where.split())
-    output = device.run("pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", "tests/unit/runtime")
+    flags = ("-q", "-m", "not slow", "-p", "no:cacheprovider", "--hypothesis-profile=few")
+    output = device.run("pytest", *flags, "tests/unit/runtime")
     assert re.search(r"\d+ passed", output), output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +22,15 @@ BUILDS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longer the build that a test waits for, the later it comes."""
-    items.sort(key=lambda item: max((at for at, name in enumerate(BUILDS, 1) if name in fixtures(item)), default=0))
+    """The longer the build that a file waits for, the later it comes: a file is what a worker takes."""
+    waits: defaultdict[Path, int] = defaultdict(int)
+    for item in items:
+        waits[item.path] = max(waits[item.path], *(at for at, name in enumerate(BUILDS, 1) if name in fixtures(item)), 0)
+    items.sort(key=lambda item: waits[item.path])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begins the longest build beside the tests that do not need it."""
+    """Begins the longest build beside the tests that do not need it; of several workers, one does."""
     needed = any("int4_package" in fixtures(item) for item in session.items)
     if needed and not session.config.option.collectonly:
         begin_build_aside(*BUILDS["int4_package"], cache=REPO / "build")
