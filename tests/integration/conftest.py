@@ -25,7 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longer the build that a file waits for, the later it comes: a file is what a worker takes."""
     waits: defaultdict[Path, int] = defaultdict(int)
     for item in items:
-        waits[item.path] = max(waits[item.path], *(at for at, name in enumerate(BUILDS, 1) if name in fixtures(item)), 0)
+        waits[item.path] = max(
+            waits[item.path], *(at for at, name in enumerate(BUILDS, 1) if name in fixtures(item)), 0
+        )
     items.sort(key=lambda item: waits[item.path])
 
 
