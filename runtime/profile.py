@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from .errors import Fault, ProfileError
 from .validation import StrictModel, parse
+from .yaml_file import read_yaml
 
 Block = Literal[16, 32, 64, 128, 256]
 AccuracyLevel = Literal[0, 1, 4]
@@ -272,12 +272,7 @@ class Profile(StrictModel):
     @classmethod
     def load(cls, path: Path) -> Profile:
         """Reads a profile file. Raises ProfileError with every fault."""
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise ProfileError([Fault("", f"cannot be read: {reason}")], str(path)) from error
-        profile = parse_profile(data, str(path))
+        profile = parse_profile(read_yaml(path, ProfileError), str(path))
         if profile.name != path.stem:
             fault = Fault("name", f"must be the file's name, {path.stem!r} (got {profile.name!r})")
             raise ProfileError([fault], str(path))

@@ -31,7 +31,7 @@ LAYERS = {
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint disk reach one_line progress",
+        "memory pressure outlet notify fingerprint disk reach one_line progress yaml_file",
         "errors",
     ),
     "runtime.access": (
@@ -279,6 +279,7 @@ ACROSS = {
         "runtime.presets",
         "runtime.footprint",
         "runtime.errors",
+        "runtime.yaml_file",
     ),
     "toolchain.calibrate": (
         "runtime.sessions.ort_session",
@@ -442,8 +443,8 @@ DOORS = {
     " toolchain.evaluation.float_reference toolchain.evaluation.packaged",
     "urllib3": "runtime.oci.transport",
     "uvicorn": "runtime.http.listener",
-    "yaml": "runtime.configuration.config runtime.oci.settings runtime.profile runtime.trust.roots toolchain.calibrate"
-    " toolchain.cli toolchain.evaluation.structured toolchain.matrix.file toolchain.presets toolchain.sizing.models",
+    "yaml": "runtime.yaml_file toolchain.calibrate toolchain.cli toolchain.evaluation.structured"
+    " toolchain.sizing.models",
 }
 
 # No I/O, no clock, no thread: these see each other and what is listed, nothing else of Python or of us.

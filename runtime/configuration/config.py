@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..access.caller import Role
 from ..errors import ConfigError, Fault
 from ..profile import OPENVINO_DEVICE
 from ..validation import StrictModel, parse
+from ..yaml_file import parse_yaml, read_yaml
 from .access_settings import Identity, Tls, TokenDigest, TokenName, require_consistent
 from .limit_config import LimitConfig
 from .otel_settings import OtelSettings
@@ -222,10 +222,7 @@ def _with_origin(fault: Fault, origin: Mapping[str, str]) -> Fault:
 def _read(file: Path | None) -> dict[str, object]:
     if file is None:
         return {}
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([Fault("", " ".join(str(error).split()))], f"{file} cannot be read") from error
+    data = read_yaml(file, ConfigError)
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -247,8 +244,8 @@ def _typed(value: str, annotation: Any) -> object:
     commas; else the text, to be refused as such."""
     if isinstance(annotation, type) and issubclass(annotation, StrictModel):
         try:
-            return yaml.safe_load(value)
-        except yaml.YAMLError:
+            return parse_yaml(value.encode())
+        except ValueError:
             return value
     wanted = set(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else {annotation}
     wanted |= {get_args(each)[0] for each in wanted if get_origin(each) is Annotated}

@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, PlainValidator
 
-from ..errors import ConfigError, Fault, ReferenceInvalid
+from ..errors import ConfigError, ReferenceInvalid
 from ..validation import StrictModel, parse
+from ..yaml_file import read_yaml
 from .patience import Patience
 from .rate import parse_rate
 from .reference import Mirror, parse_mirror
 
 DEFAULT_FILE = Path("/etc/edgeqwen/registries.yaml")
-_MAX_FILE_BYTES = 1 << 20
 
 
 def _mirror(value: object) -> Mirror:
@@ -76,7 +75,7 @@ def load_settings(file: Path | None) -> Settings:
     if file is None and not DEFAULT_FILE.is_file():
         return Settings()
     path = file or DEFAULT_FILE
-    said = parse(RegistriesFile, _read(path), subject=str(path), error=ConfigError)
+    said = parse(RegistriesFile, read_yaml(path, ConfigError) or {}, subject=str(path), error=ConfigError)
     return Settings(
         mirrors=tuple(said.mirrors),
         bytes_per_s=said.limit_rate,
@@ -85,14 +84,3 @@ def load_settings(file: Path | None) -> Settings:
         auth_file=said.auth_file,
         plain_hosts=frozenset(said.plain_http),
     )
-
-
-def _read(path: Path) -> object:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-        if len(content) > _MAX_FILE_BYTES:
-            raise ConfigError([Fault("", "is larger than 1 MiB")], str(path))
-        return yaml.safe_load(content) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError([Fault("", " ".join(str(error).split()))], f"{path} cannot be read") from error

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
 
-import yaml
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from ..errors import ConfigError, Fault
+from ..errors import ConfigError, Fault, printable
 from ..validation import StrictModel, parse
+from ..yaml_file import parse_yaml
 from .bundle import MAX_BYTES, Bundle, Kind, Unfit, key_digest
 from .folder import ownership_fault
 
@@ -201,9 +201,9 @@ def _certificates(path: Path) -> Root:
 
 def _identity(path: Path) -> Root:
     try:
-        data = yaml.safe_load(_content(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _unfit(path, "is not YAML") from error
+        data = parse_yaml(_content(path))
+    except ValueError as error:
+        raise _unfit(path, f"cannot be read: {printable(error)}") from error
     if not isinstance(data, dict):
         raise _unfit(path, "has no `identity` and `issuer`")
     try:

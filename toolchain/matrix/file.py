@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from runtime.errors import Fault, MatrixError
+from runtime.errors import MatrixError
 from runtime.package import FIRST_VERSION, PROJECTIONS, is_adapter_name, is_version
 from runtime.validation import StrictModel, parse
+from runtime.yaml_file import read_yaml
 
 from ..recipes.recipe import Precision
 from ..variant import Exporter
 
-_MAX_BYTES = 256 << 10
 _MAX_NAME_BYTES = 255  # of a file, as Linux has it
 
 
@@ -94,25 +92,6 @@ class MatrixFile(StrictModel):
 
 
 def read_matrix_file(path: Path) -> MatrixFile:
-    """Reads YAML. Raises MatrixError with every fault of its form."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            fault = Fault("", f"is larger than {_MAX_BYTES >> 10} KiB: is it a matrix of builds?")
-            raise MatrixError([fault], str(path))
-        data = yaml.load(content, _Loader)
-    except (OSError, yaml.YAMLError, RecursionError) as error:
-        raise MatrixError([Fault("", f"cannot be read: {' '.join(str(error).split())}")], str(path)) from error
+    """Raises MatrixError with every fault of its form."""
+    data = read_yaml(path, MatrixError)
     return parse(MatrixFile, {} if data is None else data, subject=str(path), error=MatrixError)
-
-
-class _Loader(yaml.SafeLoader):
-    """A key that is there twice is a mistake, of which YAML's own reader takes the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, count in keys.items() if count > 1]:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {', '.join(twice)} is there more than once")
-        return node

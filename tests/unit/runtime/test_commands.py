@@ -55,7 +55,7 @@ def test_without_the_runtime_it_says_what_to_install(arguments: list[str]) -> No
         (["x", "--streams", "0"], 2, "whole numbers above 0"),
         (["x", "--prompt", "many"], 2, "whole numbers above 0"),
         (["x", "--threads", "0"], 2, "--threads"),
-        (["x", "--config", "/nowhere.yaml"], 3, "/nowhere.yaml cannot be read"),
+        (["x", "--config", "/nowhere.yaml"], 3, "/nowhere.yaml: cannot be read"),
     ],
 )
 def test_what_cannot_work_is_said_in_a_line(arguments: list[str], status: int, words: str) -> None:

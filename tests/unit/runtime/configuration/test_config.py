@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | 
     """Missing, no text, no YAML, or YAML that would run code: the error names the file."""
     if content is not None:
         (tmp_path / "d.yaml").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"d\.yaml cannot be read"):
+    with pytest.raises(ConfigError, match=r"d\.yaml: cannot be read"):
         load_config(tmp_path / "d.yaml", {}, {"package": Path("p")})
 
 

@@ -67,7 +67,7 @@ def test_all_that_cannot_be_used_is_said_at_once(folder: Path, tmp_path: Path) -
     (folder / "key.crt").write_bytes(private.with_suffix(".pem").read_bytes())
     (folder / "large.pem").write_bytes(b" " * (MAX_BYTES + 1))
     (folder / "folder.pem").mkdir()
-    (folder / "broken.yaml").write_text("[")
+    (folder / "broken.yaml").write_text("identity: a\nissuer: https://b\nidentity: c")
     (folder / "list.yaml").write_text("[]")
     (folder / "keys.yaml").write_text("identity: ''\nissuer: 3\nroot: x")
     (folder / "config.yaml").write_text("identity: a\nissuer: https://b\ntrust_config: nowhere.json")
@@ -80,7 +80,7 @@ def test_all_that_cannot_be_used_is_said_at_once(folder: Path, tmp_path: Path) -
         "key.crt": "has no certificate in PEM, or a damaged one",
         "large.pem": "is larger than 1024 KiB",
         "folder.pem": "cannot be read: Is a directory",
-        "broken.yaml": "is not YAML",
+        "broken.yaml": "cannot be read: line 1: identity is there more than once",
         "list.yaml": "has no `identity` and `issuer`",
         "keys.yaml": r"identity: must match ^\S{1,512}$ (got ''); issuer: must be a valid string (got 3);"
         " root: is not a known key",
