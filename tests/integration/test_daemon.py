@@ -109,7 +109,7 @@ def test_a_corrupt_weights_file_is_named(int4_package: Path, tmp_path: Path) -> 
         ([], 3, "package: is required"),
         (["--package", "x", "--listen", "0.0.0.0:50051"], 3, "must be a unix socket or a loopback address"),
         (["--package", "x", "--queue-limit", "0"], 3, "queue_limit (from flag): must be >= 1 (got 0)"),
-        (["--package", "x", "--config", "/nowhere.yaml"], 3, "/nowhere.yaml cannot be read"),
+        (["--package", "x", "--config", "/nowhere.yaml"], 3, "/nowhere.yaml: cannot be read"),
     ],
 )
 def test_a_start_that_cannot_work_says_why_in_one_line(

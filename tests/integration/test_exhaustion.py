@@ -76,11 +76,13 @@ def test_what_the_kernel_kills_for_memory_is_said(tiny: Path, tmp_path: Path) ->
 
 
 def _olive(build: subprocess.Popen[str]) -> int:
-    """The process that runs Olive, once there is one: the child of one that the build has started."""
+    """The process that runs Olive, once there is one: forked by one that the build has started. What that runs besides,
+    such as `uname`, has a command of its own."""
     while True:
         for own in psutil.Process(build.pid).children():
-            for child in own.children():
-                return child.pid
+            with suppress(psutil.NoSuchProcess):
+                if forked := [child.pid for child in own.children() if child.cmdline() == own.cmdline()]:
+                    return forked[0]
         with suppress(subprocess.TimeoutExpired):
             build.wait(timeout=0.1)
         assert build.returncode is None
