@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
+
+from listening import listening
 
 USER, PASSWORD, TOKEN = "fleet", "correct horse", "a-token"
 
@@ -66,16 +67,10 @@ def fake_registry(**faults: object) -> Iterator[FakeRegistry]:
     class Handler(_Handler):
         registry = state
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        state.host = f"127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    with listening(server) as state.host:
+        yield state
 
 
 class _Cut(Exception):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from certificates import Pair
+from listening import listening
 
 _TIMEOUT_S = 60
 USER, PASSWORD = "fleet", "correct horse"
@@ -137,14 +138,8 @@ def breaking(host: str, *, down_bytes: int | None = None, up_bytes: int | None =
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Wire) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Wire)) as where:
+        yield where
 
 
 def _free_port() -> int:

@@ -80,7 +80,8 @@ class RolloutServicer:
 
     def RollBack(self, request, context):
         """What served before the active package serves again. Returns when it does. Without anything to go back to, outside of
-        a trial, nothing changes. Errors: FAILED_PRECONDITION for the trial of a first package.
+        a trial, nothing changes. Errors: FAILED_PRECONDITION for the trial of a first package, and
+        where what served before is damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

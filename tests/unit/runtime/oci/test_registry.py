@@ -9,7 +9,6 @@ import os
 import socket
 import ssl
 import stat
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ pytest.importorskip("oras", reason="needs the extra `oci`")
 
 from certificates import Authority
 from fake_registry import PASSWORD, USER, FakeRegistry, fake_registry
+from listening import listening
 from unit.runtime.oci.remotes import WEIGHTS, Clock, MemoryRemote, Waits, contents_from, files_of, package_with
 
 from runtime.disk import LocalDisk
@@ -302,15 +302,10 @@ def tls_registry(package: Path, tmp_path: Path, plain: Callable[[str], str]) -> 
     pair = authority.server()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}", authority.file
-        finally:
-            server.shutdown()
-            thread.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with listening(server) as where:
+        yield where, authority.file
 
 
 def test_a_certificate_that_nobody_vouches_for_is_one_line_and_asked_once(package: Path, tmp_path: Path) -> None:
