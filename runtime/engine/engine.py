@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from ..access.clients import Clients
 from ..errors import (
@@ -77,15 +78,16 @@ class Engine:
         clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = session
+        self._session = session  # until it stops
+        self._spec = session.spec
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._clock = clock
-        self._many_logits = session.spec.many_logits
+        self._many_logits = self._spec.many_logits
         self._speculate = speculate and self._many_logits
         self._token_cost = token_cost
         self._scheduler = Scheduler(
-            KVCache(session.spec.slots, kv_budget_tokens, max_running=max_running),
+            KVCache(self._spec.slots, kv_budget_tokens, max_running=max_running),
             queue_limit=queue_limit,
             prefill_chunk_tokens=prefill_chunk_tokens,
             token_cost=token_cost,
@@ -95,7 +97,7 @@ class Engine:
         self._meter = Meter()
         self._requests = RequestMeter()
         self._progress = Progress()
-        self._lowering = Lowering(session, self._scheduler.kv.max_running)
+        self._lowering = Lowering(self._spec.threads, self._scheduler.kv.max_running)
         self._on_work: Callable[[], None] = lambda: None
         self._pace = Pace()
         self._lateness = Lateness(self._scheduler, self._pace)
@@ -110,11 +112,11 @@ class Engine:
     @property
     def context_tokens(self) -> int:
         """The most tokens of a prompt and its completion together: of the context, and of the KV budget."""
-        return min(self._session.spec.context_tokens, self._scheduler.kv.budget_tokens)
+        return min(self._spec.context_tokens, self._scheduler.kv.budget_tokens)
 
     @property
     def vocab_size(self) -> int:
-        return self._session.spec.vocab_size
+        return self._spec.vocab_size
 
     @property
     def idle(self) -> bool:
@@ -188,7 +190,10 @@ class Engine:
             self._draining = True
 
     def stop(self, reason: str = "the daemon stopped before the request had ended") -> None:
-        """Ends the thread after its current step. Requests that had not ended get `Failed` with `reason`."""
+        """Ends the thread after its current step. Requests that had not ended get `Failed` with `reason`.
+
+        The session is let go: who still holds the engine, as for a client that reads slowly, holds no weights.
+        """
         with self._wake:
             self._draining = self._stopping = True
             self._wake.notify_all()
@@ -197,6 +202,8 @@ class Engine:
         while self._companions:  # none keeps an engine in memory that has stopped
             self._companions.pop().stop()
         self._fail_all(reason)
+        with suppress(AttributeError):  # it was stopped before
+            del self._session
 
     def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
         """Queues `request`. `sink` gets its events, mostly on the engine's thread, and must not block.
@@ -299,7 +306,7 @@ class Engine:
             return self._meter.stats(
                 self._clock(),
                 **self._scheduler.readings(),
-                kv_bytes_per_token=self._session.spec.kv_bytes_per_token,
+                kv_bytes_per_token=self._spec.kv_bytes_per_token,
                 draining=self._draining,
                 failures_in_a_row=self._progress.failures,
                 throttle=self._lowering.now,
@@ -441,7 +448,7 @@ class Engine:
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
-                self._lowering.set_threads()
+                self._lowering.set_threads(self._session)
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
                 self._progress.failed(self._clock())

@@ -17,7 +17,7 @@ from runtime.package import Package
 
 pytestmark = pytest.mark.slow
 
-GREEDY = Options(max_tokens=24, temperature=0.0, ignore_eos=True)
+GREEDY = Options(max_tokens=24, temperature=0.0, ignore_eos=True, deterministic=True)
 QUESTION = "How many days are in a week?"
 
 
