@@ -31,6 +31,7 @@ from .sizing.budget import served_with
 from .tables import show
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_INTERRUPTED = 130  # as shells have it
 
 
 class _Group(click.Group):
@@ -42,6 +43,9 @@ class _Group(click.Group):
         except EdgeQwenError as error:
             click.echo(f"{ctx.find_root().info_name}: {one_line(str(error))}", err=True)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo(f"\n{ctx.find_root().info_name}: interrupted; run the same command again to go on", err=True)
+            sys.exit(_INTERRUPTED)
 
 
 @click.group(
@@ -58,7 +62,8 @@ Examples:
 
 \b
 Exit status: 0 done, 1 error, 2 usage, 3 profile, presets, matrix, text or questions, 4 package, 5 model cannot run,
-7 checkpoint, 8 build step failed, 9 nothing fits the budget, 69 registry does not answer, 77 registry refuses.""",
+7 checkpoint, 8 build step failed, 9 nothing fits the budget, 69 registry does not answer, 77 registry refuses,
+130 Ctrl-C.""",
 )
 @click.version_option(package_name="edgeqwen")
 def main() -> None:

@@ -19,7 +19,7 @@ from ..errors import PackageError, StateNewer, StoreBusy, StoreError
 from ..health.checks import Check
 from ..memory import trim_after_unload
 from ..models.model import Model
-from ..store.state import DAEMON, Cause, Installed, State, booted, roll_back
+from ..store.state import DAEMON, Cause, Installed, State, booted, interrupted, roll_back
 from ..store.store import Step, Store
 from .canary import require_well
 
@@ -70,6 +70,9 @@ class Boot:
     def model(self) -> Model:
         """A model that works, whose engine runs. Raises what the last package raises that there is to load."""
         state = self._state()
+        if state.attempt is not None:
+            cause = Cause(self._now(), DAEMON, "the daemon before this one ended while it tried it")
+            state = self._change(state, partial(interrupted, cause=cause))
         if state.trial is not None and state.trial.starts >= MOST_STARTS and state.previous_package is not None:
             state = self._back(state, f"{state.trial.starts} starts with it did not end as they should")
         while True:

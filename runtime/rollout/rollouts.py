@@ -172,6 +172,7 @@ class Rollouts:
     async def _switch(self, package: Installed, by: str, step: Callable[..., State], report: Report) -> None:
         """Loads `package`, tries it, flips the state, and moves requests over."""
         refused: EdgeQwenError | None = None
+        await self._change(partial(steps.attempt, folder=package.folder))
         await self._stop_watching()  # whoever watches a model holds it, and its memory may be wanted
         before = await asyncio.to_thread(self._canary.before, self._serving())
 
@@ -210,11 +211,13 @@ class Rollouts:
         self._log.info("activated", package=str(package), by=by)
 
     async def _note_refusal(self, package: Installed, by: str, why: Exception) -> None:
-        """In the history, unless it says nothing of the package."""
+        """In the history, unless it says nothing of the package. The attempt is over."""
         self._log.warning("not activated", package=str(package), reason=str(why))
+        step: Callable[..., State] = steps.attempt_over
         if not isinstance(why, _NOT_ITS_FAULT):
-            with suppress(StoreError, PackageNotInstalled):  # it may have been removed meanwhile
-                await self._change(partial(steps.refuse, folder=package.folder, cause=Cause(self._now(), by, str(why))))
+            step = partial(steps.refuse, cause=Cause(self._now(), by, str(why)))
+        with suppress(StoreError, PackageNotInstalled):  # it may be gone from the disk
+            await self._change(partial(step, folder=package.folder))
 
     async def _serve_on(self) -> None:
         """After an activation that failed, what the state says must be there, and is watched as before: what served

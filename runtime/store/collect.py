@@ -46,7 +46,7 @@ def collect(store: Store, budget_bytes: int, cause: Cause, *, keep: str | None =
         store.discard(path)
     gone = []
     for package in [*state.packages.values()]:
-        if package.folder in (state.slots.a, state.slots.b, keep):
+        if package.folder in state.in_use | {keep}:
             continue
         if _bytes_of(store, state) <= budget_bytes:
             break

@@ -14,11 +14,15 @@ from typing import Literal
 from ..errors import DowngradeRefused, NothingToRollBackTo, PackageNotInstalled
 
 SlotName = Literal["a", "b"]
-Event = Literal["installed", "activated", "refused", "committed", "rolled_back", "collected", "repaired", "recovered"]
+Event = Literal[
+    "installed", "activated", "refused", "interrupted", "committed", "rolled_back", "collected", "repaired", "recovered"
+]
 
 DAEMON = "edgeqwend"
 """Who did what nobody asked for."""
 MAX_HISTORY = 500
+MOST_INTERRUPTIONS = 3
+"""Of attempts with one package: then it failed. Fewer may be power cuts."""
 MAX_WHY = 1000
 
 
@@ -112,6 +116,7 @@ class State:
         committed: the highest version ever committed, by package name.
         history: newest last.
         rollbacks: how many there ever were, also those that the history has forgotten.
+        attempt: the folder of a package that a daemon is loading and trying, before any slot names it.
     """
 
     packages: Mapping[str, Installed] = field(default_factory=dict)
@@ -121,11 +126,14 @@ class State:
     committed: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Entry, ...] = ()
     rollbacks: int = 0
+    attempt: str | None = None
 
     def __post_init__(self) -> None:
         named = [folder for folder in (self.slots.a, self.slots.b) if folder is not None]
         if len(set(named)) < len(named):
             raise ValueError("both slots name one package")
+        if self.attempt is not None and self.attempt not in self.packages:
+            raise ValueError("a package is tried that is not installed")
         if not self.packages.keys() >= set(named):
             raise ValueError("a slot names a package that is not installed")
         if any(folder != package.folder for folder, package in self.packages.items()):
@@ -144,6 +152,11 @@ class State:
     def previous_package(self) -> Installed | None:
         """What a rollback goes back to."""
         return self._in_slot(_other(self.active)) if self.active is not None else None
+
+    @property
+    def in_use(self) -> frozenset[str | None]:
+        """Folders that stay on the disk."""
+        return frozenset({self.slots.a, self.slots.b, self.attempt})
 
     def _in_slot(self, name: SlotName | None) -> Installed | None:
         folder = self.slots[name] if name is not None else None
@@ -173,6 +186,7 @@ def activate(state: State, folder: str, cause: Cause, *, allow_downgrade: bool =
     work; naming that ends the trial, as `roll_back` does. Raises PackageNotInstalled or DowngradeRefused.
     """
     package = installed(state, folder)
+    state = attempt_over(state, folder)
     if state.active is not None and state.slots[state.active] == folder:
         return state
     if state.trial is not None and package == state.previous_package:
@@ -186,9 +200,26 @@ def activate(state: State, folder: str, cause: Cause, *, allow_downgrade: bool =
     )
 
 
+def attempt(state: State, folder: str) -> State:
+    """A daemon is about to load `folder` and to try it. If that takes the daemon with it, the next one knows of it."""
+    return replace(state, attempt=installed(state, folder).folder)
+
+
+def attempt_over(state: State, folder: str) -> State:
+    """The daemon has lived through its attempt with `folder`."""
+    return replace(state, attempt=None) if state.attempt == folder else state
+
+
+def interrupted(state: State, cause: Cause) -> State:
+    """The daemon ended in the middle of an attempt, be it by its package, for lack of memory or by a power cut."""
+    if state.attempt is None:
+        return state
+    return _noted(replace(state, attempt=None), "interrupted", installed(state, state.attempt), None, cause)
+
+
 def refuse(state: State, folder: str, cause: Cause) -> State:
     """`folder` was to serve, and was found wanting before it did."""
-    return _noted(state, "refused", installed(state, folder), None, cause)
+    return _noted(attempt_over(state, folder), "refused", installed(state, folder), None, cause)
 
 
 def booted(state: State) -> State:
@@ -240,9 +271,9 @@ def repaired(state: State, folder: str, cause: Cause) -> State:
 
 
 def forget(state: State, folder: str, cause: Cause) -> State:
-    """`folder` is about to leave the disk, unless a slot names it."""
+    """`folder` is about to leave the disk, unless a slot names it or a daemon tries it."""
     package = installed(state, folder)
-    if folder in (state.slots.a, state.slots.b):
+    if folder in state.in_use:
         return state
     packages = {name: its for name, its in state.packages.items() if name != folder}
     return _noted(replace(state, packages=packages), "collected", package, None, cause)
@@ -256,7 +287,8 @@ def without(state: State, missing: Collection[str], cause: Cause) -> State:
     if active is not None and slots[active] is None:
         other = _other(active)
         active, trial = (other if slots[other] is not None else None), None
-    left = replace(state, packages=packages, slots=slots, active=active, trial=trial)
+    attempt = state.attempt if state.attempt in packages else None
+    left = replace(state, packages=packages, slots=slots, active=active, trial=trial, attempt=attempt)
     return _noted(left, "recovered", left.active_package, active, cause)
 
 
@@ -309,12 +341,19 @@ def names_of(folder: str, name: str, version: str) -> tuple[str, ...]:
 def last_failure(state: State, package: Installed) -> Entry | None:
     """How `package` failed when it was tried last; None if it did not, or was never tried.
 
-    A rollback that a person asked for says nothing of the package.
+    A rollback that a person asked for says nothing of the package, and neither does a daemon that ended while it tried
+    it, unless it did so `MOST_INTERRUPTIONS` times in a row.
     """
+    interruptions = 0
     for entry in reversed(state.history):
-        if entry.digest != package.digest[:12] or entry.event not in ("activated", "refused", "rolled_back"):
+        if entry.digest != package.digest[:12]:
             continue
-        return entry if entry.event == "refused" or (entry.event == "rolled_back" and entry.by == DAEMON) else None
+        if entry.event == "interrupted":
+            interruptions += 1
+            if interruptions == MOST_INTERRUPTIONS:
+                return entry
+        elif entry.event in ("activated", "refused", "rolled_back"):
+            return entry if entry.event == "refused" or (entry.event == "rolled_back" and entry.by == DAEMON) else None
     return None
 
 

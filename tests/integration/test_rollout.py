@@ -239,7 +239,7 @@ def test_a_package_that_takes_its_process_with_it_is_given_up_at_the_fourth_star
 
 @pytest.mark.parametrize("phase", ["VERIFYING", "LOADING", "CHECKING", "DRAINING"])
 def test_a_cut_in_the_middle_of_an_activation_leaves_one_that_serves(store: Store, phase: str) -> None:
-    """The old one before the state has flipped, the new one after; and the activation can be asked for again."""
+    """The old one before the state has flipped, the new one after. The history says so, and it can be tried again."""
     with serving(store) as daemon, Client(daemon.target) as client:
         stream = client.generate(prompt=PROMPT, options=LONG)
         next(stream)
@@ -252,6 +252,7 @@ def test_a_cut_in_the_middle_of_an_activation_leaves_one_that_serves(store: Stor
         assert expected.version == ("2.0.0" if phase == "DRAINING" else "1.0.0")
     with serving(store) as daemon, Client(daemon.target) as client:
         assert version(client) == expected.version
+        assert history(store)[-1] == f"{'activated' if expected.version == '2.0.0' else 'interrupted'} 2.0.0"
         assert activation(client)[1] is None
         assert version(client) == "2.0.0"
 

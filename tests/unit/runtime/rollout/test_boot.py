@@ -14,6 +14,7 @@ from runtime.disk import LocalDisk
 from runtime.errors import PackageCorrupt, PackageError, SessionError, StateNewer
 from runtime.models.model import Model
 from runtime.rollout.boot import MOST_STARTS, Boot
+from runtime.store.state import MOST_INTERRUPTIONS, attempt, last_failure
 from runtime.store.store import Store
 
 
@@ -105,6 +106,22 @@ def test_a_trial_that_fails_at_a_start_is_given_up_in_that_start(device: Device,
     assert device.history()[-1] == "rolled_back 2.0.0"
     assert device.why().startswith("it did not start: ")
     assert state.history[-1].by == "edgeqwend"
+
+
+def test_an_attempt_that_took_the_daemon_with_it_is_told(device: Device) -> None:
+    """Once, by the next one, which serves what served; three in a row count as a failure, and one alone does not."""
+    device.activate(device.install("1.0.0"), commit=True)
+    bad = device.install("2.0.0")
+    for failures in range(1, MOST_INTERRUPTIONS + 1):
+        assert last_failure(device.store.read(), bad) is None
+        device.store.change(lambda state: attempt(state, bad.folder))
+        for _ in range(2):
+            with booted(device) as model:
+                assert version(model) == "1.0.0"
+        assert device.history().count("interrupted 2.0.0") == failures
+    failure = last_failure(device.store.read(), bad)
+    assert failure is not None
+    assert (failure.by, failure.why) == ("edgeqwend", "the daemon before this one ended while it tried it")
 
 
 def test_a_trial_that_works_stays_one(device: Device) -> None:

@@ -110,7 +110,7 @@ async def test_a_failed_canary_leaves_what_served_serving(tmp_path: Path, room: 
         assert not running.rollouts.lost.is_set()
     assert device.history()[-1] == "refused 2.0.0"
     state = device.store.read()
-    assert (state.trial, str(state.active_package)) == (None, "tiny 1.0.0")
+    assert (state.trial, state.attempt, str(state.active_package)) == (None, None, "tiny 1.0.0")
     together = ["load 1.0.0", "load 2.0.0", "stop 2.0.0"]
     in_turn = ["load 1.0.0", "stop 1.0.0", "load 2.0.0", "stop 2.0.0", "load 1.0.0"]
     assert device.log[:-1] == (in_turn if room else together)
@@ -310,11 +310,14 @@ async def test_a_daemon_that_leaves_takes_no_new_package(device: Device) -> None
     async with daemon(device) as running:
         activation = asyncio.create_task(running.activate())
         await asyncio.to_thread(held.entered.wait, TIMEOUT_S)
+        assert device.store.read().attempt == "tiny-2.0.0.ortpackage"
+        assert collect(device.store, 0, Cause(3.0, "root")).packages == (), "what is tried is in use"
         await running.rollouts.stop()
         held.may_go.set()
         with refused(grpc.StatusCode.UNAVAILABLE, "shutting down"):
             await activation
     assert device.history()[-1] == "installed 2.0.0"
+    assert device.store.read().attempt is None
 
 
 class SlowlyRead(Store):
@@ -399,12 +402,15 @@ async def test_what_a_start_could_not_note_is_noted_when_the_disk_takes_it(devic
         told = await running.stub.GetRollout(pb.GetRolloutRequest())
         assert (told.active.version, told.HasField("trial"), told.history[-1].event) == ("1.0.0", False, "rolled_back")
         assert str(device.store.read().active_package) == "tiny 3.0.0"
-        with refused(grpc.StatusCode.ABORTED, "failed its canary"):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "is full"):
             await running.activate("tiny-3.0.0")
         disk.full = False
         await running.until(lambda: str(device.store.read().active_package) == "tiny 1.0.0")
+        with refused(grpc.StatusCode.ABORTED, "failed its canary"):
+            await running.activate("tiny-3.0.0")
         assert (await running.activate("tiny-2.0.0"))[-1].changed
-    assert device.history()[-3:] == ["activated 3.0.0", "rolled_back 3.0.0", "activated 2.0.0"]
+    told_of = ["activated 3.0.0", "rolled_back 3.0.0", "refused 3.0.0", "activated 2.0.0"]
+    assert device.history()[-4:] == told_of
 
 
 async def test_what_cannot_come_back_asks_for_another_start(tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ from runtime.store.state import (
     Installed,
     State,
     activate,
+    attempt,
+    attempt_over,
     became_healthy,
     booted,
     commit,
     forget,
     install,
+    interrupted,
     rebuilt,
     refuse,
     require_no_downgrade,
@@ -138,12 +141,29 @@ class States(RuleBasedStateMachine):
         before = self.state
         if which.folder in before.packages:
             self.take(lambda state: refuse(state, which.folder, BY))
-            assert replace(self.state, history=before.history) == before
+            assert replace(self.state, history=before.history) == attempt_over(before, which.folder)
+
+    @rule(which=some_package)
+    def attempt(self, which: Installed) -> None:
+        if which.folder in self.state.packages:
+            self.take(lambda state: attempt(state, which.folder))
+            assert self.state.attempt == which.folder
+
+    @rule(which=some_package)
+    def live_through_an_attempt(self, which: Installed) -> None:
+        changed = self.state.attempt == which.folder
+        assert self.take_once(lambda state: attempt_over(state, which.folder)) is changed
+
+    @rule()
+    def die_in_an_attempt(self) -> None:
+        before = self.state
+        assert self.take_once(lambda state: interrupted(state, BY)) is (before.attempt is not None)
+        assert replace(self.state, history=before.history) == replace(before, attempt=None)
 
     @rule(which=some_package)
     def forget(self, which: Installed) -> None:
         if which.folder in self.state.packages:
-            named = which.folder in (self.state.slots.a, self.state.slots.b)
+            named = which.folder in self.state.in_use
             assert self.take(lambda state: forget(state, which.folder, BY)) is not named
             assert (which.folder in self.state.packages) is named
 
