@@ -95,8 +95,8 @@ def serving() -> Iterator[str]:
     try:
         asyncio.run_coroutine_threadsafe(server.start(bound), loop).result(20)
         yield f"127.0.0.1:{bound.getsockname()[1]}"
-        asyncio.run_coroutine_threadsafe(server.close(), loop).result(20)
     finally:
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(20)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
