@@ -133,7 +133,7 @@ class Rollouts:
         self._leaving = True
         self._canary.pause.end()
         await self._stop_watching()
-        if self._state.trial is not None:
+        if self._state.trial is not None or self._state.attempt is not None:
             with suppress(StoreError):  # then it counts as one
                 await self._change(steps.stopped)
 

@@ -313,11 +313,11 @@ async def test_a_daemon_that_leaves_takes_no_new_package(device: Device) -> None
         assert device.store.read().attempt == "tiny-2.0.0.ortpackage"
         assert collect(device.store, 0, Cause(3.0, "root")).packages == (), "what is tried is in use"
         await running.rollouts.stop()
+        assert device.store.read().attempt is None
         held.may_go.set()
         with refused(grpc.StatusCode.UNAVAILABLE, "shutting down"):
             await activation
     assert device.history()[-1] == "installed 2.0.0"
-    assert device.store.read().attempt is None
 
 
 class SlowlyRead(Store):

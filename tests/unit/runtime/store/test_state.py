@@ -134,6 +134,7 @@ class States(RuleBasedStateMachine):
     @rule()
     def stop(self) -> None:
         self.take(stopped)
+        assert self.state.attempt is None
         assert self.state.trial is None or self.state.trial.starts >= 0
 
     @rule(which=some_package)
