@@ -31,7 +31,7 @@ LAYERS = {
         "validation",
         "logs memory_limits",
         "sensing",
-        "memory pressure outlet notify fingerprint disk reach one_line progress yaml_file",
+        "memory pressure outlet notify fingerprint disk reach one_line progress yaml_file whole_file",
         "errors",
     ),
     "runtime.access": (
@@ -74,6 +74,7 @@ LAYERS = {
     ),
     "runtime.engine": (
         "engine grammar",
+        "runner",
         "live lowering",
         "completion",
         "turn_text lateness",
@@ -280,6 +281,7 @@ ACROSS = {
         "runtime.footprint",
         "runtime.errors",
         "runtime.yaml_file",
+        "runtime.whole_file",
     ),
     "toolchain.calibrate": (
         "runtime.sessions.ort_session",

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.package import file_digest
+from runtime.whole_file import sync
 
 from .progress import Reporter
 
@@ -76,15 +77,6 @@ def flush(folder: Path) -> None:
     """Everything below `folder` is on the disk when this returns."""
     for path in [folder, *folder.rglob("*")]:
         sync(path)
-
-
-def sync(path: Path) -> None:
-    """A file's content, or a folder's entries, are on the disk when this returns."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def keep(path: Path, data: object) -> None:

@@ -31,8 +31,9 @@ from runtime.package import (
 )
 from runtime.presets import FILE as PRESETS_FILE
 from runtime.presets import Presets, presets_json
+from runtime.whole_file import sync
 
-from .cache import flush, sync
+from .cache import flush
 from .compile import olive_model_package
 from .variant import VariantParts
 

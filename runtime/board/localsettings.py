@@ -7,7 +7,6 @@ STATE_DIR/tuning/KEY-*/        the packed graph that they name, if prefill and d
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 from ..errors import LocalSettingsError
 from ..package import SERVING_GRAPH, File, file_digest
 from ..validation import StrictModel, faults_of
+from ..whole_file import replacing, sync
 from .cpu import Cpu
 from .tuning import MAX_THREADS, Threads
 
@@ -118,8 +118,10 @@ class LocalSettingsFile:
         try:
             if keep:
                 for path in [*(self._folder / keep).iterdir(), self._folder / keep]:
-                    _sync(path)
-            _publish(self.path, settings.model_dump_json(indent=1) + "\n")
+                    sync(path)
+            with replacing(self.path) as new:
+                new.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+                new.chmod(0o644)  # the daemon may be another user
         except OSError as error:
             raise LocalSettingsError(_cannot_write(self._folder, error)) from error
         for folder in self._folder.glob(f"{self._key}-*"):
@@ -149,29 +151,5 @@ def _check(path: Path, expected: File, *, digest: bool) -> None:
         raise LocalSettingsError(f"{path} is corrupt")
 
 
-def _publish(path: Path, text: str) -> None:
-    """Whoever looks, and whenever the power fails, `path` has the old text or the new one."""
-    handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)  # the daemon may be another user
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
 def _cannot_write(folder: Path, error: OSError) -> str:
     return f"cannot write to {folder} ({error.strerror}): run as the daemon's user or as root, or name a --state-dir"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import os
 import stat
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..errors import DeployError
+from ..whole_file import replacing
 from .plan import Entry
 from .target import Target
 
@@ -80,23 +79,10 @@ def _carry_out(entry: Entry, path: Path) -> None:
         path.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(entry.content or "")
-            file.flush()
-            os.fchmod(file.fileno(), entry.mode)
-            os.fsync(file.fileno())
+    with replacing(path) as new:
         if entry.link is not None:
-            temporary.unlink()
-            temporary.symlink_to(entry.link)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            new.unlink()
+            new.symlink_to(entry.link)
+        else:
+            new.write_text(entry.content or "", encoding="utf-8")
+            new.chmod(entry.mode)

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 from ..access.clients import Clients
 from ..errors import (
@@ -29,13 +28,14 @@ from ..sessions.session import Session
 from .completion import Completion, Pick
 from .kvcache import KVCache
 from .lateness import Lateness
-from .live import Companion, Live, Ready, Sink, chunk_of, finished_of, guesses_of, picks_of
+from .live import Companion, Live, Ready, Sink, finished_of, picks_of
 from .lowering import Lowering
 from .observer import Observer, Outcome
 from .pace import Pace
 from .progress import Progress
 from .request_meter import RequestFigures, RequestMeter
-from .scheduler import Decode, Prefill, Scheduler, Step
+from .runner import Runner
+from .scheduler import Scheduler, Step
 from .sequence import Delta, Event, Failed, FinishReason, Request, Sequence
 from .speculation import TOKEN_COST, Guesser
 from .stats import EngineStats, Meter
@@ -78,13 +78,11 @@ class Engine:
         clients: Clients | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = session  # until it stops
         self._spec = session.spec
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._clock = clock
-        self._many_logits = self._spec.many_logits
-        self._speculate = speculate and self._many_logits
+        self._speculate = speculate and self._spec.many_logits
         self._token_cost = token_cost
         self._scheduler = Scheduler(
             KVCache(self._spec.slots, kv_budget_tokens, max_running=max_running),
@@ -92,6 +90,7 @@ class Engine:
             prefill_chunk_tokens=prefill_chunk_tokens,
             token_cost=token_cost,
         )
+        self._runner = Runner(session, rows=self._scheduler.kv.max_running, token_cost=token_cost)
         self._live: dict[Sequence, Live] = {}
         self._ids = ids or itertools.count(1)
         self._meter = Meter()
@@ -202,8 +201,7 @@ class Engine:
         while self._companions:  # none keeps an engine in memory that has stopped
             self._companions.pop().stop()
         self._fail_all(reason)
-        with suppress(AttributeError):  # it was stopped before
-            del self._session
+        self._runner.close()
 
     def submit(self, request: Request, sink: Sink, *, timeout_s: float | None = None) -> Sequence:
         """Queues `request`. `sink` gets its events, mostly on the engine's thread, and must not block.
@@ -296,7 +294,7 @@ class Engine:
     def step(self) -> None:
         """One turn of the loop."""
         step = self._schedule()
-        ready = self._run(step)
+        ready = self._runner.run(step, self._live)
         picks = self._sample(ready)
         self._commit(step, picks)
 
@@ -331,41 +329,6 @@ class Engine:
         for sink, event in late:
             sink(event)
         return step
-
-    def _run(self, step: Step) -> list[Ready]:
-        """Runs the model, for each sequence that gets tokens now."""
-        for clear in step.clear:
-            self._session.clear(clear.slot, clear.keep)
-        if copy := step.copy:
-            self._session.copy(copy.source, copy.target, copy.tokens)
-        runs = step.runs
-        return [each for rows in runs for each in self._compute(rows, keep=rows is not runs[-1])]
-
-    def _compute(self, rows: list[Prefill | Decode], *, keep: bool) -> list[Ready]:
-        """One run, of one adapter: a chunk of a prompt, and of rows that decode the last token and what is guessed to
-        follow it. With `keep`, the logits outlive the next run."""
-        decodes = [row for row in rows if isinstance(row, Decode)]
-        free = (row.sequence for row in decodes if not self._must_be_exact(row))
-        live = {sequence: its for sequence in free if (its := self._live.get(sequence))}
-        guesses = guesses_of(live, len(decodes), many_logits=self._many_logits, token_cost=self._token_cost)
-        chunks = [chunk_of(row, guesses.get(row.sequence, ())) for row in rows]
-        logits = self._session.run(
-            chunks,
-            adapter=rows[0].sequence.request.adapter,
-            deterministic=any(map(self._must_be_exact, rows)),
-        )
-        if keep:
-            logits = logits.copy()
-        ends = itertools.accumulate(chunk.logits for chunk in chunks)
-        return [
-            Ready(row.sequence, logits[end - chunk.logits : end], guesses.get(row.sequence, ()))
-            for row, chunk, end in zip(rows, chunks, ends, strict=True)
-            if chunk.logits
-        ]
-
-    def _must_be_exact(self, row: Prefill | Decode) -> bool:
-        """Whether what is computed beside it must not matter. Where one runs at a time, nothing ever is."""
-        return row.sequence.request.deterministic and self._scheduler.kv.max_running > 1
 
     def _sample(self, ready: list[Ready]) -> list[tuple[Ready, list[Pick]]]:
         picks: list[tuple[Ready, list[Pick]]] = []
@@ -448,7 +411,7 @@ class Engine:
     def _loop(self) -> None:
         while self._wait_for_work():
             try:
-                self._lowering.set_threads(self._session)
+                self._runner.keep_to(self._lowering)
                 self.step()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
                 self._progress.failed(self._clock())

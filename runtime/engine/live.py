@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..sessions.session import Chunk, Logits
+from ..sessions.session import Logits
 from .completion import Completion, Pick
 from .observer import Ended, Outcome
-from .scheduler import Decode, Prefill
 from .sequence import Event, Finished, FinishReason, Sequence, Timings, Usage
-from .speculation import MAX_GUESS, Guesser, choose_widths
+from .speculation import Guesser
 
 Sink = Callable[[Event], None]
 
@@ -48,40 +47,6 @@ class Ready:
     sequence: Sequence
     logits: Logits
     guess: tuple[int, ...] = ()
-
-
-def chunk_of(row: Prefill | Decode, guess: tuple[int, ...]) -> Chunk:
-    """What a run computes of it."""
-    sequence = row.sequence
-    if isinstance(row, Decode):
-        return Chunk(row.slot, (sequence.output[-1], *guess), sequence.computed, logits=1 + len(guess))
-    tokens = sequence.request.prompt[row.start : row.start + row.tokens]
-    return Chunk(row.slot, tokens, row.start, logits=int(row.last))
-
-
-def guesses_of(
-    rows: Mapping[Sequence, Live], tokens: int, *, many_logits: bool, token_cost: float
-) -> dict[Sequence, tuple[int, ...]]:
-    """For each of `rows` the tokens that must follow, or the part of its guess that is worth computing now.
-
-    Args:
-        tokens: of the step without them.
-        many_logits: whether the session gives logits for several tokens of a row.
-        token_cost: of a further token in a step, against a step with one.
-    """
-    guesses: dict[Sequence, tuple[int, ...]] = {}
-    offers: list[tuple[Sequence, Guesser, int]] = []
-    for sequence, live in rows.items():
-        useful = sequence.request.max_tokens - len(sequence.output) - 1
-        if many_logits and (forced := live.completion.forced[: min(useful, MAX_GUESS)]):
-            guesses[sequence] = forced
-        elif live.guesser and (guess := live.guesser.guess[:useful]):
-            offers.append((sequence, live.guesser, len(guess)))
-    tokens += sum(map(len, guesses.values()))
-    widths = choose_widths([offer[1:] for offer in offers], tokens=tokens, token_cost=token_cost)
-    for (sequence, guesser, _), width in zip(offers, widths, strict=True):
-        guesses[sequence] = guesser.guess[:width]
-    return guesses
 
 
 def picks_of(live: Live, row: Ready) -> list[Pick]:

@@ -8,8 +8,7 @@ from pydantic import ValidationError
 
 from runtime.package import File, file_digest
 from runtime.validation import StrictModel
-
-from ..cache import sync
+from runtime.whole_file import sync
 
 RECORDS = ".matrix"
 """The folder for them, in the output folder."""
