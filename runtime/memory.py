@@ -48,7 +48,7 @@ def trim_after_unload() -> None:
 
 
 class MappedFile:
-    """The pages of `file` that this process has mapped by now. They must not be written to.
+    """What this process has mapped of `file` by now. It must not be written to.
 
     ONNX Runtime maps the weights and copies most of them into the layout of its kernels. What was read to make the
     copies would stay resident although it is not read again, and every row of the embedding that was ever looked up.
@@ -102,10 +102,10 @@ def _mappings_of(path: str) -> Iterator[_Mapping]:
 
 
 def _clean_mappings(wanted: Callable[[str, str], bool]) -> Iterator[_Mapping]:
-    """Resident mappings that `wanted` says yes to, given path and access such as `r-xp`; none with a page of its own,
-    in memory or swapped out, which would be lost."""
+    """Mappings that `wanted` says yes to, given path and access such as `r-xp`; none with a page of its own, in memory
+    or swapped out, which would be lost."""
     for mapping, kb in _sizes(wanted):
-        if kb["Rss"] > 0 and kb["Anonymous"] == kb["Swap"] == 0:
+        if kb["Anonymous"] == kb["Swap"] == 0:
             yield mapping
 
 

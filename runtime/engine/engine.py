@@ -413,6 +413,8 @@ class Engine:
             try:
                 self._runner.keep_to(self._lowering)
                 self.step()
+                if self._scheduler.idle:
+                    self._runner.rest()
             except Exception as error:  # whatever it is, those who wait must hear of it, and the next may work
                 self._progress.failed(self._clock())
                 self._requests.broken += len(self._live)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from contextlib import suppress
 
-from ..sessions.session import Chunk, Session
+from ..sessions.session import Chunk, RestingSession, Session
 from .live import Live, Ready
 from .lowering import Lowering
 from .scheduler import Decode, Prefill, Step
@@ -44,6 +44,11 @@ class Runner:
             self._session.copy(copy.source, copy.target, copy.tokens)
         runs = step.runs
         return [each for rows in runs for each in self._compute(rows, live, keep=rows is not runs[-1])]
+
+    def rest(self) -> None:
+        """No request is left."""
+        if isinstance(self._session, RestingSession):
+            self._session.rest()
 
     def close(self) -> None:
         """Lets the session go, if it has not."""

@@ -65,6 +65,7 @@ class OpenVinoPagedSession:
         self._compute([Chunk(0, [0], 0)])  # the first run copies the weights into the layout of the kernels
         self._weights = MappedFile(model.with_suffix(".bin"))
         self.clear(0)
+        self.rest()
 
     @property
     def spec(self) -> SessionSpec:
@@ -117,7 +118,9 @@ class OpenVinoPagedSession:
         kept = self._blocks(keep)
         for cache in self._caches:
             cache.give_back(slot * self._blocks_per_row + kept, (slot + 1) * self._blocks_per_row)
-        self._weights.forget()  # the embeddings of its tokens
+
+    def rest(self) -> None:
+        self._weights.forget()  # the embeddings of tokens that were computed
 
 
 class _Cache:

@@ -228,12 +228,11 @@ class OrtSession:
         """The first `tokens` positions of a slot, by cache input of the graph: `[kv_heads, tokens, head_dim]`."""
         return {name: cache[slot, :, :tokens] for name, cache in zip(self._caches, self._kv, strict=True)}
 
-    def clear(self, slot: int, keep: int = 0) -> None:
-        self._give_back(slot, keep)
-        self._weights.forget()  # the embeddings of its tokens
+    def rest(self) -> None:
+        self._weights.forget()  # the embeddings of tokens that were computed, with up to 2 MiB around each
 
-    def _give_back(self, slot: int, keep: int) -> None:
-        """Whole pages after the first `keep` positions of each head."""
+    def clear(self, slot: int, keep: int = 0) -> None:
+        # Whole pages after the first `keep` positions of each head.
         _, kv_heads, capacity, head_dim = self._kv[0].shape
         position_bytes = head_dim * self._kv[0].itemsize
         head_bytes = capacity * position_bytes

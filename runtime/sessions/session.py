@@ -92,6 +92,15 @@ class ThreadedSession(Session, Protocol):
         ...
 
 
+@runtime_checkable
+class RestingSession(Session, Protocol):
+    """A session that comes to hold memory, as it runs, that it can do without."""
+
+    def rest(self) -> None:
+        """Nothing runs for now: such memory goes back to the system. What is in the rows stays."""
+        ...
+
+
 def only_chunk(chunks: Sequence[Chunk], spec: SessionSpec, adapter: str | None, *, held: int | None = None) -> Chunk:
     """The chunk of a session of one row, which has no adapters.
 

@@ -154,7 +154,7 @@ def test_an_interrupted_run_leaves_no_process(models: Path, tmp_path: Path, how:
     assert not psutil.wait_procs(family, timeout=ENDS_S)[1], "a process outlived the run"
     assert not packages(tmp_path / "out")
     if how is signal.SIGINT:
-        last = "edgeqwen-compile: interrupted; run the same command again to go on"
+        last = "python -m toolchain.cli: interrupted; run the same command again to go on"
         assert (status, "Traceback" in said, said.splitlines()[-1]) == (130, False, last)
 
 

@@ -37,6 +37,18 @@ def test_pages_of_a_mapped_file_are_forgotten_and_read_again(tmp_path: Path) -> 
             assert mapped[:] == path.read_bytes()
 
 
+def test_pages_that_come_later_are_forgotten_too(tmp_path: Path) -> None:
+    """As of the embeddings, which loading need not read."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * 4096)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE) as mapped:
+        weights = MappedFile(path)
+        assert mapped[:] == path.read_bytes()
+        assert resident_kb(path) >= 1024
+        weights.forget()
+        assert resident_kb(path) == 0
+
+
 def test_pages_that_were_written_to_stay(tmp_path: Path) -> None:
     """A private change would be lost with its page."""
     path = tmp_path / "weights"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -480,19 +479,3 @@ def test_stopping_tells_those_who_still_wait() -> None:
     engine.submit(Request((4,), 5), inbox)
     engine.stop()
     assert isinstance(inbox.next(), Failed)
-
-
-def test_an_engine_that_stopped_holds_no_session() -> None:
-    """Its memory is free by then, whoever holds the engine: it can be given back. A second stop finds nothing to do."""
-    session = ScriptedSession()
-    engine, gone = make_engine(session), weakref.ref(session)
-    engine.start()
-    inbox = Inbox()
-    engine.submit(Request((4,), 5), inbox)
-    assert inbox.tokens() == expected((4,), 5)
-    del session
-    assert gone() is not None
-    engine.stop()
-    assert gone() is None
-    engine.stop()
-    assert engine.stats().draining
