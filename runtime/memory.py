@@ -18,6 +18,7 @@ _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _FILLED = 0.95
 _MAPS, _SMAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 _FIELDS = frozenset({"Rss", "Anonymous", "Swap"})
+_RESIDENT = re.compile(r"Rss: +[1-9]")
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+ *(.*)$")
 
 
@@ -120,9 +121,12 @@ def _sizes(wanted: Callable[[str, str], bool]) -> Iterator[tuple[_Mapping, dict[
     """Each mapping that `wanted` says yes to, given path and access, and the fields of smaps that are used, in kB."""
     if not _SMAPS.exists():
         return
+    lines = _SMAPS.read_text().splitlines()
+    if not any(map(_RESIDENT.match, lines)):  # as qemu has it, of which not one number is known
+        return
     current: _Mapping | None = None
     sizes: dict[str, int] = {}
-    for line in _SMAPS.read_text().splitlines():
+    for line in lines:
         if found := _MAPPING.match(line):
             current = (int(found[1], 16), int(found[2], 16)) if wanted(found[4], found[3]) else None
             sizes = {}
