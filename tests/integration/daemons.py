@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeqwen.client import Client, ServerUnavailable
 from edgeqwen.v1 import telemetry_pb2
@@ -25,6 +27,19 @@ class Daemon:
     target: str
     process: subprocess.Popen[str]
     log: Path
+
+    def said(self, *texts: str, timeout_s: float = 20) -> str:
+        """What it has logged, once all of `texts` are in it: nobody waits for the log."""
+        deadline_s = time.monotonic() + timeout_s
+        while not all(text in (log := self.log.read_text(encoding="utf-8")) for text in texts):
+            assert time.monotonic() < deadline_s, f"one of {texts} is not in:\n{log}"
+            time.sleep(0.02)
+        return log
+
+    def ready(self) -> dict[str, Any]:
+        """The line of the log that says so."""
+        lines = map(json.loads, self.said('"event": "ready"').splitlines())
+        return next(line for line in lines if line["event"] == "ready")
 
 
 @contextmanager

@@ -29,15 +29,9 @@ pytestmark = pytest.mark.slow
 TOKEN = make_token()
 
 
-def ready(daemon: Daemon) -> dict[str, str]:
-    """The line of the log that says so."""
-    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
-    return next(line for line in lines if line["event"] == "ready")
-
-
 def port_of(daemon: Daemon) -> str:
     """Where its second address is."""
-    return ready(daemon)["listen"].split()[1]
+    return str(daemon.ready()["listen"]).split()[1]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +108,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(guarded: Daemon, author
     with Client(Connection(port_of(guarded), ca=authority.file, token=TOKEN)) as client:
         assert client.complete("a", options=Options(max_tokens=1)).finished
     assert guarded.process.poll() is None
-    assert "certificate reloaded" in guarded.log.read_text()
+    assert guarded.said("certificate reloaded")
 
 
 def ask_on(client: Client, max_tokens: int) -> NoReturn:
@@ -140,8 +134,7 @@ def test_a_reload_revokes_tokens_and_limits_clients(int4_package: Path, tmp_path
             daemon.process.send_signal(signal.SIGHUP)
             with pytest.raises(Unauthenticated):
                 ask_on(client, 1)
-        while '"changed": ["tokens"]' not in (log := daemon.log.read_text()):
-            time.sleep(0.05)
+        log = daemon.said('"changed": ["tokens"]')
     assert '"changed": ["limits"]' in log
     assert '"settings": ["queue_limit"]' in log
 
@@ -153,7 +146,7 @@ def test_plaintext_off_loopback_is_said_everywhere(int4_package: Path) -> None:
         with Client(f"127.0.0.1:{port}") as client:
             (warning,) = client.snapshot().warnings
             assert warning.startswith("0.0.0.0:0 is open to the network without TLS, as `insecure: true` says: ")
-        assert "open to the network without TLS" in daemon.log.read_text()
+        assert daemon.said("open to the network without TLS")
 
 
 def test_a_bad_certificate_ends_the_start_before_the_model_is_loaded(tmp_path: Path) -> None:

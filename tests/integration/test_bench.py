@@ -36,7 +36,8 @@ def model_of(daemon: Daemon) -> tuple[int, int, str, str, int]:
 
 
 def logged(daemon: Daemon) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    """Up to when it was ready, and maybe more."""
+    return [json.loads(line) for line in daemon.said('"event": "ready"').splitlines()]
 
 
 def file_of(package: Path, state: Path) -> LocalSettingsFile:
@@ -79,7 +80,7 @@ def test_what_was_found_is_what_the_daemon_runs(int4_package: Path, tmp_path: Pa
     with start(int4_package, "--no-verify", *state) as daemon:
         threads, slots = kept["threads"], kept["slots"]
         assert kept["packed"] is not None or model_of(daemon) == (threads, threads, *["local settings"] * 2, slots)
-        [ready] = (line for line in logged(daemon) if line["event"] == "ready")
+        ready = daemon.ready()
         assert (ready["threads_from"], ready["slots"]) == ("local settings", slots)
         command = [sys.executable, "-m", "edgeqwen.cli", "--target", daemon.target, "status"]
         status = subprocess.run(command, capture_output=True, text=True, check=True).stdout
