@@ -234,7 +234,7 @@ def became_healthy(state: State) -> State:
 
 def stopped(state: State) -> State:
     """The daemon was told to end, and does: neither this start of a trial nor an attempt under way has failed."""
-    state = attempt_over(state, state.attempt) if state.attempt is not None else state
+    state = replace(state, attempt=None) if state.attempt is not None else state
     return _tried(state, lambda trial: replace(trial, starts=max(0, trial.starts - 1)))
 
 

@@ -39,7 +39,8 @@ class Daemon:
     def ready(self) -> dict[str, Any]:
         """The line of the log that says so."""
         lines = map(json.loads, self.said('"event": "ready"').splitlines())
-        return next(line for line in lines if line["event"] == "ready")
+        [ready] = (line for line in lines if line["event"] == "ready")
+        return ready
 
 
 @contextmanager
